@@ -1,0 +1,48 @@
+/* What a compiled set of update kernels looks like: the table each instruction set and precision fills. */
+#ifndef FGD_KERNELS_H
+#define FGD_KERNELS_H
+
+#include "fastgd.h"
+#include "rules.def"
+
+/* Elements that one thread works on at a time. Sums of squares are taken chunk by chunk, so the bits of a
+ * norm depend on this number; the Python reference has it too (fastgd.backends.reference.CHUNK). */
+#define FGD_CHUNK 16384
+
+/* Sums run over this many lanes whatever the width of the machine's registers. */
+#define FGD_LANES 16
+
+#define FGD_CONCAT_(a, b) a##b
+#define FGD_CONCAT(a, b) FGD_CONCAT_(a, b)
+
+enum {
+#define FGD_RULE_INDEX(rule) FGD_RULE_##rule,
+    FGD_RULES(FGD_RULE_INDEX)
+#undef FGD_RULE_INDEX
+    FGD_RULE_COUNT
+};
+
+/* What a gradient goes through before its rule: g * unscale, clamped to +-bound, times coef. */
+typedef struct fgd_prepare {
+    double unscale, bound, coef;
+} fgd_prepare;
+
+/* A contiguous run of n elements: param, grad, slots (NULL where the switches leave one out). */
+typedef void (*fgd_update_kernel)(int64_t n, void *param, const void *grad, void *const *slots,
+                                  const double *scalars, uint32_t switches, const fgd_prepare *prepare);
+typedef void (*fgd_clip_kernel)(int64_t n, void *out, const void *grad, const fgd_prepare *prepare);
+/* Sums are added to FGD_LANES lanes, element i to lane i modulo FGD_LANES. */
+typedef void (*fgd_sum_kernel)(int64_t n, const void *grad, double *lanes);
+typedef void (*fgd_prepared_sum_kernel)(int64_t n, const void *grad, const fgd_prepare *prepare, double scale,
+                                        double *lanes);
+typedef double (*fgd_max_kernel)(int64_t n, const void *grad);
+
+typedef struct fgd_kernels {
+    fgd_update_kernel update[FGD_RULE_COUNT];
+    fgd_clip_kernel clip;
+    fgd_sum_kernel sumsq;                   /* of the elements as they are */
+    fgd_prepared_sum_kernel sumsq_prepared; /* of scale * clamp(unscale * g); NaN when one is not finite */
+    fgd_max_kernel maxabs;                  /* NaN when an element is NaN */
+} fgd_kernels;
+
+#endif

@@ -1,0 +1,84 @@
+/* Reads and writes runs of one operand of a tensor, whatever its strides and alignment. */
+#ifndef FGD_OPERAND_H
+#define FGD_OPERAND_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "fastgd.h"
+
+/* Where one operand lies: base, and its own row of strides when the tensor has a layout. */
+typedef struct fgd_operand {
+    char *base;
+    const fgd_layout *layout;
+    const int64_t *strides; /* NULL with no layout */
+    int64_t item;           /* bytes an element takes */
+} fgd_operand;
+
+static inline fgd_operand fgd_operand_of(const void *base, const fgd_layout *layout, int row, int64_t item) {
+    fgd_operand o = {(char *)(uintptr_t)base, layout, layout ? layout->strides + (int64_t)row * layout->ndim : NULL,
+                     item};
+    return o;
+}
+
+/* Whether kernels may work on the operand's memory directly: in C order without gaps, and aligned. */
+static inline int fgd_is_direct(const fgd_operand *o) {
+    int64_t expected = o->item;
+    if ((uintptr_t)o->base % (uintptr_t)o->item) return 0;
+    for (int d = o->layout ? o->layout->ndim - 1 : -1; d >= 0; d--) {
+        if (o->layout->shape[d] != 1 && o->strides[d] != expected) return 0;
+        expected *= o->layout->shape[d];
+    }
+    return 1;
+}
+
+/* Copies n elements from element `offset` on between the operand and a packed buffer. */
+static inline __attribute__((always_inline)) void fgd_walk(const fgd_operand *o, int64_t offset, int64_t n,
+                                                           char *packed, size_t item, int to_packed) {
+    int64_t index[FGD_MAX_DIMS], shape1 = n, stride1 = o->item;
+    const int64_t *shape = &shape1, *strides = &stride1;
+    int last = 0;
+    char *at = o->base;
+    if (o->layout && o->layout->ndim > 0) {
+        shape = o->layout->shape, strides = o->strides, last = o->layout->ndim - 1;
+        for (int d = last; d >= 0; d--) {
+            index[d] = offset % shape[d];
+            offset /= shape[d];
+            at += index[d] * strides[d];
+        }
+    } else {
+        index[0] = 0;
+        at += offset * o->item;
+    }
+    while (n > 0) {
+        int64_t run = shape[last] - index[last];
+        run = run < n ? run : n;
+        for (int64_t i = 0; i < run; i++, at += strides[last], packed += item) {
+            if (to_packed) memcpy(packed, at, item);
+            else memcpy(at, packed, item);
+        }
+        n -= run;
+        if (n == 0) break;
+        /* carry: the last dimension starts again and the ones before it count on */
+        at -= shape[last] * strides[last];
+        index[last] = 0;
+        for (int d = last - 1; d >= 0; d--) {
+            at += strides[d];
+            if (++index[d] < shape[d]) break;
+            at -= shape[d] * strides[d];
+            index[d] = 0;
+        }
+    }
+}
+
+static inline void fgd_gather(const fgd_operand *o, int64_t offset, int64_t n, void *packed) {
+    if (o->item == 8) fgd_walk(o, offset, n, packed, 8, 1);
+    else fgd_walk(o, offset, n, packed, 4, 1);
+}
+
+static inline void fgd_scatter(const fgd_operand *o, int64_t offset, int64_t n, void *packed) {
+    if (o->item == 8) fgd_walk(o, offset, n, packed, 8, 0);
+    else fgd_walk(o, offset, n, packed, 4, 0);
+}
+
+#endif

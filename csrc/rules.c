@@ -1,0 +1,67 @@
+/* The table of rules as the ABI shows it, and the texts of the error codes. */
+#include <stddef.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#define NAME_SLOT(name, when) #name,
+#define NAME(name) #name,
+#define SWITCH_OF_SLOT(name, when) when,
+#define COUNT_SLOT(name, when) +1
+#define COUNT(name) +1
+#define ENUMERATOR(name) name,
+
+/* A function a rule, so that its switches can be enumerated under their plain names. */
+#define ROW(rule)                                                               \
+    static const fgd_rule *rule##_row(void) {                                   \
+        enum { always = -1, rule##_switches(ENUMERATOR) };                      \
+        static const fgd_rule row = {                                           \
+            .name = #rule,                                                      \
+            .n_slots = 0 rule##_slots(COUNT_SLOT),                              \
+            .n_switches = 0 rule##_switches(COUNT),                             \
+            .n_scalars = 0 rule##_scalars(COUNT),                               \
+            .slots = {rule##_slots(NAME_SLOT)},                                 \
+            .slot_switch = {rule##_slots(SWITCH_OF_SLOT)},                      \
+            .switches = {rule##_switches(NAME)},                                \
+            .scalars = {rule##_scalars(NAME)},                                  \
+        };                                                                      \
+        return &row;                                                            \
+    }
+FGD_RULES(ROW)
+
+#define ROW_FUNCTION(rule) rule##_row,
+static const fgd_rule *(*const rows[FGD_RULE_COUNT])(void) = {FGD_RULES(ROW_FUNCTION)};
+
+int fgd_abi_version(void) { return FGD_ABI_VERSION; }
+
+int fgd_rule_count(void) { return FGD_RULE_COUNT; }
+
+const fgd_rule *fgd_rule_at(int rule) { return rule < 0 || rule >= FGD_RULE_COUNT ? NULL : rows[rule](); }
+
+int fgd_rule_find(const char *name) {
+    for (int rule = 0; name && rule < FGD_RULE_COUNT; rule++)
+        if (strcmp(rows[rule]()->name, name) == 0) return rule;
+    return FGD_ERROR_RULE;
+}
+
+const char *fgd_error_text(int code) {
+    switch (code) {
+        case FGD_OK: return "no error";
+        case FGD_ERROR_NULL: return "a required pointer is NULL";
+        case FGD_ERROR_RULE: return "there is no such rule";
+        case FGD_ERROR_DTYPE: return "there is no such dtype";
+        case FGD_ERROR_SIZE: return "a size is negative";
+        case FGD_ERROR_GROUP: return "a tensor names a group that does not exist";
+        case FGD_ERROR_SWITCHES: return "a switch is on that the rule does not have";
+        case FGD_ERROR_SLOT: return "a state slot that the rule and its switches need is NULL";
+        case FGD_ERROR_OPTION: return "an option is NaN or outside its range";
+        case FGD_ERROR_WORKSPACE: return "the workspace is too small or not aligned to 8 bytes";
+        case FGD_ERROR_ISA: return "this CPU does not run that instruction set, or it was not compiled in";
+        case FGD_ERROR_THREADS: return "the number of threads must be 1 or more";
+        case FGD_ERROR_LAYOUT: return "a layout has a bad number of dimensions, or its shape is not the tensor's size";
+        case FGD_ERROR_LABEL: return "a class label is outside 0 .. classes - 1";
+        case FGD_ERROR_GEMM: return "no matrix product has been set for this dtype, or it failed";
+        case FGD_ERROR_ACTIVATION: return "there is no such activation";
+        default: return "unknown error code";
+    }
+}
