@@ -22,7 +22,7 @@ COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-ffp-contract=off",
 KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 NO_COMPILER = (
     "fastgd is compiled when it is installed and no working C compiler was found: "
-    "install gcc or clang (Debian and Ubuntu: apt-get install gcc; macOS: xcode-select --install) and try again."
+    "install gcc or clang (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install) and try again."
 )
 
 

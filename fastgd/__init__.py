@@ -1,1 +1,42 @@
+"""fastgd: fused gradient-descent kernels for Python. The public names, and nothing else."""
 
+from typing import Any as _Any
+
+from fastgd import optim as _optim
+from fastgd.clip import clip_grad_norm_, clip_grad_value_, global_norm, tensor_norms
+from fastgd.machine import get_num_threads, info, set_instruction_set, set_num_threads
+from fastgd.optim import NonFinite, Optimizer, StepReport
+from fastgd.version import __version__
+
+#: names that are imported when first used
+_LAZY = {"nn": "fastgd.nn", "verify": "fastgd.verification"}
+
+__all__ = [  # the optimizers are those of the table of rules
+    "NonFinite",
+    "Optimizer",
+    "StepReport",
+    "__version__",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "get_num_threads",
+    "global_norm",
+    "info",
+    "set_instruction_set",
+    "set_num_threads",
+    "tensor_norms",
+    *(cls.__name__ for cls in _optim.CLASSES.values()),
+    *_LAZY,
+]
+
+globals().update({cls.__name__: cls for cls in _optim.CLASSES.values()})
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastgd' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(_LAZY[name])
+    value = getattr(module, name, module)
+    globals()[name] = value
+    return value

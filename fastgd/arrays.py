@@ -1,0 +1,184 @@
+"""One way in for any buffer: what fastgd accepts as an array, and how its memory is laid out.
+
+An array is a NumPy array, or anything that lends its memory without a copy: through the buffer protocol,
+``__array_interface__`` or DLPack on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgd._native import ffi
+
+#: dtypes of parameters, gradients and state, in the order of the C ABI's fgd_dtype
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
+    """The value as a NumPy array over the same memory.
+
+    ``what`` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
+    for dtypes outside ``DTYPES``; ValueError for memory that may not be written though ``writable`` asks.
+    """
+    array = value if type(value) is np.ndarray else _view(value, what)
+    if array.dtype not in DTYPES:
+        known = ", ".join(d.name for d in DTYPES)
+        if array.dtype.newbyteorder("=") in DTYPES:
+            raise TypeError(f"{what} has dtype {array.dtype.str}, which is not in this machine's byte order")
+        raise TypeError(f"{what} has dtype {array.dtype}; fastgd works on {known}")
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{what} is read-only")
+    return array
+
+
+def _view(value: Any, what: str) -> Array:
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"{what} does not lend its memory ({error})") from None
+    if hasattr(value, "__array_interface__") or _has_buffer(value):
+        try:
+            return np.asarray(value, copy=False)
+        except ValueError as error:
+            raise TypeError(f"{what} does not lend its memory ({error})") from None
+    raise TypeError(
+        f"{what} is {type(value).__name__}, not an array: updating it in place needs a NumPy array, "
+        "or an object with the buffer protocol, __array_interface__ or DLPack"
+    )
+
+
+def _has_buffer(value: Any) -> bool:
+    try:
+        memoryview(value).release()
+    except TypeError:
+        return False
+    return True
+
+
+def address(array: Array) -> int:
+    """Where the element with index 0 in every dimension lies."""
+    if array.flags.c_contiguous:
+        return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
+    return int(array.__array_interface__["data"][0])
+
+
+def bounds(array: Array) -> tuple[int, int]:
+    """The first byte and the byte after the last that the array may touch; equal when it is empty."""
+    if array.flags.c_contiguous:
+        low = address(array)
+        return low, low + array.nbytes
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return (low, low) if array.size == 0 else (low, high)
+
+
+def _dimensions(array: Array) -> Iterable[tuple[int, int]]:
+    return zip(array.strides, array.shape, strict=True)
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Whether two elements share memory, as in a broadcast array."""
+    if array.size < 2 or array.flags.c_contiguous or array.flags.f_contiguous:
+        return False
+    reach = 0
+    for stride, length in sorted((abs(s), n) for s, n in _dimensions(array) if n > 1):
+        if stride < reach + array.itemsize:
+            break
+        reach += stride * (length - 1)
+    else:
+        return False
+    offsets = np.zeros((1,), np.int64)
+    for stride, length in _dimensions(array):
+        offsets = np.add.outer(offsets, stride * np.arange(length, dtype=np.int64)).reshape(-1)
+    offsets.sort()
+    return bool((np.diff(offsets) < array.itemsize).any())
+
+
+def first_overlap(arrays: Sequence[Array]) -> tuple[int, int] | None:
+    """The indices of two arrays that share memory, or None."""
+    spans = sorted((*bounds(a), i) for i, a in enumerate(arrays) if a.size)
+    reaching: list[tuple[int, int]] = []
+    for low, high, i in spans:
+        reaching = [(end, k) for end, k in reaching if end > low]
+        for _, k in reaching:
+            if np.shares_memory(arrays[k], arrays[i]):
+                return min(k, i), max(k, i)
+        reaching.append((high, i))
+    return None
+
+
+class Spans:
+    """The memory of some arrays that do not overlap, for asking whether another array touches any of them."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = arrays
+        spans = sorted((*bounds(a), i) for i, a in enumerate(arrays) if a.size)
+        self._low = np.array([low for low, _, _ in spans], np.int64)
+        self._high = np.maximum.accumulate(np.array([high for _, high, _ in spans], np.int64))
+        self._order = [i for _, _, i in spans]
+
+    def find(self, others: Sequence[Array]) -> tuple[int, int] | None:
+        """(index among the others, index among the arrays) of two that share memory, or None."""
+        if not self._order or not others:
+            return None
+        span = np.array([bounds(a) for a in others], np.int64)
+        first = np.searchsorted(self._high, span[:, 0], side="right")
+        last = np.searchsorted(self._low, span[:, 1], side="left")
+        for k in np.nonzero((first < last) & (span[:, 0] < span[:, 1]))[0]:
+            for at in range(int(first[k]), int(last[k])):
+                i = self._order[at]
+                if np.shares_memory(self.arrays[i], others[int(k)]):
+                    return int(k), i
+        return None
+
+
+def memory_order(array: Array) -> tuple[int, ...]:
+    """The axes from the longest stride to the shortest: the order in which an array lies in memory."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
+
+
+Layout = tuple[list[int], list[list[int]]]
+
+
+def collapsed(arrays: Sequence[Array]) -> Layout | None:
+    """Shape and strides (bytes, a list for each array) of same-shaped arrays in the first one's memory order.
+
+    Neighbouring dimensions are merged where every array allows it. None when every array turns out to be one
+    gapless run in that order.
+    """
+    first = arrays[0]
+    if first.size == 0 or all([a.flags.c_contiguous for a in arrays]):
+        return None
+    axes = [axis for axis in memory_order(first) if first.shape[axis] != 1]
+    shape: list[int] = []
+    strides: list[list[int]] = [[] for _ in arrays]
+    for axis in axes:
+        length = first.shape[axis]
+        steps = [a.strides[axis] for a in arrays]
+        if shape and all(s[-1] == step * length for s, step in zip(strides, steps, strict=True)):
+            shape[-1] *= length
+            for s, step in zip(strides, steps, strict=True):
+                s[-1] = step
+        else:
+            shape.append(length)
+            for s, step in zip(strides, steps, strict=True):
+                s.append(step)
+    if len(shape) <= 1 and all(s == [a.itemsize][: len(shape)] for s, a in zip(strides, arrays, strict=True)):
+        return None
+    return shape, strides
+
+
+def as_arrays(values: Iterable[Any], what: str, *, writable: bool = False) -> list[Array]:
+    """``as_array`` for each value; errors call them "what 0", "what 1", ..."""
+    if isinstance(values, np.ndarray):
+        raise TypeError(f"expected a list of arrays ({what}s), not one array: put it in a list")
+    return [as_array(v, f"{what} {i}", writable=writable) for i, v in enumerate(values)]

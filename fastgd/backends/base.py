@@ -1,0 +1,109 @@
+"""What a backend is: the seam between the optimizer, which knows no kernels, and the kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fastgd.arrays import Array
+from fastgd.rules import Rule
+
+
+class Options(NamedTuple):
+    """What happens to gradients before a rule sees them; as fgd_options in csrc/fastgd.h.
+
+    g / grad_scale, then clamped to +-clip_value, then times min(1, clip_norm / (norm + 1e-6)).
+    """
+
+    grad_scale: float = 1.0
+    clip_value: float = math.inf
+    clip_norm: float = math.inf
+    #: the norm that clip_norm means: 2 or inf
+    norm: float = 2.0
+    #: take the norm even when nothing needs it
+    measure: bool = False
+    skip_nonfinite: bool = False
+
+    @property
+    def needs_measure(self) -> bool:
+        return self.measure or self.skip_nonfinite or not math.isinf(self.clip_norm)
+
+
+class Measured(NamedTuple):
+    """What a pass over gradients found."""
+
+    #: global norm after grad_scale and clip_value, before clip_norm
+    norm: float
+    #: what the gradients are multiplied by to be clipped
+    clip_coef: float
+    #: index of the first array that holds NaN or an infinity; None: all are finite
+    nonfinite: int | None
+    skipped: bool
+
+
+#: when nothing was measured
+UNMEASURED = Measured(math.nan, 1.0, None, False)
+
+
+class Item(NamedTuple):
+    """One tensor to update."""
+
+    param: Array
+    grad: Array
+    #: an array for each slot of the rule, None where its switches leave one out
+    state: tuple[Array | None, ...]
+    #: index into Work.blocks
+    block: int
+    #: index into Work.steps
+    counter: int
+
+
+class Block(NamedTuple):
+    """Tensors that share hyperparameters and have made the same number of steps."""
+
+    rule: Rule
+    #: validated hyperparameters; the optimizer changes this dict in place
+    values: dict[str, Any]
+    #: index into Work.steps of one of its tensors
+    counter: int
+
+
+class Work(NamedTuple):
+    """All that one step updates."""
+
+    blocks: Sequence[Block]
+    items: Sequence[Item]
+    #: int64, steps made by every parameter of the optimizer; a step that is not skipped counts up its items'
+    steps: Array
+
+
+class Plan(Protocol):
+    """A step prepared once for the same parameters, to be made again and again."""
+
+    def set_grad(self, i: int, grad: Array) -> None:
+        """Item i has another gradient from now on. The plan does not keep gradients alive."""
+
+    def __call__(self, options: Options) -> Measured:
+        """Makes one step: all of it, or, when it is skipped or fails, nothing."""
+
+
+class Backend(Protocol):
+    """Runs the kernels of one kind. Arrays have been checked; nothing is refused here."""
+
+    name: str
+
+    def supports(self, rule: Rule, dtype: Any) -> bool:
+        """Whether it has this rule in this dtype."""
+
+    def plan(self, work: Work) -> Plan:
+        """Prepares steps over this work."""
+
+    def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
+        """The global norm of the arrays."""
+
+    def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
+        """The norm of each array."""
+
+    def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
+        """Scales and clamps the arrays in place, unless it is skipped."""

@@ -1,0 +1,238 @@
+"""Times the optimizer step beside its peers and beside the memory bandwidth, all in one run.
+
+A workload is a list of shapes, an operation is the step alone or clipping and the step, and a contender is a
+library that does it. Contenders take turns, so that a machine whose speed drifts is the same for all; a ratio
+is the median over rounds of the two times of one round.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastgd
+from fastgd.arrays import Array
+from fastgd.rules import RULES, Rule
+
+Shapes = list[tuple[int, ...]]
+
+#: what is updated: name -> (description, shapes)
+WORKLOADS: dict[str, tuple[str, Shapes]] = {
+    "big": ("4 matrices of 4096 x 4096", [(4096, 4096)] * 4),
+    "small": ("150 layers of 64 x 64 and 64", [(64, 64), (64,)] * 150),
+    "tiny": ("4 layers of 16 x 16 and 16", [(16, 16), (16,)] * 4),
+}
+
+#: name -> the clip_norm that is given
+OPERATIONS: dict[str, float | None] = {"step": None, "clip+step": 1.0}
+
+
+class Contender(NamedTuple):
+    """A way to make a step."""
+
+    name: str
+    #: (rule, shapes, clip_norm, threads) -> a function that makes one step; None where it has no such rule
+    make: Callable[[Rule, Shapes, float | None, int], Callable[[], object] | None]
+    #: the package it needs
+    package: str
+
+
+class Timing(NamedTuple):
+    """One contender at one operation of one workload."""
+
+    workload: str
+    operation: str
+    contender: str
+    #: median over the rounds
+    seconds: float
+    #: bytes that a step must move, over the time
+    gigabytes_per_second: float
+    #: median over the rounds of its time over fastgd's in the same round: above 1, fastgd is faster
+    ratio: float
+
+
+def _arrays(shapes: Shapes) -> tuple[list[Array], list[Array]]:
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(s, np.float32) for s in shapes]
+    return params, [rng.standard_normal(s, np.float32) for s in shapes]
+
+
+def _fastgd(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object]:
+    fastgd.set_num_threads(threads)
+    params, grads = _arrays(shapes)
+    opt = fastgd.optim.create(rule.name, params)
+    if clip_norm is None:
+        return lambda: opt.step(grads)
+    return lambda: opt.step(grads, clip_norm=clip_norm)
+
+
+def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
+    def make(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object] | None:
+        import torch
+
+        torch.set_num_threads(threads)
+        params, grads = _arrays(shapes)
+        tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.from_numpy(grad)
+        try:
+            opt = getattr(torch.optim, rule.title)(tensors, **{variant: True})
+        except (AttributeError, TypeError):
+            return None
+
+        def step() -> None:
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(tensors, clip_norm)
+            opt.step()
+
+        return step
+
+    return make
+
+
+def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object]:
+    params, grads = _arrays(shapes)
+    slots = [s.name for s in rule.active_slots(rule.defaults) if s]
+    states = [SimpleNamespace(**{name: np.zeros_like(p) for name in slots}) for p in params]
+    on = SimpleNamespace(**rule.active(rule.defaults))
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        folded = map(np.float32, rule.fold(rule.defaults, count))
+        scalars = SimpleNamespace(**dict(zip(rule.scalars, folded, strict=True)))
+        coef = np.float32(1)
+        if clip_norm is not None:
+            norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+            coef = np.float32(min(1.0, clip_norm / (norm + 1e-6)))
+        for p, g, x in zip(params, grads, states, strict=True):
+            p[...] = rule.body(np, p, g * coef, x, scalars, on)
+
+    return step
+
+
+CONTENDERS = (
+    Contender("fastgd", _fastgd, "fastgd"),
+    Contender("torch fused", _torch("fused"), "torch"),
+    Contender("torch foreach", _torch("foreach"), "torch"),
+    Contender("numpy", _numpy, "numpy"),
+)
+
+
+def bytes_moved(rule: Rule, shapes: Shapes) -> int:
+    """What a float32 step must read and write at least: parameter and slots both ways, the gradient once."""
+    slots = sum(s is not None for s in rule.active_slots(rule.defaults))
+    return 4 * (2 * (1 + slots) + 1) * sum(math.prod(s) for s in shapes)
+
+
+def bandwidth(threads: int, megabytes: int = 1024) -> Iterator[float]:
+    """Bytes per second of NumPy passes over a large array in place, on this many threads; one pass a value.
+
+    Each yields the best of scaling (one read and one write of each element) and of adding a second array
+    (two reads and one write).
+    """
+    n = megabytes * 1024 * 1024 // 8 // threads * threads
+    a, b = np.ones(n, np.float32), np.zeros(n, np.float32)
+    parts = [(a[i : i + n // threads], b[i : i + n // threads]) for i in range(0, n, n // threads)]
+    passes: list[tuple[int, Callable[[tuple[Array, Array]], object]]] = [
+        (8, lambda part: np.multiply(part[0], np.float32(1), out=part[0])),
+        (12, lambda part: np.add(part[0], part[1], out=part[0])),
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            rates = []
+            for item_bytes, work in passes:
+                start = time.perf_counter()
+                list(pool.map(work, parts))
+                rates.append(n * item_bytes / (time.perf_counter() - start))
+            yield max(rates)
+
+
+def _repeats(step: Callable[[], object], seconds: float) -> int:
+    """How often to call a step so that it takes about that long; also warms it up."""
+    step()
+    repeats = 1
+    while True:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        taken = time.perf_counter() - start
+        if taken >= seconds / 4 or repeats >= 1 << 20:
+            return max(1, round(repeats * seconds / max(taken, 1e-9)))
+        repeats *= 4
+
+
+def _time(step: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - start) / repeats
+
+
+def contenders(names: list[str] | None = None) -> list[Contender]:
+    """Those whose package is installed; fastgd first, because ratios are to it."""
+    present = [c for c in CONTENDERS if find_spec(c.package) is not None]
+    return [c for c in present if names is None or c.name in names or c.name == "fastgd"]
+
+
+def run(
+    rule: str = "adamw",
+    workloads: list[str] | None = None,
+    *,
+    threads: int | None = None,
+    rounds: int = 15,
+    seconds: float = 0.1,
+    only: list[str] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Times everything and returns {"machine", "rule", "threads", "bandwidth", "timings"}.
+
+    rounds: turns that every contender takes; seconds: how long about each turn is (at least one step).
+    bandwidth: median bytes per second of what ``bandwidth`` measured, one turn a round of the big workloads.
+    """
+    threads = threads or fastgd.get_num_threads()
+    row, timings, rates = RULES[rule], [], []
+    probe = bandwidth(threads)
+    next(probe)
+    for workload in workloads or list(WORKLOADS):
+        shapes = WORKLOADS[workload][1]
+        moved = bytes_moved(row, shapes)
+        for operation, clip_norm in OPERATIONS.items():
+            progress(f"{workload}: {operation}")
+            made = [(c.name, c.make(row, shapes, clip_norm, threads)) for c in contenders(only)]
+            steps = [(name, step, _repeats(step, seconds)) for name, step in made if step is not None]
+            taken: dict[str, list[float]] = {name: [] for name, _, _ in steps}
+            for _ in range(rounds):
+                for name, step, repeats in steps:
+                    taken[name].append(_time(step, repeats))
+                if moved > 1 << 28:
+                    rates.append(next(probe))
+            for name, times in taken.items():
+                ratio = statistics.median(t / own for t, own in zip(times, taken["fastgd"], strict=True))
+                median = statistics.median(times)
+                timings.append(Timing(workload, operation, name, median, moved / median / 1e9, ratio))
+    return {
+        "machine": {**fastgd.info(), "processor": _processor()},
+        "rule": rule,
+        "threads": threads,
+        "bandwidth": statistics.median(rates) if rates else None,
+        "timings": [t._asdict() for t in timings],
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

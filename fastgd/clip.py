@@ -1,0 +1,90 @@
+"""Norms of gradients and clipping on its own, in place, with the meaning of torch.nn.utils."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from fastgd import backends
+from fastgd.arrays import Array, as_arrays, first_overlap, overlaps_itself
+from fastgd.backends.base import Options
+
+
+def _norm_type(norm_type: float) -> float:
+    value = float(norm_type)
+    if value not in (2.0, math.inf):
+        raise ValueError(f"norm_type must be 2 or infinity, not {norm_type!r}")
+    return value
+
+
+def _limit(name: str, value: float) -> float:
+    number = float(value)
+    if not number >= 0:
+        raise ValueError(f"{name} must be at least 0, not {value!r}")
+    return number
+
+
+def _owned(grads: Iterable[Any]) -> list[Array]:
+    arrays = as_arrays(grads, "gradient", writable=True)
+    for i, array in enumerate(arrays):
+        if overlaps_itself(array):
+            raise ValueError(f"gradient {i} overlaps itself: several of its elements share memory")
+    pair = first_overlap(arrays)
+    if pair:
+        raise ValueError(f"gradient {pair[0]} and gradient {pair[1]} share memory")
+    return arrays
+
+
+def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> float:
+    """The norm of all elements of all arrays, as if they were one vector; 0.0 for no elements.
+
+    arrays: float32 or float64, any shapes and strides, mixed.
+    norm_type: 2 for the root of the sum of squares, infinity for the largest magnitude.
+
+    Squares are summed in float64, and scaled where that would overflow or underflow, so that the result is
+    right to float64's accuracy; it has the same bits whatever the backend, instruction set and thread count.
+    NaN when an element is NaN, else infinite when one is infinite.
+    """
+    options = Options(norm=_norm_type(norm_type), measure=True)
+    return backends.get(backend).measure(as_arrays(arrays, "array"), options).norm
+
+
+def tensor_norms(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> list[float]:
+    """The norm of each array; otherwise as ``global_norm``."""
+    options = Options(norm=_norm_type(norm_type), measure=True)
+    return backends.get(backend).norms(as_arrays(arrays, "array"), options)
+
+
+def clip_grad_norm_(
+    grads: Iterable[Any],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    *,
+    backend: str = "auto",
+) -> float:
+    """Scales the gradients in place so that their global norm is at most ``max_norm``; returns the norm before.
+
+    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch.nn.utils.clip_grad_norm_ does
+    (Pascanu, Mikolov and Bengio 2013, section 3.2). With ``error_if_nonfinite``, ValueError is raised for a
+    norm that is NaN or infinite, and nothing is changed; without it such a norm spoils all gradients, as in
+    torch.
+    """
+    arrays = _owned(grads)
+    options = Options(
+        clip_norm=_limit("max_norm", max_norm),
+        norm=_norm_type(norm_type),
+        measure=True,
+        skip_nonfinite=bool(error_if_nonfinite),
+    )
+    measured = backends.get(backend).clip(arrays, options)
+    if measured.skipped:
+        raise ValueError(f"the global norm is {measured.norm}: gradient {measured.nonfinite} is not finite")
+    return measured.norm
+
+
+def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = "auto") -> None:
+    """Limits every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN."""
+    arrays = _owned(grads)
+    backends.get(backend).clip(arrays, Options(clip_value=_limit("clip_value", clip_value)))

@@ -1,0 +1,131 @@
+"""Parameter groups: parameters that share hyperparameters, checked when they are set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from fastgd.arrays import Array, as_array
+from fastgd.rules import Rule, check_hyperparameter
+
+
+class Parameter:
+    """One parameter: its array, where it stands, and its name if it has one."""
+
+    __slots__ = ("array", "given", "group", "index", "name")
+
+    def __init__(self, given: Any, group: int, index: int, name: str | None) -> None:
+        self.group, self.index, self.name, self.given = group, index, name, given
+        self.array: Array = as_array(given, str(self), writable=True)
+
+    def __str__(self) -> str:
+        place = f"parameter {self.index} of group {self.group}"
+        return f"parameter {self.name!r} ({place})" if self.name is not None else place
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """Hyperparameters by name, as a dict; ``group["lr"] = 1e-4`` holds from the next step on.
+
+    A value out of range is refused where it is set, with ValueError or TypeError. "params" is the list of the
+    group's parameters as they were given; it cannot be set.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        number: int,
+        members: list[Parameter],
+        values: Mapping[str, Any],
+        changed: Callable[[int], None],
+    ) -> None:
+        self.rule = rule
+        self.members = members
+        self._number = number
+        self._changed = changed
+        #: validated hyperparameters; this very dict is what the plan reads at every step
+        self.values_in_place: dict[str, Any] = {k: self._checked(k, v) for k, v in values.items()}
+        self.check_together(number)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        try:
+            return check_hyperparameter(self.rule, name, value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"group {self._number}: {error}") from None
+
+    def check_together(self, number: int) -> None:
+        try:
+            self.rule.check(self.values_in_place)
+        except ValueError as error:
+            raise ValueError(f"group {number}: {error}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "params":
+            return [p.given for p in self.members]
+        return self.values_in_place[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == "params":
+            raise TypeError(f'group {self._number}: "params" cannot be changed; make a new optimizer')
+        checked = self._checked(name, value)
+        before = self.values_in_place[name]
+        self.values_in_place[name] = checked
+        # lr alone cannot turn a switch on or off; what can makes the plan be built again
+        if name != "lr" and checked != before:
+            self._changed(self._number)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"group {self._number}: {name!r} cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "params"
+        yield from self.values_in_place
+
+    def __len__(self) -> int:
+        return len(self.values_in_place) + 1
+
+    def summary(self) -> str:
+        values = ", ".join(f"{k}={v!r}" for k, v in self.values_in_place.items())
+        return f"{len(self.members)} parameters, {values}"
+
+    def __repr__(self) -> str:
+        return f"ParamGroup({self.summary()})"
+
+
+def _members(params: Any, group: int) -> list[Parameter]:
+    pairs: Iterable[tuple[str | None, Any]]
+    if isinstance(params, np.ndarray):
+        raise TypeError(f"group {group}: params is one array: give a list of arrays")
+    if isinstance(params, Mapping):
+        pairs = params.items()
+    else:
+        pairs = [p if _is_named(p) else (None, p) for p in params]
+    return [Parameter(array, group, i, name) for i, (name, array) in enumerate(pairs)]
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def make_groups(
+    rule: Rule, params: Any, defaults: Mapping[str, Any], changed: Callable[[int], None]
+) -> list[ParamGroup]:
+    """Groups from what a user gave: arrays, named arrays, or dicts with "params" and their own settings."""
+    if not isinstance(params, (np.ndarray, Mapping)):
+        params = list(params)
+    is_groups = isinstance(params, list) and len(params) > 0 and all(isinstance(p, Mapping) for p in params)
+    dicts = params if is_groups else [{"params": params}]
+    groups = []
+    for number, given in enumerate(dicts):
+        if "params" not in given:
+            raise ValueError(f'group {number} has no "params"')
+        own = {k: v for k, v in given.items() if k != "params"}
+        groups.append(
+            ParamGroup(rule, number, _members(given["params"], number), {**defaults, **own}, changed)
+        )
+    names = [p.name for group in groups for p in group.members if p.name is not None]
+    if len(set(names)) != len(names):
+        repeated = next(n for n in names if names.count(n) > 1)
+        raise ValueError(f"two parameters are named {repeated!r}")
+    return groups

@@ -1,0 +1,75 @@
+"""What this machine offers and what is in use: instruction set, threads, backends."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastgd import backends
+from fastgd.version import __version__
+
+
+def _lib() -> Any:
+    from fastgd._native import ffi, lib
+
+    return ffi, lib
+
+
+def instruction_sets() -> dict[str, bool]:
+    """Those compiled in, the plainest first, and whether this CPU runs them."""
+    ffi, lib = _lib()
+    names = [ffi.string(lib.fgd_isa_name(i)).decode() for i in range(lib.fgd_isa_count())]
+    return {name: bool(lib.fgd_isa_supported(i)) for i, name in enumerate(names)}
+
+
+def get_instruction_set() -> str:
+    """The one in use; at first the last of ``instruction_sets()`` that this CPU runs."""
+    _, lib = _lib()
+    return list(instruction_sets())[int(lib.fgd_get_isa())]
+
+
+def set_instruction_set(name: str) -> None:
+    """Makes all kernels of the process use it; results do not depend on it.
+
+    ValueError when it was not compiled in or this CPU does not run it.
+    """
+    _, lib = _lib()
+    known = instruction_sets()
+    if not known.get(name):
+        usable = ", ".join(n for n, ok in known.items() if ok)
+        raise ValueError(f"instruction set {name!r} cannot be used here; usable are {usable}")
+    lib.fgd_set_isa(list(known).index(name))
+
+
+def get_num_threads() -> int:
+    """Threads that large work is spread over; 1 in a forked child, where the parent's pool is gone."""
+    _, lib = _lib()
+    return int(lib.fgd_get_num_threads())
+
+
+def set_num_threads(n: int) -> None:
+    """Sets the number of threads for large work, 1 or more; results do not depend on it."""
+    _, lib = _lib()
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise ValueError(f"the number of threads must be a whole number of at least 1, not {n!r}")
+    lib.fgd_set_num_threads(int(n))
+
+
+def info() -> dict[str, Any]:
+    """What is in use and what is available, with the reason where something is not."""
+    _, lib = _lib()
+    return {
+        "fastgd": __version__,
+        "abi": int(lib.fgd_abi_version()),
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "instruction_set": get_instruction_set(),
+        "instruction_sets": instruction_sets(),
+        "threads": get_num_threads(),
+        "openmp": bool(lib.fgd_has_openmp()),
+        "backends": {name: backends.unavailable(name) or "available" for name in backends.MODULES},
+    }

@@ -1,0 +1,371 @@
+"""The optimizer: one class over any rule, with parameter groups, state and one call for a whole step."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from fastgd import backends
+from fastgd.arrays import Array, Spans, as_array, first_overlap, overlaps_itself
+from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
+from fastgd.groups import Parameter, ParamGroup, make_groups
+from fastgd.interrupts import uninterrupted
+from fastgd.rules import RULES, Rule
+
+
+class NonFinite(NamedTuple):
+    """A gradient element that is NaN or infinite."""
+
+    #: index of the parameter group and of the parameter within it
+    group: int
+    parameter: int
+    #: the parameter's name, when it was given one
+    name: str | None
+    #: index of the element in the parameter's shape
+    element: tuple[int, ...]
+    value: float
+
+
+class StepReport(NamedTuple):
+    """What one step did."""
+
+    #: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm; None: not measured
+    grad_norm: float | None
+    #: what the gradients were multiplied by to respect clip_norm; 1.0 when they were not clipped
+    clip_coef: float
+    #: True: a gradient was not finite, skip_nonfinite was set, and nothing at all was changed
+    skipped: bool
+    #: the first element that was not finite, when the gradients were measured and there was one
+    nonfinite: NonFinite | None
+
+
+_UNMEASURED = StepReport(None, 1.0, False, None)
+
+
+class _Prepared(NamedTuple):
+    """A plan of the backend's, and which gradient arrays it points to."""
+
+    run: Plan
+    #: id of the gradient of each parameter, valid while none of the watched arrays is gone; 0 for one that
+    #: is no NumPy array and may come with other memory every time
+    grad_ids: list[int]
+    #: tensor number in the plan -> parameter number
+    numbers: list[int]
+    #: tensor number in the plan -> its gradient
+    watch: dict[int, weakref.ref[Array]]
+
+
+class Optimizer:
+    """Base of all optimizers; ``rule`` says which. See ``create`` for one by name.
+
+    Parameters are updated in place and must stay where they are in memory. Gradients are never written.
+    """
+
+    rule: ClassVar[Rule]
+
+    def __init__(self, params: Any, *positional: Any, backend: str = "auto", **hyperparameters: Any) -> None:
+        defaults = self._bind(positional, hyperparameters)
+        self.backend = backends.get(backend)
+        #: numbers of groups whose switches may have changed, and watched gradient arrays that are gone
+        self._changed: list[int] = []
+        self._gone: list[weakref.ref[Array]] = []
+        self.param_groups: list[ParamGroup] = make_groups(self.rule, params, defaults, self._changed.append)
+        self._parameters: list[Parameter] = [p for group in self.param_groups for p in group.members]
+        self._by_name = {p.name: p for p in self._parameters if p.name is not None}
+        _check_memory(self._parameters)
+        for p in self._parameters:
+            if not self.backend.supports(self.rule, p.array.dtype):
+                raise TypeError(
+                    f"{p}: the {self.backend.name} backend has no {self.rule.title} in {p.array.dtype}"
+                )
+        self._spans = Spans([p.array for p in self._parameters])
+        self._state: list[tuple[Array | None, ...] | None] = [None] * len(self._parameters)
+        self._steps = np.zeros(max(len(self._parameters), 1), np.int64)
+        self._plan: _Prepared | None = None
+        self._asked: tuple[Any, ...] = ()
+        self._options = Options()
+
+    @classmethod
+    def _bind(cls, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        if len(positional) > len(cls.rule.defaults):
+            raise TypeError(f"{cls.rule.title} takes at most {len(cls.rule.defaults)} hyperparameters")
+        values = dict(zip(cls.rule.defaults, positional, strict=False))
+        twice = values.keys() & named.keys()
+        if twice:
+            raise TypeError(f"{cls.rule.title} got {sorted(twice)[0]!r} twice")
+        return {**cls.rule.defaults, **values, **named}
+
+    def __repr__(self) -> str:
+        head = f"{self.rule.title} ({len(self._parameters)} parameters, backend {self.backend.name})"
+        return "\n".join([head, *(f"  group {i}: {g.summary()}" for i, g in enumerate(self.param_groups))])
+
+    def step(
+        self,
+        grads: Iterable[Any] | Mapping[str, Any],
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        grad_scale: float = 1.0,
+        skip_nonfinite: bool = False,
+    ) -> StepReport:
+        """Updates all parameters from their gradients, in one pass over memory, or two when a norm is needed.
+
+        grads: an array for each parameter, in order through all groups, of its shape and dtype; None for a
+            parameter that is to be left alone. A mapping from names when parameters were named.
+        clip_norm: upper limit of the global 2-norm of all gradients; None: no limit. The gradients are
+            multiplied by ``min(1, clip_norm / (norm + 1e-6))`` as in torch.nn.utils.clip_grad_norm_
+            (Pascanu, Mikolov and Bengio 2013, section 3.2).
+        clip_value: each element is limited to [-clip_value, clip_value] before the norm is taken.
+        grad_scale: the gradients are divided by it first: the scale of a loss scaler.
+        skip_nonfinite: when a gradient holds NaN or an infinity, change nothing, counters included.
+
+        The gradients themselves are not written. Raises TypeError or ValueError, naming the parameter,
+        before anything is changed.
+        """
+        asked = (clip_norm, clip_value, grad_scale, skip_nonfinite)
+        if asked != self._asked:
+            self._options = _options(*asked)
+            self._asked = asked
+        if not isinstance(grads, (list, tuple)):
+            grads = self._listed(grads)
+        plan = self._plan
+        if plan is None or self._changed or self._gone or plan.grad_ids != list(map(id, grads)):
+            plan = self._prepare(grads)
+        measured = plan.run(self._options)
+        if measured is UNMEASURED:
+            return _UNMEASURED
+        nonfinite = None
+        if measured.nonfinite is not None:
+            number = plan.numbers[measured.nonfinite]
+            nonfinite = self._locate(number, grads[number])
+        return StepReport(measured.norm, measured.clip_coef, measured.skipped, nonfinite)
+
+    # ---- gradients and the plan ----
+
+    def _listed(self, grads: Any) -> Sequence[Any]:
+        if isinstance(grads, np.ndarray):
+            raise TypeError("grads is one array: give a list with an array for each parameter")
+        if not isinstance(grads, Mapping):
+            return list(grads)
+        unknown = [name for name in grads if name not in self._by_name]
+        if unknown:
+            raise ValueError(f"grads: there is no parameter named {unknown[0]!r}")
+        if len(self._by_name) != len(self._parameters):
+            raise ValueError("grads is a mapping, but not all parameters were given names")
+        return [grads.get(p.name) for p in self._parameters]
+
+    def _prepare(self, grads: Sequence[Any]) -> _Prepared:
+        """A plan for these gradients: the one there is with other pointers, or a new one."""
+        old = None if self._changed else self._plan
+        self._plan = None
+        if len(grads) != len(self._parameters):
+            raise ValueError(f"got {len(grads)} gradients for {len(self._parameters)} parameters")
+        numbers = [i for i, g in enumerate(grads) if g is not None]
+        if old is not None and old.numbers == numbers:
+            plan = old._replace(grad_ids=_ids(grads))
+            watch = plan.watch
+            fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
+            arrays = self._check_grads([numbers[k] for k in fresh], grads)
+            for k, array in zip(fresh, arrays, strict=True):
+                plan.run.set_grad(k, array)
+        else:
+            for number, group in enumerate(self.param_groups):
+                group.check_together(number)
+            arrays = self._check_grads(numbers, grads)
+            run = self.backend.plan(self._work(numbers, arrays))
+            plan = _Prepared(run, _ids(grads), numbers, {})
+            fresh = list(range(len(numbers)))
+            self._changed.clear()
+        for k in fresh:
+            grad = grads[numbers[k]]
+            if type(grad) is np.ndarray:
+                plan.watch[k] = weakref.ref(grad, self._gone.append)
+            else:
+                plan.watch.pop(k, None)
+        self._gone.clear()
+        self._plan = plan
+        return plan
+
+    def _check_grads(self, numbers: Sequence[int], grads: Sequence[Any]) -> list[Array]:
+        """The gradients of these parameters as arrays, once all of them are found to be right."""
+        arrays: list[Array] = []
+        for i in numbers:
+            g, param = grads[i], self._parameters[i].array
+            if type(g) is not np.ndarray or g.dtype != param.dtype or g.shape != param.shape:
+                g = self._check_grad(i, g)
+            arrays.append(g)
+        alias = self._spans.find(arrays)
+        if alias:
+            grad, touched = self._parameters[numbers[alias[0]]], self._parameters[alias[1]]
+            raise ValueError(f"gradient of {grad} shares memory with {touched}")
+        return arrays
+
+    def _check_grad(self, i: int, grad: Any) -> Array:
+        p = self._parameters[i]
+        array = as_array(grad, f"gradient of {p}")
+        if array.shape != p.array.shape:
+            raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
+        if array.dtype != p.array.dtype:
+            raise TypeError(f"gradient of {p} has dtype {array.dtype}, the parameter {p.array.dtype}")
+        return array
+
+    def _work(self, numbers: list[int], grads: list[Array]) -> Work:
+        blocks: dict[tuple[int, int], int] = {}
+        rows: list[Block] = []
+        items: list[Item] = []
+        for i, grad in zip(numbers, grads, strict=True):
+            p = self._parameters[i]
+            group = self.param_groups[p.group]
+            key = (p.group, int(self._steps[i]))
+            if key not in blocks:
+                blocks[key] = len(rows)
+                rows.append(Block(self.rule, group.values_in_place, i))
+            items.append(Item(p.array, grad, self._state_of(i), blocks[key], i))
+        return Work(rows, items, self._steps)
+
+    def _state_of(self, i: int) -> tuple[Array | None, ...]:
+        """The state of a parameter, made when it is first needed and kept when a switch no longer asks for it."""
+        p = self._parameters[i]
+        values = self.param_groups[p.group].values_in_place
+        kept = self._state[i] or (None,) * len(self.rule.slots)
+        made: list[Array | None] = list(kept)
+        for k, slot in enumerate(self.rule.active_slots(values)):
+            if slot is not None and made[k] is None:
+                made[k] = _new_state(p.array, 0.0 if slot.initial is None else values[slot.initial])
+        self._state[i] = tuple(made)
+        active = self.rule.active_slots(values)
+        return tuple(a if slot else None for a, slot in zip(made, active, strict=True))
+
+    def _locate(self, number: int, grad: Any) -> NonFinite:
+        p = self._parameters[number]
+        array = as_array(grad, f"gradient of {p}")
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        return NonFinite(p.group, p.index, p.name, index, float(array[index]))
+
+    # ---- state ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot of everything but the parameters: rule, hyperparameters, step counts and state arrays.
+
+        ``{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}``; parameters
+        are numbered through all groups, and those that have made no step have no entry. Arrays are copies.
+        """
+        state: dict[int, dict[str, Any]] = {}
+        for i, arrays in enumerate(self._state):
+            if arrays is not None and self._steps[i]:
+                slots = zip(self.rule.slots, arrays, strict=True)
+                copies = {slot.name: a.copy() for slot, a in slots if a is not None}
+                state[i] = {"step": int(self._steps[i]), **copies}
+        first = 0
+        groups = []
+        for group in self.param_groups:
+            numbers = list(range(first, first + len(group.members)))
+            groups.append({**group.values_in_place, "params": numbers})
+            first += len(numbers)
+        return {"rule": self.rule.name, "version": 1, "state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` gave. Nothing is changed unless all of it fits.
+
+        ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups or
+        parameters, other shapes or dtypes, and for hyperparameters out of range.
+        """
+        from fastgd.state import checked_state
+
+        hyperparameters, steps, state = checked_state(self, state_dict)
+        with uninterrupted():
+            for group, values in zip(self.param_groups, hyperparameters, strict=True):
+                group.values_in_place.update(values)
+            self._steps[: len(steps)] = steps
+            self._state[:] = state
+            self._plan = None
+
+    def save(self, path: Any) -> None:
+        """Writes ``state_dict()`` to a safetensors file, beside the old one and then renamed over it."""
+        from fastgd.checkpoint import pack_state, save_file
+
+        save_file(path, *pack_state(self.state_dict()))
+
+    def load(self, path: Any) -> None:
+        """``load_state_dict`` from a file that ``save`` wrote. Never unpickles."""
+        from fastgd.checkpoint import load_file, unpack_state
+
+        self.load_state_dict(unpack_state(*load_file(path)))
+
+
+def _ids(grads: Sequence[Any]) -> list[int]:
+    return [id(g) if g is None or type(g) is np.ndarray else 0 for g in grads]
+
+
+def _new_state(param: Array, value: float) -> Array:
+    state = np.zeros_like(param, subok=False)
+    if value:
+        state.fill(value)
+    return state
+
+
+def _options(clip_norm: Any, clip_value: Any, grad_scale: Any, skip_nonfinite: Any) -> Options:
+    def limit(name: str, value: Any) -> float:
+        if value is None:
+            return math.inf
+        number = _real(name, value)
+        if not number >= 0:
+            raise ValueError(f"{name} must be at least 0, not {number!r}")
+        return number
+
+    scale = _real("grad_scale", grad_scale)
+    if not (scale > 0 and math.isfinite(scale) and math.isfinite(1 / scale)):
+        raise ValueError(f"grad_scale must be above 0 and finite, not {scale!r}")
+    return Options(
+        grad_scale=scale,
+        clip_value=limit("clip_value", clip_value),
+        clip_norm=limit("clip_norm", clip_norm),
+        skip_nonfinite=bool(skip_nonfinite),
+    )
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {value!r}") from None
+
+
+def _check_memory(parameters: Sequence[Parameter]) -> None:
+    for p in parameters:
+        if overlaps_itself(p.array):
+            raise ValueError(f"{p} overlaps itself: several of its elements share memory")
+    pair = first_overlap([p.array for p in parameters])
+    if pair:
+        a, b = parameters[pair[0]], parameters[pair[1]]
+        if a.given is b.given:
+            raise ValueError(f"{b} was given twice: it is also {a}")
+        raise ValueError(f"{a} and {b} share memory")
+
+
+def _optimizer_class(rule: Rule) -> type[Optimizer]:
+    settings = "\n".join(f"    {name}: default {value!r}" for name, value in rule.defaults.items())
+    doc = (
+        f"{rule.summary}\n\n{rule.source}. Hyperparameters as in torch.optim.{rule.title}:\n\n{settings}\n\n"
+        "params: arrays (float32 or float64, updated in place), (name, array) pairs, a mapping from names\n"
+        'to arrays, or parameter groups: dicts with "params" and the hyperparameters in which they differ.\n'
+        'backend: "auto", or one that fastgd.info() lists.\n\n'
+        "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
+    )
+    return type(rule.title, (Optimizer,), {"rule": rule, "__doc__": doc, "__module__": __name__})
+
+
+#: rule name -> optimizer class, made from the table of rules
+CLASSES: dict[str, type[Optimizer]] = {rule.name: _optimizer_class(rule) for rule in RULES.values()}
+globals().update({cls.__name__: cls for cls in CLASSES.values()})
+
+
+def create(name: str, params: Any, **hyperparameters: Any) -> Optimizer:
+    """The optimizer of that rule name ("adamw", "sgd", ...); ValueError when there is no such rule."""
+    if name not in CLASSES:
+        raise ValueError(f"there is no rule {name!r}; there are {', '.join(CLASSES)}")
+    return CLASSES[name](params, **hyperparameters)

@@ -1,0 +1,355 @@
+"""The table of update rules: names, state slots, hyperparameters, step scalars and the body of each.
+
+Everything else follows from this table: optimizer classes, bindings, tests, benchmarks and the tables in the
+documentation. A body is the formula for one element, written for anything that has ``+ - * /`` and
+comparisons; ``xp`` supplies ``sqrt`` and ``where``. The order of operations is part of it, because it fixes
+the bits; ``csrc/rules.h`` has the same bodies in C. No backend is known here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Hyperparameters = Mapping[str, Any]
+
+
+class Slot(NamedTuple):
+    """An array of state beside each parameter, of its shape and dtype."""
+
+    name: str
+    #: the switch that must be on for the slot to exist; None: always there
+    switch: str | None = None
+    #: the hyperparameter that gives its first value; None: zero
+    initial: str | None = None
+
+
+class Rule(NamedTuple):
+    """One update rule."""
+
+    #: the name in files and on the command line
+    name: str
+    #: the name of the optimizer class
+    title: str
+    #: one line: what it is
+    summary: str
+    #: paper and section
+    source: str
+    #: hyperparameters and their defaults, as in torch.optim and in its order
+    defaults: dict[str, Any]
+    #: the row of csrc/rules.def whose body it runs
+    kernel: str
+    slots: tuple[Slot, ...]
+    #: switch -> whether it is on, in the kernel's order
+    switches: dict[str, Callable[[Hyperparameters], bool]]
+    #: names of what ``fold`` returns, in the kernel's order
+    scalars: tuple[str, ...]
+    #: (hyperparameters, step counted from 1) -> the numbers the body needs, in float64
+    fold: Callable[[Hyperparameters, int], tuple[float, ...]]
+    #: (xp, p, g, x, s, on) -> new p; reads and sets the slots as attributes of x
+    body: Callable[..., Any]
+    #: refuses hyperparameters that do not go together
+    check: Callable[[Hyperparameters], None] = lambda h: None
+
+    def active(self, h: Hyperparameters) -> dict[str, bool]:
+        """Every switch with its state under these hyperparameters."""
+        return {name: bool(test(h)) for name, test in self.switches.items()}
+
+    def active_slots(self, h: Hyperparameters) -> tuple[Slot | None, ...]:
+        """The slots in order, None where a switch leaves one out."""
+        on = self.active(h)
+        return tuple(s if s.switch is None or on[s.switch] else None for s in self.slots)
+
+
+# ---- Hyperparameters: one meaning and one range for each name, whatever the rule --------------------
+
+
+def _number(low: float, below: float = math.inf) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool):
+            raise TypeError("must be a number, not a bool")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"must be a number, not {type(value).__name__}") from None
+        if not low <= number < below:
+            limit = f"at least {low:g} and finite" if below == math.inf else f"in [{low:g}, {below:g})"
+            raise ValueError(f"must be {limit}, not {number!r}")
+        return number
+
+    return check
+
+
+def _pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
+    def check(value: Any) -> tuple[float, float]:
+        try:
+            first, second = value
+        except (TypeError, ValueError):
+            raise TypeError(f"must be a pair of numbers, not {value!r}") from None
+        return item(first), item(second)
+
+    return check
+
+
+def _flag(value: Any) -> bool:
+    if value is True or value is False or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"must be True or False, not {value!r}")
+
+
+#: name -> a function that returns the value in its canonical type or raises TypeError or ValueError
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "lr": _number(0),
+    "momentum": _number(0),
+    "dampening": _number(-math.inf),
+    "weight_decay": _number(0),
+    "nesterov": _flag,
+    "lr_decay": _number(0),
+    "initial_accumulator_value": _number(0),
+    "eps": _number(0),
+    "alpha": _number(0, 1),
+    "centered": _flag,
+    "betas": _pair(_number(0, 1)),
+    "amsgrad": _flag,
+    "maximize": _flag,
+}
+
+
+def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
+    """The value in its canonical type; TypeError or ValueError that names the hyperparameter otherwise."""
+    if name not in rule.defaults:
+        known = ", ".join(rule.defaults)
+        raise TypeError(f"{rule.title} has no hyperparameter {name!r}; it has {known}")
+    try:
+        return CHECKS[name](value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} {error}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _power(base: float, n: int) -> float:
+    result = 1.0
+    while n:
+        if n & 1:
+            result *= base
+        base *= base
+        n >>= 1
+    return result
+
+
+def power(base: float, n: int) -> float:
+    """base**n from multiplications alone, so that every machine gets the same bits (pow differs among them).
+
+    Two cached factors, for the low 8 bits of n and for the rest, make it cheap for a counter.
+    """
+    return _power(base, n & 0xFF) * _power(base, n & ~0xFF)
+
+
+def _decays(h: Hyperparameters) -> bool:
+    return bool(h["weight_decay"] != 0)
+
+
+# ---- The rules --------------------------------------------------------------------------------------
+
+
+def _sgd(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    if on.weight_decay:
+        g = g + s.weight_decay * p
+    if on.momentum:
+        x.momentum_buffer = s.momentum * x.momentum_buffer + s.grad_weight * g
+        g = g + s.momentum * x.momentum_buffer if on.nesterov else x.momentum_buffer
+    return p - s.lr * g
+
+
+def _sgd_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
+    # torch's first momentum is the gradient itself, without dampening
+    return h["lr"], h["weight_decay"], h["momentum"], 1.0 if step == 1 else 1.0 - h["dampening"]
+
+
+def _sgd_check(h: Hyperparameters) -> None:
+    if h["nesterov"] and (h["momentum"] == 0 or h["dampening"] != 0):
+        raise ValueError("nesterov needs momentum above 0 and dampening 0")
+
+
+SGD = Rule(
+    name="sgd",
+    title="SGD",
+    summary="Stochastic gradient descent with momentum, dampening and Nesterov's variant.",
+    source="Robbins and Monro 1951; momentum: Sutskever et al. 2013, section 2, in torch's form",
+    defaults={
+        "lr": 1e-3,
+        "momentum": 0.0,
+        "dampening": 0.0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+        "maximize": False,
+    },
+    kernel="sgd",
+    slots=(Slot("momentum_buffer", switch="momentum"),),
+    switches={
+        "weight_decay": _decays,
+        "momentum": lambda h: h["momentum"] != 0,
+        "nesterov": lambda h: h["nesterov"],
+    },
+    scalars=("lr", "weight_decay", "momentum", "grad_weight"),
+    fold=_sgd_fold,
+    body=_sgd,
+    check=_sgd_check,
+)
+
+
+def _adagrad(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    if on.weight_decay:
+        g = g + s.weight_decay * p
+    x.sum = x.sum + g * g
+    return p - s.lr * (g / (xp.sqrt(x.sum) + s.eps))
+
+
+def _adagrad_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
+    return h["lr"] / (1.0 + (step - 1) * h["lr_decay"]), h["weight_decay"], h["eps"]
+
+
+ADAGRAD = Rule(
+    name="adagrad",
+    title="Adagrad",
+    summary="Steps divided by the root of the sum of all squared gradients so far.",
+    source="Duchi, Hazan and Singer 2011, section 1.1",
+    defaults={
+        "lr": 1e-2,
+        "lr_decay": 0.0,
+        "weight_decay": 0.0,
+        "initial_accumulator_value": 0.0,
+        "eps": 1e-10,
+        "maximize": False,
+    },
+    kernel="adagrad",
+    slots=(Slot("sum", initial="initial_accumulator_value"),),
+    switches={"weight_decay": _decays},
+    scalars=("lr", "weight_decay", "eps"),
+    fold=_adagrad_fold,
+    body=_adagrad,
+)
+
+
+def _rmsprop(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    if on.weight_decay:
+        g = g + s.weight_decay * p
+    x.square_avg = s.alpha * x.square_avg + s.one_minus_alpha * (g * g)
+    variance = x.square_avg
+    if on.centered:
+        x.grad_avg = x.grad_avg + s.one_minus_alpha * (g - x.grad_avg)
+        variance = variance - x.grad_avg * x.grad_avg
+        variance = xp.where(variance < 0, 0, variance)
+    update = g / (xp.sqrt(variance) + s.eps)
+    if on.momentum:
+        x.momentum_buffer = s.momentum * x.momentum_buffer + update
+        update = x.momentum_buffer
+    return p - s.lr * update
+
+
+def _rmsprop_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
+    return h["lr"], h["weight_decay"], h["alpha"], 1.0 - h["alpha"], h["eps"], h["momentum"]
+
+
+RMSPROP = Rule(
+    name="rmsprop",
+    title="RMSprop",
+    summary="Steps divided by the root of a running average of squared gradients, or of their variance.",
+    source="Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, section 4.2",
+    defaults={
+        "lr": 1e-2,
+        "alpha": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "centered": False,
+        "maximize": False,
+    },
+    kernel="rmsprop",
+    slots=(
+        Slot("square_avg"),
+        Slot("momentum_buffer", switch="momentum"),
+        Slot("grad_avg", switch="centered"),
+    ),
+    switches={
+        "weight_decay": _decays,
+        "momentum": lambda h: h["momentum"] != 0,
+        "centered": lambda h: h["centered"],
+    },
+    scalars=("lr", "weight_decay", "alpha", "one_minus_alpha", "eps", "momentum"),
+    fold=_rmsprop_fold,
+    body=_rmsprop,
+)
+
+
+def _adam(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    if on.weight_decay:
+        g = g + s.weight_decay * p
+    x.exp_avg = x.exp_avg + s.one_minus_beta1 * (g - x.exp_avg)
+    x.exp_avg_sq = s.beta2 * x.exp_avg_sq + s.one_minus_beta2 * (g * g)
+    second = x.exp_avg_sq
+    if on.amsgrad:
+        second = xp.where(x.max_exp_avg_sq > second, x.max_exp_avg_sq, second)
+        x.max_exp_avg_sq = second
+    denominator = xp.sqrt(second) * s.inv_sqrt_bias_correction2 + s.eps
+    return s.decay * p - s.step_size * (x.exp_avg / denominator)
+
+
+def _adam_scalars(h: Hyperparameters, step: int, decay: float) -> tuple[float, ...]:
+    beta1, beta2 = h["betas"]
+    return (
+        h["lr"] / (1.0 - power(beta1, step)),
+        h["weight_decay"],
+        decay,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        h["eps"],
+    )
+
+
+ADAM = Rule(
+    name="adam",
+    title="Adam",
+    summary="Bias-corrected running averages of the gradient and of its square; weight decay as an L2 term.",
+    source="Kingma and Ba 2015, algorithm 1; amsgrad: Reddi, Kale and Kumar 2018, algorithm 2",
+    defaults={
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "amsgrad": False,
+        "maximize": False,
+    },
+    kernel="adam",
+    slots=(Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", switch="amsgrad")),
+    switches={"weight_decay": _decays, "amsgrad": lambda h: h["amsgrad"]},
+    scalars=(
+        "step_size",
+        "weight_decay",
+        "decay",
+        "one_minus_beta1",
+        "beta2",
+        "one_minus_beta2",
+        "inv_sqrt_bias_correction2",
+        "eps",
+    ),
+    fold=lambda h, step: _adam_scalars(h, step, 1.0),
+    body=_adam,
+)
+
+ADAMW = ADAM._replace(
+    name="adamw",
+    title="AdamW",
+    summary="Adam with weight decay decoupled from the gradient.",
+    source="Loshchilov and Hutter 2019, algorithm 2; amsgrad: Reddi, Kale and Kumar 2018, algorithm 2",
+    defaults={**ADAM.defaults, "weight_decay": 1e-2},
+    switches={**ADAM.switches, "weight_decay": lambda h: False},
+    fold=lambda h, step: _adam_scalars(h, step, 1.0 - h["lr"] * h["weight_decay"]),
+)
+
+#: name -> rule, in the order of the documentation
+RULES: dict[str, Rule] = {rule.name: rule for rule in (SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)}
