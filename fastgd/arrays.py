@@ -156,7 +156,7 @@ def collapsed(arrays: Sequence[Array]) -> Layout | None:
     gapless run in that order.
     """
     first = arrays[0]
-    if first.size == 0 or all([a.flags.c_contiguous for a in arrays]):
+    if first.size == 0 or all(a.flags.c_contiguous for a in arrays):
         return None
     axes = [axis for axis in memory_order(first) if first.shape[axis] != 1]
     shape: list[int] = []

@@ -76,7 +76,9 @@ def _fastgd(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -
 
 
 def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
-    def make(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object] | None:
+    def make(
+        rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int
+    ) -> Callable[[], object] | None:
         import torch
 
         torch.set_num_threads(threads)

@@ -64,7 +64,7 @@ def clip_grad_norm_(
     *,
     backend: str = "auto",
 ) -> float:
-    """Scales the gradients in place so that their global norm is at most ``max_norm``; returns the norm before.
+    """Scales gradients in place so that their global norm is at most ``max_norm``; returns the norm before.
 
     They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch.nn.utils.clip_grad_norm_ does
     (Pascanu, Mikolov and Bengio 2013, section 3.2). With ``error_if_nonfinite``, ValueError is raised for a

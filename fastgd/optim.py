@@ -228,7 +228,7 @@ class Optimizer:
         return Work(rows, items, self._steps)
 
     def _state_of(self, i: int) -> tuple[Array | None, ...]:
-        """The state of a parameter, made when it is first needed and kept when a switch no longer asks for it."""
+        """The state of a parameter, made when first needed and kept when a switch no longer asks for it."""
         p = self._parameters[i]
         values = self.param_groups[p.group].values_in_place
         kept = self._state[i] or (None,) * len(self.rule.slots)
@@ -251,8 +251,9 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of everything but the parameters: rule, hyperparameters, step counts and state arrays.
 
-        ``{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}``; parameters
-        are numbered through all groups, and those that have made no step have no entry. Arrays are copies.
+        ``{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}``.
+        Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
+        copies.
         """
         state: dict[int, dict[str, Any]] = {}
         for i, arrays in enumerate(self._state):
@@ -271,8 +272,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over what ``state_dict`` gave. Nothing is changed unless all of it fits.
 
-        ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups or
-        parameters, other shapes or dtypes, and for hyperparameters out of range.
+        ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups
+        or parameters, other shapes or dtypes, and for hyperparameters out of range.
         """
         from fastgd.state import checked_state
 

@@ -38,7 +38,7 @@ def _kernel_index(rule: Rule) -> int:
     declared = (tuple((s.name, s.switch) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
-            f"rule {rule.name!r} differs between fastgd/rules.py and csrc/rules.def: {declared} and {compiled}"
+            f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
         )
     return index
 

@@ -1,0 +1,166 @@
+"""Compares everything that can compute on this machine: backends, instruction sets and thread counts, bit for
+bit with each other, and in value with the float64 oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd import backends, machine, optim
+from fastgd.arrays import DTYPES, Array
+from fastgd.oracle import ORACLE, trajectory
+from fastgd.rules import RULES
+
+#: sizes around the vector widths (4, 8, 16 elements), the lanes of sums (16) and the chunk (16384)
+SIZES = (0, 1, 3, 4, 5, 15, 16, 17, 31, 33, 100, 16383, 16384, 16385, 40000)
+THREADS = (1, 2, 3, 8)
+STEPS = 4
+
+#: largest accepted difference from the oracle after STEPS steps, relative to the largest parameter: a few
+#: roundings of the dtype a step
+TOLERANCE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 2e-15}
+
+
+class Runner(NamedTuple):
+    """A way to compute: a backend, and for the native one an instruction set and a number of threads."""
+
+    backend: str
+    instruction_set: str | None = None
+    threads: int = 1
+
+    def __str__(self) -> str:
+        if self.instruction_set is None:
+            return self.backend
+        return f"{self.backend} {self.instruction_set}, threads {self.threads}"
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        before = machine.get_instruction_set(), machine.get_num_threads()
+        machine.set_instruction_set(self.instruction_set or before[0])
+        machine.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            machine.set_instruction_set(before[0])
+            machine.set_num_threads(before[1])
+
+
+def runners() -> list[Runner]:
+    """Every way to compute on this machine; the reference first."""
+    found = [Runner("reference")]
+    if backends.unavailable("native") is None:
+        usable = [name for name, ok in machine.instruction_sets().items() if ok]
+        found += [Runner("native", name, threads) for name in usable for threads in THREADS]
+    return found
+
+
+class Case(NamedTuple):
+    """One training run of a few steps on random data."""
+
+    rule: str
+    settings: dict[str, Any]
+    dtype: Any
+    params: list[Array]
+    #: a list for each step
+    grads: list[list[Array]]
+    clip_norm: float | None
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {**RULES[self.rule].defaults, **self.settings}
+
+
+def cases(rule: str, dtype: Any, sizes: Sequence[int] = SIZES, seed: int = 0) -> Iterator[Case]:
+    """A case for each setting of the oracle's table; every other one clips by the global norm."""
+    for k, settings in enumerate(ORACLE[rule][1]):
+        rng = np.random.default_rng([seed, k])
+        params = [rng.standard_normal(n).astype(dtype) for n in sizes]
+        grads = [[rng.standard_normal(n).astype(dtype) for n in sizes] for _ in range(STEPS)]
+        yield Case(rule, settings, dtype, params, grads, 1.5 if k % 2 else None)
+
+
+class Outcome(NamedTuple):
+    """What a run left behind."""
+
+    params: list[Array]
+    #: slot name -> array, for each parameter
+    state: list[dict[str, Array]]
+    reports: list[optim.StepReport]
+
+    def same_bits(self, other: Outcome) -> bool:
+        mine, others = self._flat(), other._flat()
+        return self.reports == other.reports and all(
+            a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(mine, others, strict=True)
+        )
+
+    def _flat(self) -> list[Array]:
+        return self.params + [entry[name] for entry in self.state for name in sorted(entry)]
+
+
+def compute(case: Case, runner: Runner) -> Outcome:
+    """Runs the case that way, on copies."""
+    with runner.active():
+        params = [p.copy() for p in case.params]
+        opt = optim.create(case.rule, params, backend=runner.backend, **case.settings)
+        reports = [opt.step(grads, clip_norm=case.clip_norm) for grads in case.grads]
+        entries = opt.state_dict()["state"].values()
+        state = [{k: v for k, v in entry.items() if k != "step"} for entry in entries]
+    return Outcome(params, state, reports)
+
+
+def oracle_error(case: Case, outcome: Outcome) -> float:
+    """Largest difference from the oracle, relative to the largest parameter."""
+    coefs = [1.0] * len(case.grads)
+    if case.clip_norm is not None:
+        for t, grads in enumerate(case.grads):
+            square = sum(float(np.sum(np.square(g.astype(np.longdouble)))) for g in grads)
+            coefs[t] = min(1.0, case.clip_norm / (square**0.5 + 1e-6))
+    right = trajectory(case.rule, case.params, case.grads, case.hyperparameters, coefs)
+    scale = max(float(np.abs(r).max()) for r in right if r.size)
+    errors = [
+        float(np.abs(r - p.astype(np.float64)).max())
+        for r, p in zip(right, outcome.params, strict=True)
+        if r.size
+    ]
+    return max(errors) / scale
+
+
+class Verdict(NamedTuple):
+    """The result for one rule in one dtype."""
+
+    rule: str
+    dtype: str
+    #: largest error of any runner against the oracle, relative to the largest parameter
+    error: float
+    tolerance: float
+    #: the runners that were compared, and those whose bits differ from the reference
+    runners: list[str]
+    different: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance and not self.different
+
+
+def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
+    """Runs every rule in every dtype on every backend, instruction set and thread count of this machine.
+
+    Each verdict says how far from the float64 oracle the results are and which runners, if any, did not give
+    the bits of the reference backend. Takes some seconds.
+    """
+    verdicts = []
+    for rule in rules or RULES:
+        for dtype in DTYPES:
+            error, different = 0.0, set()
+            for case in cases(rule, dtype):
+                outcomes = {str(runner): compute(case, runner) for runner in runners()}
+                reference = next(iter(outcomes.values()))
+                error = max(error, *(oracle_error(case, outcome) for outcome in outcomes.values()))
+                different |= {name for name, o in outcomes.items() if not o.same_bits(reference)}
+            names = [str(runner) for runner in runners()]
+            verdicts.append(Verdict(rule, dtype.name, error, TOLERANCE[dtype], names, sorted(different)))
+    return verdicts
