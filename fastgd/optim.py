@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -357,7 +358,15 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
         'backend: "auto", or one that fastgd.info() lists.\n\n'
         "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
     )
-    return type(rule.title, (Optimizer,), {"rule": rule, "__doc__": doc, "__module__": __name__})
+    members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
+    return type(rule.title, (Optimizer,), members)
+
+
+def _signature(rule: Rule) -> inspect.Signature:
+    plain, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("params", plain)]
+    parameters += [inspect.Parameter(name, plain, default=value) for name, value in rule.defaults.items()]
+    return inspect.Signature([*parameters, inspect.Parameter("backend", keyword, default="auto")])
 
 
 #: rule name -> optimizer class, made from the table of rules

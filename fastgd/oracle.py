@@ -1,7 +1,7 @@
 """The rules once more, as the textbooks have them: float64, raw hyperparameters, no thought of speed.
 
-Nothing here is shared with rules.py. A function takes the parameter ``p``, the gradient ``g``, a dict ``x`` of
-its own for state, the step ``t`` counted from 1, and the hyperparameters ``h``; it returns the new parameter.
+Nothing here is shared with rules.py. A function takes the parameter ``p``, the gradient ``g``, a dict ``x``
+of its own for state, the step ``t`` counted from 1, and the hyperparameters ``h``; it returns the new ``p``.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def rmsprop(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> 
 
 
 def adam(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
-    """Kingma and Ba 2015, algorithm 1; Reddi, Kale and Kumar 2018, algorithm 2, with torch's bias correction."""
+    """Kingma and Ba 2015, algorithm 1; Reddi, Kale and Kumar 2018, algorithm 2, corrected as in torch."""
     return _adam(p, g + h["weight_decay"] * p, x, t, h)
 
 
 def adamw(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
-    """Loshchilov and Hutter 2019, algorithm 2, with torch's reading of the schedule: decay is lr times lambda."""
+    """Loshchilov and Hutter 2019, algorithm 2; as in torch, the decay is lr times weight_decay."""
     return _adam(p - h["lr"] * h["weight_decay"] * p, g, x, t, h)
 
 
@@ -121,7 +121,7 @@ ORACLE: dict[str, tuple[Function, list[dict[str, Any]]]] = {
 def trajectory(
     name: str, params: list[Any], grads: list[list[Any]], h: Mapping[str, Any], coefs: list[float]
 ) -> list[Any]:
-    """The parameters after len(grads) steps. grads[t] are one step's; coefs[t] is what they are multiplied by."""
+    """The parameters after len(grads) steps; grads[t] are one step's, multiplied by coefs[t]."""
     function, _ = ORACLE[name]
     result = [np.asarray(p, np.float64) for p in params]
     states: list[dict[str, Any]] = [{} for _ in params]

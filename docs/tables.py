@@ -1,0 +1,75 @@
+"""Writes what follows from the table of rules: the tables in README.md and the type stub of the package.
+
+``python docs/tables.py`` rewrites them, ``python docs/tables.py --check`` says whether they are up to date.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from fastgd.rules import RULES, Rule
+
+ROOT = Path(__file__).parent.parent
+
+
+def rules_table() -> str:
+    lines = ["| class | what it is | hyperparameters and defaults | source |", "| --- | --- | --- | --- |"]
+    for rule in RULES.values():
+        values = ", ".join(f"`{name}={value!r}`" for name, value in rule.defaults.items())
+        lines.append(f"| `{rule.title}` | {rule.summary} | {values} | {rule.source} |")
+    return "\n".join(lines)
+
+
+def annotation(value: object) -> str:
+    return "tuple[float, float]" if isinstance(value, tuple) else type(value).__name__
+
+
+def stub_class(rule: Rule) -> str:
+    settings = "".join(
+        f"        {name}: {annotation(value)} = {value!r},\n" for name, value in rule.defaults.items()
+    )
+    return (
+        f"class {rule.title}(Optimizer):\n    def __init__(\n        self,\n        params: Any,\n{settings}"
+        '        *,\n        backend: str = "auto",\n    ) -> None: ...\n'
+    )
+
+
+def stub() -> str:
+    source = (ROOT / "fastgd/__init__.py").read_text()
+    imports = re.findall(r"^from (fastgd\.\w+) import (.*)$", source, re.MULTILINE)
+    lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
+    lines += ["from fastgd import nn as nn", "from fastgd import optim as optim"]
+    for module, names in imports:
+        lines += [f"from {module} import {name} as {name}" for name in names.split(", ")]
+    lines += ["from fastgd.verification import verify as verify", ""]
+    return "\n".join([*lines, *map(stub_class, RULES.values())])
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} begin.*?-->\n).*?(\n<!-- {name} end -->)", re.DOTALL)
+    assert pattern.search(text), f"README.md has lost its markers for {name}"
+    return pattern.sub(lambda m: m.group(1) + new + m.group(2), text)
+
+
+def outputs() -> dict[Path, str]:
+    readme = ROOT / "README.md"
+    return {
+        readme: replaced(readme.read_text(), "rules", rules_table()),
+        ROOT / "fastgd/__init__.pyi": stub(),
+    }
+
+
+def stale() -> list[str]:
+    """The files whose text is not what the table of rules gives."""
+    return [
+        str(path.relative_to(ROOT))
+        for path, text in outputs().items()
+        if not path.exists() or path.read_text() != text
+    ]
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(f"out of date, run python docs/tables.py: {', '.join(stale())}" if stale() else 0)
+    for path, text in outputs().items():
+        path.write_text(text)

@@ -1,0 +1,95 @@
+"""The grid: every rule, setting, dtype, backend, instruction set and thread count, against the float64 oracle
+and bit for bit against the reference.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+
+from fastgd import oracle, verification
+from fastgd.arrays import DTYPES
+from fastgd.rules import RULES
+
+RUNNERS = verification.runners()
+
+
+@functools.cache
+def cases(rule, dtype):
+    return list(verification.cases(rule, dtype))
+
+
+@functools.cache
+def reference(rule, dtype):
+    return [verification.compute(case, verification.Runner("reference")) for case in cases(rule, dtype)]
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_values_and_bits(rule, dtype, runner):
+    for case, expected in zip(cases(rule, dtype), reference(rule, dtype), strict=True):
+        outcome = verification.compute(case, runner)
+        assert outcome.same_bits(expected), case.settings
+        assert verification.oracle_error(case, outcome) <= verification.TOLERANCE[dtype], case.settings
+
+
+def test_the_grid_has_every_rule_and_every_switch():
+    assert oracle.ORACLE.keys() == RULES.keys()
+    for rule in RULES.values():
+        settings = [{**rule.defaults, **s} for s in oracle.ORACLE[rule.name][1]]
+        for switch in rule.switches:
+            seen = {rule.active(h)[switch] for h in settings}
+            possible = {True, False} if rule.name != "adamw" or switch != "weight_decay" else {False}
+            assert seen == possible, (rule.name, switch)
+        assert {h["maximize"] for h in settings} == {True, False}, rule.name
+
+
+def test_the_grid_reaches_every_instruction_set_of_this_machine():
+    usable = {name for name, ok in verification.machine.instruction_sets().items() if ok}
+    assert {r.instruction_set for r in RUNNERS if r.backend == "native"} == usable
+    assert {r.threads for r in RUNNERS if r.backend == "native"} == {1, 2, 3, 8}
+
+
+def test_forcing_an_instruction_set_runs_its_kernels():
+    """Otherwise the grid would compare the widest set with itself."""
+    from fastgd._native import lib
+
+    for i, name in enumerate(verification.machine.instruction_sets()):
+        with verification.Runner("native", name, 1).active():
+            assert lib.fgd_get_isa() == i
+
+
+@pytest.mark.parametrize("runner", RUNNERS, ids=str)
+def test_a_split_of_the_tensors_changes_no_bit(runner):
+    """One long parameter, and the same elements as several parameters cut between and inside chunks."""
+    cuts = [1, 17, 16384, 16384 * 2, 40003]
+    for rule in RULES:
+        whole = verification.cases(rule, np.float32, sizes=[50000])
+        for case in whole:
+            together = verification.compute(case._replace(clip_norm=None), runner)
+            pieces = case._replace(
+                params=np.split(case.params[0], cuts),
+                grads=[np.split(grads[0], cuts) for grads in case.grads],
+                clip_norm=None,
+            )
+            apart = verification.compute(pieces, runner)
+            assert np.concatenate(apart.params).tobytes() == together.params[0].tobytes()
+
+
+def test_a_difference_is_seen():
+    """same_bits and oracle_error tell a wrong result from a right one."""
+    case, outcome = cases("adamw", DTYPES[0])[1], reference("adamw", DTYPES[0])[1]
+    assert not outcome.same_bits(reference("adamw", DTYPES[0])[0])
+    moved = outcome._replace(params=[np.nextafter(p, np.inf, dtype=p.dtype) for p in outcome.params])
+    assert not outcome.same_bits(moved)
+    wrong = case._replace(settings={**case.settings, "weight_decay": 0.31})
+    assert verification.oracle_error(wrong, outcome) > verification.TOLERANCE[DTYPES[0]]
+
+
+def test_verify_reports_every_rule_and_dtype():
+    verdicts = verification.verify(["sgd", "adagrad"])
+    assert [(v.rule, v.dtype) for v in verdicts] == [
+        (rule, dtype.name) for rule in ("sgd", "adagrad") for dtype in DTYPES
+    ]
+    assert all(v.ok and len(v.runners) == len(RUNNERS) for v in verdicts)
