@@ -94,8 +94,8 @@ def pack_state(state: Mapping[Any, Any]) -> tuple[dict[str, Array], dict[str, st
     """Turns a nested state into the tensors and the metadata of one file; `unpack_state` is its inverse.
 
     state: dicts (keys text or int), lists, tuples, arrays, NumPy scalars, None, bool, int, float and text,
-    in any nesting. Every value comes back with its own type and bits, infinities and NaN included. An array at
-    state["state"][0]["exp_avg"] becomes the tensor "state.0.exp_avg".
+    in any nesting. Every value comes back with its own type and bits, infinities and NaN included. An array
+    at state["state"][0]["exp_avg"] becomes the tensor "state.0.exp_avg".
 
     Raises TypeError that names the place of a value of another type.
     """

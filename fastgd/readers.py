@@ -125,27 +125,26 @@ def read_csv(path: Path, target: str | None) -> Table:
     return Table(np.stack(features, axis=1), y, tuple(feature_names))
 
 
-def parse_rows(text: str, delimiter: str) -> tuple[list[int], list[list[str]]]:
+def parse_rows(text: str, delimiter: str, strict: bool = True) -> tuple[list[int], list[list[str]]]:
     """The number of the line each row ends on, and its cells; blank lines are left out."""
-    reader = csv.reader(
-        text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
+    lines = text.splitlines(keepends=True)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
     pairs = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     return [line for line, _ in pairs], [row for _, row in pairs]
 
 
 def sniff_delimiter(text: str) -> str:
-    """Of , ; tab | and space the one that cuts the first lines into equally many cells, and the most of them."""
-    head = "".join(text.splitlines(keepends=True)[:50])
-    best, most = ",", 1
-    for delimiter in ",;\t| ":
-        try:
-            widths = {len(row) for row in parse_rows(head, delimiter)[1]}
-        except csv.Error:
-            continue
-        if len(widths) == 1 and max(widths) > most:
-            best, most = delimiter, max(widths)
-    return best
+    """The first of tab ; | , and space that cuts the first lines into equally many cells, else the comma."""
+    lines = text.splitlines(keepends=True)
+    head = "".join(lines[:50])
+    for delimiter in "\t;|, ":
+        rows = parse_rows(head, delimiter, strict=False)[1]
+        if len(lines) > 50:
+            rows = rows[:-1]
+        widths = {len(row) for row in rows}
+        if len(widths) == 1 and widths != {1}:
+            return delimiter
+    return ","
 
 
 def has_header(rows: list[list[str]], target: str | None) -> bool:
@@ -244,7 +243,7 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 
 def read_idx_folder(folder: Path) -> Table:
-    """train-images-idx3-ubyte and train-labels-idx1-ubyte, with t10k-... as the test part when it is there."""
+    """train-images-idx3-ubyte and train-labels-idx1-ubyte; t10k-... is the test part where there is one."""
     images, labels = read_idx_part(folder, "train")
     test_images = test_labels = None
     if any(folder.glob("t10k-*")):
