@@ -126,7 +126,7 @@ def prepare(
     if not class_names:
         y_train, y_test = as_columns(name, y_train), as_columns(name, y_test)
     if scaling is None:
-        scaling = measure(x_train, y_train, table.feature_names, class_names)
+        scaling = measure(x_train, y_train, table, class_names)
     if not class_names:
         if len(scaling.y_mean) != y_train.shape[1]:
             raise DataError(f"{name} has another number of targets than the loaded model was trained on")
@@ -245,21 +245,27 @@ def as_columns(name: str, y: Array) -> Array:
     return y.reshape(len(y), -1)
 
 
-def measure(x: Array, y: Array, feature_names: tuple[str, ...], class_names: tuple[str, ...]) -> Scaling:
-    x_mean, x_std = mean_and_std(x)
+def measure(x: Array, y: Array, table: Table, class_names: tuple[str, ...]) -> Scaling:
+    x_mean, x_std = mean_and_std(x, shared=table.are_images)
     y_mean, y_std = (np.zeros(0), np.zeros(0)) if class_names else mean_and_std(y)
-    return Scaling(x_mean, x_std, y_mean, y_std, feature_names, class_names)
+    return Scaling(x_mean, x_std, y_mean, y_std, table.feature_names, class_names)
 
 
-def mean_and_std(values: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each column, in float64 and two passes; a constant column has standard deviation 1."""
+def mean_and_std(values: Array, shared: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each column, in float64 and two passes; a constant column has standard deviation 1.
+
+    shared: one standard deviation, the root of the mean variance. Pixels need it: at the edge of an image
+    some are nearly constant, and their own would blow up the rare example in which they are not.
+    """
     mean = values.mean(axis=0, dtype=np.float64)
     squares = np.zeros_like(mean)
     for first in range(0, len(values), CHUNK):
         squares += np.square(values[first : first + CHUNK] - mean).sum(axis=0)
-    std = np.sqrt(squares / len(values))
-    is_constant = values.max(axis=0) == values.min(axis=0)
-    return mean, np.where(is_constant | (std == 0), 1.0, std)
+    variance = squares / len(values)
+    variance[values.max(axis=0) == values.min(axis=0)] = 0
+    if shared:
+        variance[:] = variance.mean()
+    return mean, np.sqrt(np.where(variance > 0, variance, 1.0))
 
 
 def standardise(values: Array, mean: Array, std: Array) -> NDArray[np.float32]:

@@ -35,6 +35,7 @@ class Table:
 
     x: any real dtype [n, features]. y: numbers or text [n] or numbers [n, targets]. x_test, y_test: the same
     of a test part of the data's own, else None. class_names: those of the integer labels, where known.
+    are_images: the features are pixels, in one unit.
     """
 
     x: Array
@@ -43,6 +44,7 @@ class Table:
     class_names: tuple[str, ...] = ()
     x_test: Array | None = None
     y_test: Array | None = None
+    are_images: bool = False
 
 
 def read(source: str, target: str | None = None) -> Table:
@@ -82,7 +84,9 @@ def read_sklearn(name: str) -> Table:
     load: Callable[[], Any] = getattr(datasets, BUILT_IN[name])
     bunch = load()
     classes = tuple(str(label) for label in bunch.get("target_names", ()))
-    return Table(bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), classes)
+    return Table(
+        bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), classes, are_images="images" in bunch
+    )
 
 
 # ---- CSV ---------------------------------------------------------------------------------------------
@@ -253,7 +257,8 @@ def read_idx_folder(folder: Path) -> Table:
                 f"{folder}: training images are {images.shape[1:]} and test images {test_images.shape[1:]}"
             )
     n_features = math.prod(images.shape[1:])
-    return Table(images, labels, tuple(map(str, range(n_features))), (), test_images, test_labels)
+    names = tuple(map(str, range(n_features)))
+    return Table(images, labels, names, (), test_images, test_labels, are_images=True)
 
 
 def read_idx_part(folder: Path, part: str) -> tuple[Array, Array]:
