@@ -38,6 +38,7 @@ def save_curves(path: str | os.PathLike[str], result: Result) -> None:
     draw_scores(score_axes, result, epochs)
     draw_norms(norm_axes, result)
     norm_axes.set_xlabel("epoch")
+    norm_axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss_axes, score_axes, norm_axes):
         axes.grid(alpha=0.3)
         axes.legend(loc="best")
