@@ -262,7 +262,9 @@ def mean_and_std(values: Array, shared: bool = False) -> tuple[NDArray[np.float6
     for first in range(0, len(values), CHUNK):
         squares += np.square(values[first : first + CHUNK] - mean).sum(axis=0)
     variance = squares / len(values)
-    variance[values.max(axis=0) == values.min(axis=0)] = 0
+    is_constant = values.max(axis=0) == values.min(axis=0)
+    variance[is_constant] = 0
+    mean = np.where(is_constant, values[0], mean)
     if shared:
         variance[:] = variance.mean()
     return mean, np.sqrt(np.where(variance > 0, variance, 1.0))

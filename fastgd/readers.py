@@ -154,7 +154,7 @@ def sniff_delimiter(text: str) -> str:
 def has_header(rows: list[list[str]], target: str | None) -> bool:
     """The first row is a header when it holds no number and differs from what stands below it."""
     first, sample = rows[0], rows[1:200]
-    if target is not None and target in first:
+    if target in first and not is_number(target):
         return True
     if any(is_number(cell) for cell in first):
         return False

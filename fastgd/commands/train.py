@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 import fastgd
-from fastgd import training
+from fastgd import readers, training
 from fastgd.checkpoint import CheckpointError
 from fastgd.data import DataError
 from fastgd.rules import RULES
@@ -26,11 +26,13 @@ from fastgd.training import Checkpoint, Progress, Result, Settings
 __all__ = ["train"]
 
 DEFAULTS = Settings()
+HIDDEN = ",".join(map(str, DEFAULTS.hidden))
+BUILT_IN = ", ".join(readers.BUILT_IN)
 INTERRUPTED, DIVERGED = 130, 1
 PICTURES = (".png", ".svg", ".pdf")
 
 
-class Parsed(click.ParamType[Any]):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
     """An option whose text a function turns into its value, or refuses with a ValueError."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -88,7 +90,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option(
     "--data",
     metavar="NAME|PATH",
-    help=f"digits, breast_cancer, diabetes, a CSV or NPZ file, or a folder of IDX files.  [default: {DEFAULTS.data}]",
+    help=f"{BUILT_IN}, a CSV or NPZ file, or a folder of IDX files.  [default: {DEFAULTS.data}]",
 )
 @click.option("--target", metavar="NAME", help="Column of a CSV file to predict.  [default: the last]")
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="[default: by the target]")
@@ -98,7 +100,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option(
     "--hidden",
     type=Parsed("WIDTHS", parse_widths),
-    help='Hidden layers, like "256,128", or none.  [default: 256]',
+    help=f'Hidden layers, like "256,128", or none.  [default: {",".join(map(str, DEFAULTS.hidden))}]',
 )
 @click.option("--activation", type=click.Choice(list(ACTIVATIONS)), help=f"[default: {DEFAULTS.activation}]")
 @click.option("--optimizer", type=click.Choice(list(RULES)), help=f"[default: {DEFAULTS.optimizer}]")
