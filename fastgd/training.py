@@ -80,9 +80,11 @@ def train(
         )
     result = restore(settings, dataset, resume) if resume else begin(settings, dataset)
     last_epoch = result.position.epoch + settings.epochs
-    with deferred_interrupt() as interrupted:
+    # What overflows is told in words below, not by NumPy's warnings.
+    with deferred_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore"):
         while result.position.epoch < last_epoch and not (result.interrupted or result.problem):
             run_epoch(result, last_epoch, interrupted, on_step)
+            result.interrupted = interrupted()
         if not result.scores:
             result.scores = evaluate(result.model, dataset)
     return result
@@ -127,7 +129,6 @@ def run_epoch(
         if on_step:
             on_step(Progress(epoch.epoch, last_epoch, position.consumed, n, step.loss))
         if interrupted():
-            result.interrupted = True
             break
     epoch.seconds += time.perf_counter() - began
     if position.consumed >= n:

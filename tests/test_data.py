@@ -204,7 +204,7 @@ def test_csv_target_by_name_and_number(tmp_path):
     path = write(tmp_path, "a,b,c\n1,2,3\n4,5,6\n")
     found = read(path, "b")
     assert (found.feature_names, found.y.tolist()) == (("a", "c"), [2, 5])
-    assert read(write(tmp_path, "1,2,3\n4,5,6\n"), "1").y.tolist() == [1, 4]
+    assert read(write(tmp_path, "1,2,3\n4,5,6\n", "plain.csv"), "1").y.tolist() == [1, 4]
     with pytest.raises(DataError, match="no column named d; the columns are a, b, c"):
         read(path, "d")
     with pytest.raises(DataError, match="several columns named a"):
