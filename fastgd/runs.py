@@ -215,7 +215,7 @@ def restore(settings: Settings, dataset: Dataset, saved: Checkpoint) -> Result:
 
 def build_optimizer(settings: Settings, model: nn.Sequential, options: Mapping[str, Any]) -> optim.Optimizer:
     try:
-        return optim.create(settings.optimizer, model.parameters(), **options)
+        return optim.create(settings.optimizer, model.named_parameters(), **options)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{settings.optimizer}: {error}") from error
 

@@ -146,7 +146,7 @@ def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
     where = f"in epoch {epoch.epoch}, step {epoch.steps + 1}"
     advice = "a smaller learning rate or clipping the gradients may help"
     if report.skipped and not result.settings.skip_nonfinite:
-        name = nonfinite_name(result.model, report.nonfinite)
+        name = report.nonfinite.name
         return f"the gradient of {name} is NaN or infinite {where}, which was not applied; {advice}"
     epoch.steps += 1
     if report.skipped:
@@ -159,12 +159,6 @@ def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
     epoch.largest_grad_norm = max(epoch.largest_grad_norm, report.grad_norm)
     result.grad_norms.append(report.grad_norm)
     return None
-
-
-def nonfinite_name(model: nn.Sequential, nonfinite: Any) -> str:
-    names = list(model.named_parameters())
-    tensor = getattr(nonfinite, "tensor", None)
-    return names[tensor] if isinstance(tensor, int) else str(nonfinite)
 
 
 def evaluate(model: nn.Sequential, dataset: Dataset) -> dict[str, float]:

@@ -32,7 +32,7 @@ def small():
 
 
 def weights(result):
-    return {name: array.copy() for name, array in result.model.named_parameters().items()}
+    return {name: array.copy() for name, array in dict(result.model.named_parameters()).items()}
 
 
 def same_bits(one, other):
