@@ -1,0 +1,20 @@
+"""The commands of `fastgd`: a command is one function, added to the group below by one line."""
+
+import click
+import rich  # noqa: F401  (every command prints with it: its absence is told before any work is done)
+
+from fastgd.commands.info import info
+from fastgd.commands.train import train
+from fastgd.version import __version__
+
+__all__ = ["fastgd"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fastgd")
+def fastgd() -> None:
+    """Native gradient descent: train a model, see what this machine offers."""
+
+
+fastgd.add_command(train)
+fastgd.add_command(info)

@@ -1,0 +1,342 @@
+"""`fastgd train`: options in, a progress bar, and a table, JSON, a picture and a checkpoint out."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+import fastgd
+from fastgd import readers, training
+from fastgd.checkpoint import CheckpointError
+from fastgd.data import DataError
+from fastgd.rules import RULES
+from fastgd.runs import ACTIVATIONS, SettingsError
+from fastgd.training import Checkpoint, Progress, Result, Settings
+
+__all__ = ["train"]
+
+DEFAULTS = Settings()
+HIDDEN = ",".join(map(str, DEFAULTS.hidden))
+BUILT_IN = ", ".join(readers.BUILT_IN)
+INTERRUPTED, DIVERGED = 130, 1
+PICTURES = (".png", ".svg", ".pdf")
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
+    """An option whose text a function turns into its value, or refuses with a ValueError."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_widths(text: str) -> tuple[int, ...]:
+    if text.lower() in ("", "none"):
+        return ()
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise ValueError(f'{text!r} is no list of widths like "256,128"') from None
+
+
+def parse_batch_size(text: str) -> int | str:
+    if text == "full":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither full nor a number of examples") from None
+
+
+def parse_limit(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor none") from None
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"{text!r} is not of the form name=value")
+    words = {"true": True, "false": False, "none": None, "inf": math.inf}
+    try:
+        return name, words[value.lower()] if value.lower() in words else ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise ValueError(
+            f"the value of {name}, {value!r}, is neither a number, a list nor a truth value"
+        ) from None
+
+
+@click.command()
+@click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help=f"{BUILT_IN}, a CSV or NPZ file, or a folder of IDX files.  [default: {DEFAULTS.data}]",
+)
+@click.option("--target", metavar="NAME", help="Column of a CSV file to predict.  [default: the last]")
+@click.option("--task", type=click.Choice(["classification", "regression"]), help="[default: by the target]")
+@click.option(
+    "--test-size", type=float, help=f"Share of the rows to test on.  [default: {DEFAULTS.test_size}]"
+)
+@click.option(
+    "--hidden",
+    type=Parsed("WIDTHS", parse_widths),
+    help=f'Hidden layers, like "256,128", or none.  [default: {",".join(map(str, DEFAULTS.hidden))}]',
+)
+@click.option("--activation", type=click.Choice(list(ACTIVATIONS)), help=f"[default: {DEFAULTS.activation}]")
+@click.option("--optimizer", type=click.Choice(list(RULES)), help=f"[default: {DEFAULTS.optimizer}]")
+@click.option("--lr", type=float, help="Learning rate.  [default: the optimizer's]")
+@click.option("--weight-decay", type=float, help="[default: the optimizer's]")
+@click.option("--momentum", type=float, help="[default: the optimizer's]")
+@click.option(
+    "-o",
+    "--option",
+    "options",
+    type=Parsed("NAME=VALUE", parse_option),
+    multiple=True,
+    help="Any other hyperparameter of the optimizer, like betas=0.9,0.95; can be repeated.",
+)
+@click.option(
+    "--epochs",
+    type=int,
+    help=f"Passes over the training part; 0 only evaluates.  [default: {DEFAULTS.epochs}]",
+)
+@click.option(
+    "--batch-size",
+    type=Parsed("full|1|N", parse_batch_size),
+    help=f"Batch, stochastic or mini-batch gradient descent.  [default: {DEFAULTS.batch_size}]",
+)
+@click.option(
+    "--clip-norm",
+    type=Parsed("NORM|none", parse_limit),
+    help=f"Largest global norm of the gradients.  [default: {DEFAULTS.clip_norm}]",
+)
+@click.option(
+    "--clip-value",
+    type=Parsed("VALUE|none", parse_limit),
+    help="Largest absolute value in a gradient.  [default: none]",
+)
+@click.option(
+    "--skip-nonfinite/--no-skip-nonfinite",
+    help="Go on after a step whose gradients are not finite, which is never applied, instead of ending.",
+)
+@click.option(
+    "--seed", type=int, help=f"Of the split, the weights and the order.  [default: {DEFAULTS.seed}]"
+)
+@click.option("--threads", type=click.IntRange(1), help="Results do not depend on it.  [default: all cores]")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Save the curves as .png, .svg or .pdf.")
+@click.option("--save", type=click.Path(), metavar="FILE", help="Save model and optimizer as safetensors.")
+@click.option(
+    "--load",
+    type=click.Path(),
+    metavar="FILE",
+    help="Go on from a saved run; its settings become the defaults.",
+)
+@click.option("--quiet", is_flag=True, help="Neither progress bar nor table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
+@click.pass_context
+def train(ctx: click.Context, /, **given: Any) -> None:
+    """Train a classifier or regressor on real data.
+
+    Without options: a small network on scikit-learn's digits, with AdamW and clipping, in a few seconds.
+    Ctrl-C ends the training after the current step, with the results so far; the exit status is then 130.
+    It is 1 when the training had to end because something was not finite, and 2 for wrong input.
+    """
+    chosen = {name: value for name, value in given.items() if is_given(ctx, name)}
+    try:
+        status = run(chosen)
+    except (CheckpointError, DataError, SettingsError) as error:
+        raise UserError(str(error)) from error
+    ctx.exit(status)
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+class UserError(click.ClickException):
+    """What a user got wrong, as one line without a traceback."""
+
+    exit_code = 2
+
+
+def run(chosen: dict[str, Any]) -> int:
+    """Trains with the options that were given and hands out the result; returns the exit status."""
+    plot, save, load = (chosen.get(name) for name in ("plot", "save", "load"))
+    quiet, as_json = chosen.get("quiet", False), chosen.get("as_json", False)
+    check_outputs(plot, save)
+    if "threads" in chosen:
+        fastgd.set_num_threads(chosen["threads"])
+    resume = training.load_checkpoint(load) if load else None
+    settings = merge(chosen, resume)
+    with progress_bar(hidden=quiet or as_json) as on_step:
+        result = training.train(settings, resume=resume, on_step=on_step)
+    if save and not result.problem:
+        training.save_checkpoint(save, result)
+    if plot:
+        save_plot(plot, result)
+    if as_json:
+        click.echo(json.dumps(finite(summary(result)), indent=2, allow_nan=False))
+    elif not quiet:
+        print_table(result)
+    if result.problem:
+        unsaved = f" Nothing was saved to {save}." if save else ""
+        click.echo(f"Training ended: {result.problem}.{unsaved}", err=True)
+        return DIVERGED
+    return INTERRUPTED if result.interrupted else 0
+
+
+def merge(chosen: dict[str, Any], resume: Checkpoint | None) -> Settings:
+    """The settings of the loaded run, or the defaults, with what was given in their place."""
+    settings = resume.settings if resume else Settings()
+    names = {item.name for item in fields(Settings)} - {"options"}
+    options = dict(chosen.get("options", ()))
+    options |= {name: chosen[name] for name in ("lr", "weight_decay", "momentum") if name in chosen}
+    changes = {name: chosen[name] for name in names if name in chosen}
+    return replace(settings, **changes, options={**settings.options, **options})
+
+
+def check_outputs(plot: str | None, save: str | None) -> None:
+    """Refuses before the training what would be lost after it."""
+    for path in filter(None, (plot, save)):
+        folder = Path(path).resolve().parent
+        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"cannot write {path}: it is a folder, or its folder is missing or not writable")
+    if plot:
+        if Path(plot).suffix.lower() not in PICTURES:
+            raise UserError(f"the picture's name must end in {', '.join(PICTURES)}, and {plot} does not")
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise UserError('--plot needs matplotlib, which is missing: pip install "fastgd[cli]"') from error
+
+
+def save_plot(path: str, result: Result) -> None:
+    from fastgd.plots import save_curves
+
+    try:
+        save_curves(path, result)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class progress_bar:
+    """A bar over all examples of the run on standard error, where that is a terminal; enters to `on_step`."""
+
+    def __init__(self, hidden: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+        self.bar = Progress(
+            *columns, console=console, transient=True, disable=hidden or not console.is_terminal
+        )
+        self.task = self.bar.add_task("", total=None)
+        self.shown = 0.0
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        self.bar.start()
+        return self.show
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, at: Progress) -> None:
+        now = time.monotonic()
+        if now - self.shown < 0.05:
+            return
+        self.shown = now
+        done = (at.epoch - 1) * at.n_train + at.consumed
+        text = f"epoch {at.epoch}/{at.last_epoch}  loss {at.loss:.4f}"
+        self.bar.update(self.task, completed=done, total=at.last_epoch * at.n_train, description=text)
+
+
+def print_table(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    data = result.dataset
+    n_train, n_test = len(data.x_train), len(data.x_test)
+    table = Table(title=f"{Path(data.name).name}: {data.task}, {n_train} + {n_test} examples", min_width=44)
+    table.add_column(result.settings.optimizer)
+    table.add_column(f"{len(result.history)} epochs", justify="right")
+    for name, value in rows(result):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def rows(result: Result) -> list[tuple[str, str]]:
+    found = summary(result)
+    scores = result.scores
+    lines = [("training loss", f"{found['train_loss']:.4f}")]
+    if "accuracy" in scores:
+        lines.append(("test accuracy", f"{100 * scores['accuracy']:.2f} %"))
+    else:
+        lines.append(("test error (root mean square)", f"{scores['rmse']:.4g}"))
+        lines.append(("test R²", f"{scores['r2']:.3f}"))
+    lines += [
+        ("time per epoch", f"{1000 * result.seconds_per_epoch:.3g} ms"),
+        ("steps", str(result.steps)),
+        ("steps clipped", f"{100 * result.clipped_share:.1f} %"),
+        ("largest gradient norm", f"{result.largest_grad_norm:.3g}"),
+    ]
+    if result.skipped_steps:
+        lines.append(("steps skipped", str(result.skipped_steps)))
+    if result.interrupted:
+        lines.append(("interrupted in epoch", str(result.history[-1].epoch)))
+    return lines
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """What --json prints: the numbers of the table, the settings and the history. seconds, shares of 1."""
+    data, history = result.dataset, result.history
+    return {
+        "data": {
+            "name": data.name,
+            "task": data.task,
+            "train": len(data.x_train),
+            "test": len(data.x_test),
+            "features": data.n_features,
+            "outputs": data.n_outputs,
+        },
+        "settings": asdict(result.settings),
+        "train_loss": history[-1].train_loss if history else math.nan,
+        **{f"test_{name}": score for name, score in result.scores.items()},
+        "seconds_per_epoch": result.seconds_per_epoch,
+        "steps": result.steps,
+        "clipped_share": result.clipped_share,
+        "skipped_steps": result.skipped_steps,
+        "largest_grad_norm": result.largest_grad_norm,
+        "interrupted": result.interrupted,
+        "problem": result.problem,
+        "history": [asdict(epoch) for epoch in history],
+    }
+
+
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

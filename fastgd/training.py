@@ -1,0 +1,208 @@
+"""The training loop: mini-batches without replacement, clipping, measurement and clean interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from fastgd import nn
+from fastgd.data import Dataset, batches, load
+from fastgd.runs import (
+    Checkpoint,
+    Epoch,
+    Result,
+    Settings,
+    begin,
+    check_same_model,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
+
+__all__ = ["Checkpoint", "Progress", "Result", "Settings", "evaluate"]
+__all__ += ["load_checkpoint", "save_checkpoint", "train"]
+
+EVALUATION_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Handed to `on_step` after every step. epoch counts from 1; loss is that of the step's mini-batch."""
+
+    epoch: int
+    last_epoch: int
+    consumed: int
+    n_train: int
+    loss: float
+
+
+def train(
+    settings: Settings | None = None,
+    *,
+    dataset: Dataset | None = None,
+    resume: Checkpoint | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Trains a multilayer perceptron with mini-batch gradient descent.
+
+    settings: Default: those of `resume`, else Settings(). dataset: Default: loaded as the settings say.
+    resume: a checkpoint to go on from; N epochs and then M more give the same bits as N + M at once.
+    on_step: called after every step.
+
+    Ctrl-C ends the training after the current step; a second one interrupts at once. Training also ends,
+    with the reason in the result's `problem`, when the loss is not finite or, unless settings.skip_nonfinite,
+    a gradient is not; such a gradient is not applied.
+
+    Raises SettingsError and fastgd.data.DataError.
+    """
+    if settings is None:
+        settings = resume.settings if resume else Settings()
+    settings.check()
+    if resume:
+        check_same_model(settings, resume.settings)
+    if dataset is None:
+        dataset = load(
+            settings.data,
+            target=settings.target,
+            task=settings.task,
+            test_size=settings.test_size,
+            seed=settings.seed,
+            scaling=resume.scaling if resume else None,
+        )
+    result = restore(settings, dataset, resume) if resume else begin(settings, dataset)
+    last_epoch = result.position.epoch + settings.epochs
+    # What overflows is told in words below, not by NumPy's warnings.
+    with deferred_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore"):
+        while result.position.epoch < last_epoch and not (result.interrupted or result.problem):
+            run_epoch(result, last_epoch, interrupted, on_step)
+            result.interrupted = interrupted()
+        if not result.scores:
+            result.scores = evaluate(result.model, dataset)
+    return result
+
+
+def run_epoch(
+    result: Result,
+    last_epoch: int,
+    interrupted: Callable[[], bool],
+    on_step: Callable[[Progress], None] | None,
+) -> None:
+    """Trains to the end of the epoch, or to an interruption or problem, and evaluates."""
+    settings, dataset, position = result.settings, result.dataset, result.position
+    is_continued = result.history and result.history[-1].epoch == position.epoch + 1
+    epoch = result.history[-1] if is_continued else Epoch(position.epoch + 1)
+    if not is_continued:
+        result.history.append(epoch)
+    rng = generator_from(position.generator)
+    n = position.n_train
+    size = n if settings.batch_size == "full" else min(settings.batch_size, n)
+    x = np.empty((size, dataset.n_features), np.float32)
+    y = np.empty((size, *dataset.y_train.shape[1:]), dataset.y_train.dtype)
+    began = time.perf_counter()
+    for rows in batches(n, settings.batch_size, rng, position.consumed):
+        batch_x, batch_y = x[: len(rows)], y[: len(rows)]
+        # The rows are valid: "clip" spares np.take the copy that its default mode makes of `out`.
+        np.take(dataset.x_train, rows, axis=0, out=batch_x, mode="clip")
+        np.take(dataset.y_train, rows, axis=0, out=batch_y, mode="clip")
+        # Always skipping also measures always, and leaves a healthy model when training has to end here.
+        step = result.model.train_step(
+            batch_x,
+            batch_y,
+            result.optimizer,
+            clip_norm=settings.clip_norm,
+            clip_value=settings.clip_value,
+            skip_nonfinite=True,
+        )
+        result.problem = record(result, epoch, step, len(rows))
+        if result.problem:
+            break
+        position.consumed += len(rows)
+        if on_step:
+            on_step(Progress(epoch.epoch, last_epoch, position.consumed, n, step.loss))
+        if interrupted():
+            break
+    epoch.seconds += time.perf_counter() - began
+    if position.consumed >= n:
+        position.epoch += 1
+        position.consumed = 0
+        position.generator = dict(rng.bit_generator.state)
+        if epoch.examples == 0 and not result.problem:
+            result.problem = f"every step of epoch {epoch.epoch} had gradients that are not finite"
+    epoch.scores = result.scores = evaluate(result.model, dataset)
+
+
+def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
+    """Adds a step over n examples to its epoch; returns the sentence that says why it has to be the last."""
+    report = step.report
+    where = f"in epoch {epoch.epoch}, step {epoch.steps + 1}"
+    advice = "a smaller learning rate or clipping the gradients may help"
+    if report.skipped and not result.settings.skip_nonfinite:
+        name = report.nonfinite.name
+        return f"the gradient of {name} is NaN or infinite {where}, which was not applied; {advice}"
+    epoch.steps += 1
+    if report.skipped:
+        epoch.skipped += 1
+        return None
+    if not math.isfinite(step.loss):
+        return f"the loss is {step.loss} {where}; {advice}"
+    epoch.add_loss(step.loss, n)
+    epoch.clipped += report.clip_coef < 1
+    epoch.largest_grad_norm = max(epoch.largest_grad_norm, report.grad_norm)
+    result.grad_norms.append(report.grad_norm)
+    return None
+
+
+def evaluate(model: nn.Sequential, dataset: Dataset) -> dict[str, float]:
+    """The scores on the test part: {"accuracy"} (0 to 1) of a classification, {"rmse", "r2"} of a regression.
+
+    rmse: the root of the mean squared error in the data's units; r2: the share of the variance that is
+    explained. Both over all targets together, r2 as the mean of theirs.
+    """
+    x, y = dataset.x_test, dataset.y_test
+    outputs = (
+        model.forward(x[first : first + EVALUATION_ROWS]) for first in range(0, len(x), EVALUATION_ROWS)
+    )
+    if dataset.task == "classification":
+        predicted = np.concatenate([output.argmax(axis=1) for output in outputs])
+        return {"accuracy": float((predicted == y).mean())}
+    error = np.concatenate([np.array(output, np.float64) for output in outputs]) - y
+    squares = np.square(error).mean(axis=0)
+    variance = np.var(y, axis=0, dtype=np.float64)
+    explained = np.divide(squares, variance, out=np.full_like(squares, math.nan), where=variance > 0)
+    rmse = np.sqrt(np.mean(squares * np.square(dataset.scaling.y_std)))
+    return {"rmse": float(rmse), "r2": float(np.mean(1 - explained))}
+
+
+def generator_from(state: dict[str, Any]) -> np.random.Generator:
+    bit_generator = np.random.PCG64()
+    bit_generator.state = state  # type: ignore[assignment]
+    return np.random.Generator(bit_generator)
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C is noted for the yielded function to tell, and the second acts as usual."""
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen.is_set
+        return
+    previous = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        seen.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)

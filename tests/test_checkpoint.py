@@ -1,0 +1,202 @@
+"""Checkpoints: the round trip of every type, refusals, and files that are never half written."""
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
+
+
+def same(a, b):
+    """Equal in type, dtype, shape and bits, all the way down."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float):
+        return a.hex() == b.hex() if math.isfinite(a) else repr(a) == repr(b)
+    return a == b
+
+
+STATE = {
+    "rule": "adamw",
+    "version": 1,
+    "state": {
+        0: {"step": 7, "exp_avg": np.float32([[1.5, -0.0], [math.nan, math.inf]])},
+        10: {"step": 2**40, "exp_avg": np.array(0.1, np.float64), "empty": np.zeros((0, 3), np.float32)},
+    },
+    "param_groups": [
+        {
+            "lr": 0.1,
+            "betas": (0.9, 0.999),
+            "limit": math.inf,
+            "low": -math.inf,
+            "bad": math.nan,
+            "zero": -0.0,
+        },
+        {"lr": np.float32(0.1), "amsgrad": True, "nesterov": False, "params": [0, 10], "foreach": None},
+    ],
+    "128 bits": 2**127 + 1,
+    "nothing": {},
+    "1": [[], (), ((),)],
+}
+
+
+def test_state_round_trip(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_file(path, *pack_state(STATE))
+    assert same(unpack_state(*load_file(path)), STATE)
+
+
+def test_tensor_names_are_the_places_in_the_state():
+    tensors, _ = pack_state(STATE)
+    assert {"state.0.exp_avg", "state.10.exp_avg", "state.10.empty"} < set(tensors)
+
+
+def test_names_that_collide_stay_apart(tmp_path):
+    state = {"a": {"b": np.zeros(1)}, "a.b": np.ones(1), 1: np.full(1, 2.0), "1": np.full(1, 3.0)}
+    save_file(tmp_path / "f", *pack_state(state))
+    assert same(unpack_state(*load_file(tmp_path / "f")), state)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), 1j, b"bytes", {(1, 2): 3}, {True: 1}])
+def test_other_types_are_refused_by_place(value):
+    with pytest.raises(TypeError, match=r"state\.here"):
+        pack_state({"state": {"here": value}})
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12.0).reshape(3, 4).T,
+        np.arange(20.0)[::-2],
+        np.arange(6, dtype=">f4"),
+        np.broadcast_to(np.float32(3), (2, 2)),
+        np.array(5, ">i8"),
+    ],
+    ids=["transposed", "reversed", "big-endian", "broadcast", "0-d"],
+)
+def test_layouts_keep_their_values(tmp_path, array):
+    save_file(tmp_path / "f", {"a": array}, {"k": "v"})
+    tensors, metadata = load_file(tmp_path / "f")
+    assert metadata == {"k": "v"}
+    assert tensors["a"].shape == array.shape
+    assert np.array_equal(tensors["a"], array)
+    tensors["a"][...] = 0
+
+
+def test_object_arrays_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="weights has dtype object"):
+        save_file(tmp_path / "f", {"weights": np.array([None])})
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_libraries_read_the_file(tmp_path):
+    from safetensors.numpy import load_file as theirs
+
+    save_file(tmp_path / "f", {"a": np.arange(3)})
+    assert np.array_equal(theirs(tmp_path / "f")["a"], np.arange(3))
+
+
+class Exploding:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_bad_files_are_refused(tmp_path):
+    save_file(tmp_path / "good", {"a": np.arange(100.0)})
+    content = (tmp_path / "good").read_bytes()
+    bad = {
+        "empty": b"",
+        "short": content[:-1],
+        "long": content + b"\0",
+        "header": content[:20],
+        "pickle": pickle.dumps(Exploding()),
+        "huge": b"\xff" * 8 + content[8:],
+    }
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match=f"cannot load .*{name}: it is not a safetensors file"):
+            load_file(tmp_path / name)
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_file(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        load_file(tmp_path)
+
+
+def test_foreign_and_damaged_states_are_refused(tmp_path):
+    save_file(tmp_path / "foreign", {"a": np.zeros(1)})
+    with pytest.raises(CheckpointError, match="holds no fastgd state"):
+        unpack_state(*load_file(tmp_path / "foreign"))
+    tensors, metadata = pack_state({"a": np.zeros(1)})
+    for broken in ("{", '{"other": 1}', '{"dict": 3}', "[]", "{}"):
+        with pytest.raises(CheckpointError, match="damaged"):
+            unpack_state(tensors, dict.fromkeys(metadata, broken))
+    with pytest.raises(CheckpointError, match="damaged"):
+        unpack_state({}, metadata)
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    save_file(path, {"a": np.zeros(3)})
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save_file(path, {"a": np.ones(3)})
+    assert os.listdir(tmp_path) == ["f"]
+    assert not load_file(path)[0]["a"].any()
+
+
+def test_saving_where_one_cannot(tmp_path):
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        save_file(tmp_path / "absent" / "f", {})
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        save_file(tmp_path, {})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links and file modes are POSIX's")
+def test_links_are_followed_and_modes_are_the_users(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    save_file(tmp_path / "link", {"a": np.zeros(1)})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+KILLED = """
+import sys
+import numpy as np
+from fastgd.checkpoint import save_file
+number = 0
+while True:
+    number += 1
+    save_file(sys.argv[1], {"a": np.full(1 << 20, number, np.float32)}, {"number": str(number)})
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.011])
+def test_killed_while_saving_the_file_is_whole(tmp_path, delay):
+    path = tmp_path / "f"
+    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE) as child:
+        told = int(child.stdout.readline())
+        time.sleep(delay)
+        child.kill()
+    tensors, metadata = load_file(path)
+    assert int(metadata["number"]) >= told
+    assert (tensors["a"] == int(metadata["number"])).all()
