@@ -3,8 +3,10 @@
 import click
 import rich  # noqa: F401  (every command prints with it: its absence is told before any work is done)
 
+from fastgd.commands.bench import bench
 from fastgd.commands.info import info
 from fastgd.commands.train import train
+from fastgd.commands.verify import verify
 from fastgd.version import __version__
 
 __all__ = ["fastgd"]
@@ -13,8 +15,8 @@ __all__ = ["fastgd"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="fastgd")
 def fastgd() -> None:
-    """Native gradient descent: train a model, see what this machine offers."""
+    """Native gradient descent: train a model, measure, verify, see what this machine offers."""
 
 
-fastgd.add_command(train)
-fastgd.add_command(info)
+for command in (train, bench, verify, info):
+    fastgd.add_command(command)

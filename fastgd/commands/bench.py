@@ -1,0 +1,102 @@
+"""`fastgd bench`: the step and an epoch of training beside their peers, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from fastgd import bench as benchmark
+from fastgd import bench_epoch
+from fastgd.rules import RULES
+
+__all__ = ["bench"]
+
+EPOCH = "epoch"
+
+
+@click.command()
+@click.option("--rule", type=click.Choice(list(RULES)), default="adamw", show_default=True)
+@click.option(
+    "--workload",
+    "workloads",
+    type=click.Choice([*benchmark.WORKLOADS, EPOCH]),
+    multiple=True,
+    help="May be given several times. Default: all.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Default: what fastgd.get_num_threads() says.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each side.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: int, as_json: bool) -> None:
+    """Time the step, clipping and the step, and an epoch on digits beside what is installed.
+
+    All sides take turns in one run. A ratio is the median over the rounds of the other side's time over
+    fastgd's: above 1, fastgd is faster. GB/s are the bytes that a step must move over its time; beside it
+    stands the bandwidth that NumPy reaches with in-place passes over a large array in the same run.
+    """
+    from rich.console import Console
+
+    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH]
+    steps = [name for name in chosen if name != EPOCH]
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        result = benchmark.run(rule, steps, threads=threads, rounds=rounds, progress=status.update)
+        if EPOCH in chosen:
+            status.update("an epoch on digits")
+            missing = bench_epoch.missing()
+            result["epoch"] = {"missing": missing} if missing else bench_epoch.run(rounds=rounds)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, machine = Console(), result["machine"]
+    console.print(
+        f"{machine['processor']}, {result['threads']} threads, {machine['instruction_set']}; {result['rule']}"
+    )
+    if result["timings"]:
+        table = Table("workload", "operation", "side", "time", "GB/s", "of bandwidth", "ratio to fastgd")
+        for column in table.columns[3:]:
+            column.justify = "right"
+        for t in result["timings"]:
+            rate = t["gigabytes_per_second"]
+            share = ""
+            if result["bandwidth"] and t["workload"] == benchmark.LARGEST and t["operation"] == "step":
+                share = f"{rate * 1e9 / result['bandwidth']:.2f}"
+            sides = (t["workload"], t["operation"], t["contender"])
+            table.add_row(*sides, duration(t["seconds"]), f"{rate:.1f}", share, f"{t['ratio']:.2f}")
+        console.print(table)
+    if result["bandwidth"]:
+        console.print(f"bandwidth measured in between: {result['bandwidth'] / 1e9:.1f} GB/s")
+    for name, (description, _) in benchmark.WORKLOADS.items():
+        if any(t["workload"] == name for t in result["timings"]):
+            console.print(f"{name}: {description}, float32")
+    if "epoch" in result:
+        show_epoch(console, result["epoch"])
+
+
+def show_epoch(console: Any, epoch: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if "missing" in epoch:
+        console.print(epoch["missing"])
+        return
+    table = Table("an epoch on digits", "time", "test accuracy", "ratio to fastgd")
+    for side in epoch["sides"]:
+        accuracy = f"{side['accuracy']:.4f}"
+        table.add_row(side["name"], duration(side["seconds"]), accuracy, f"{side['ratio']:.2f}")
+    console.print(table)
+    console.print(epoch["settings"])
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} us"
