@@ -46,9 +46,9 @@ def stub() -> str:
 
 
 def replaced(text: str, name: str, new: str) -> str:
-    pattern = re.compile(rf"(<!-- {name} begin.*?-->\n).*?(\n<!-- {name} end -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- {name} begin.*?-->\n).*?(<!-- {name} end -->)", re.DOTALL)
     assert pattern.search(text), f"README.md has lost its markers for {name}"
-    return pattern.sub(lambda m: m.group(1) + new + m.group(2), text)
+    return pattern.sub(lambda m: f"{m.group(1)}{new}\n{m.group(2)}", text)
 
 
 def outputs() -> dict[Path, str]:

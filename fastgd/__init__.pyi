@@ -1,0 +1,90 @@
+"""Made by docs/tables.py from the table of rules."""
+
+from typing import Any
+
+from fastgd import nn as nn
+from fastgd import optim as optim
+from fastgd.clip import clip_grad_norm_ as clip_grad_norm_
+from fastgd.clip import clip_grad_value_ as clip_grad_value_
+from fastgd.clip import global_norm as global_norm
+from fastgd.clip import tensor_norms as tensor_norms
+from fastgd.machine import get_num_threads as get_num_threads
+from fastgd.machine import info as info
+from fastgd.machine import set_instruction_set as set_instruction_set
+from fastgd.machine import set_num_threads as set_num_threads
+from fastgd.optim import NonFinite as NonFinite
+from fastgd.optim import Optimizer as Optimizer
+from fastgd.optim import StepReport as StepReport
+from fastgd.version import __version__ as __version__
+from fastgd.verification import verify as verify
+
+class SGD(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None: ...
+
+class Adagrad(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        maximize: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None: ...
+
+class RMSprop(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        maximize: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None: ...
+
+class Adam(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None: ...
+
+class AdamW(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        *,
+        backend: str = "auto",
+    ) -> None: ...
