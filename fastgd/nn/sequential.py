@@ -50,13 +50,13 @@ class Sequential:
     ) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
-                raise TypeError(f"layer {i} is no Layer but {type(layer).__name__}")
+                raise TypeError(f"layer {i} must be a Layer such as nn.ReLU(), not {layer!r}")
             if any(layer is other for other in layers[:i]):
                 raise ValueError(f"layer {i}, {layer}, is in the model twice; make a layer for each place")
         if not layers:
             raise ValueError("a model needs at least one layer")
         if loss is not None and not isinstance(loss, Loss):
-            raise TypeError(f"loss is no Loss but {type(loss).__name__}; {loss!r} may lack its ()")
+            raise TypeError(f"loss must be a Loss such as nn.MSELoss(), not {loss!r}")
         self._layers = layers
         self._loss = loss
         self._kernels: Kernels = kernels_of(backend)
