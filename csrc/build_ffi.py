@@ -14,6 +14,15 @@ def cdef() -> str:
     return region.group(1)
 
 
+# The matrix products fastgd/gemm.py provides when no library does.
+PYTHON_GEMM = """
+extern "Python" int fgd_numpy_sgemm(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha,
+    const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+extern "Python" int fgd_numpy_dgemm(char transa, char transb, int64_t m, int64_t n, int64_t k, double alpha,
+    const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+"""
+
 ffi = FFI()
 ffi.cdef(cdef())
+ffi.cdef(PYTHON_GEMM)
 ffi.set_source("fastgd._native", '#include "fastgd.h"')

@@ -153,6 +153,56 @@ int fgd_measure(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options 
 int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, void *workspace,
              int64_t workspace_size, fgd_report *report);
 
+/* ---- Layers: forward and backward passes ------------------------------------------------------------ */
+
+/* Activations are functions of one element whose derivative follows from their output. Elements have the same
+ * bits on every instruction set and with any number of threads; only matrix products may differ. */
+int fgd_activation_count(void);
+const char *fgd_activation_name(int activation); /* NULL when there is no such activation */
+int fgd_activation_find(const char *name);       /* its index, or FGD_ERROR_ACTIVATION */
+
+/* The matrix product is the caller's: a function in oneDNN's convention (dnnl_sgemm: row order, returns 0 when
+ * all is well) or Fortran's BLAS with 32-bit sizes. */
+typedef enum fgd_gemm_kind { FGD_GEMM_NONE = 0, FGD_GEMM_ROW_MAJOR = 1, FGD_GEMM_BLAS = 2 } fgd_gemm_kind;
+typedef int (*fgd_sgemm)(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                         int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+typedef int (*fgd_dgemm)(char transa, char transb, int64_t m, int64_t n, int64_t k, double alpha,
+                         const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
+                         int64_t ldc);
+typedef void (*fgd_function)(void);
+int fgd_set_gemm(int dtype, int kind, fgd_function function); /* NULL with FGD_GEMM_NONE */
+
+/* c [m, n] = op(a) [m, k] op(b) [k, n], added to c when accumulate is 1; op is 'N' (as it is) or 'T'
+ * (transposed). In row order, rows lda, ldb and ldc elements apart. */
+int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
+             const void *b, int64_t ldb, int accumulate, void *c, int64_t ldc);
+
+/* y may be z, dz may be dy. */
+int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, void *y);
+int fgd_activation_backward(int dtype, int activation, int64_t n, const void *y, const void *dy, void *dz);
+
+/* y [batch, out] = activation(x [batch, in] weight [out, in]' + bias [out]); bias may be NULL. When the matrix
+ * product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is returned. */
+int fgd_linear_forward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
+                       const void *weight, const void *bias, void *y);
+
+/* From dy, the loss's derivative with respect to y: first, in place, dy becomes that with respect to the
+ * activation's input; then dweight [out, in], and dbias [out] and dx [batch, in] unless they are NULL. y may
+ * be NULL with the identity. */
+int fgd_linear_backward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
+                        const void *weight, const void *y, void *dy, void *dx, void *dweight, void *dbias);
+
+/* The mean over the batch of -log softmax(logits)[label], and its gradient [batch, classes] unless grad is
+ * NULL; grad may be logits. row_loss [batch] receives each row's own loss. NaN for an empty batch. */
+int fgd_softmax_cross_entropy(int dtype, int64_t batch, int64_t classes, const void *logits,
+                              const int64_t *labels, void *grad, double *row_loss, double *loss);
+
+/* The mean over n elements of (prediction - target)^2, and its gradient unless grad is NULL; grad may be
+ * prediction. scratch has fgd_mean_squared_error_scratch(n) elements. NaN for n = 0. */
+int64_t fgd_mean_squared_error_scratch(int64_t n);
+int fgd_mean_squared_error(int dtype, int64_t n, const void *prediction, const void *target, void *grad,
+                           double *scratch, double *loss);
+
 /* cdef end */
 
 #ifdef __cplusplus

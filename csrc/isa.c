@@ -12,7 +12,8 @@
 #endif
 
 #define FGD_ISA(name, flags, test) \
-    extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64;
+    extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64; \
+    extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64;
 #include "isa.def"
 #undef FGD_ISA
 
@@ -25,9 +26,11 @@ static const struct {
     const char *name;
     int (*supported)(void);
     const fgd_kernels *kernels[2]; /* by fgd_dtype */
+    const fgd_layers *layers[2];
 } sets[] = {
 #define FGD_ISA(name, flags, test) \
-    {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}},
+    {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}, \
+     {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}},
 #include "isa.def"
 #undef FGD_ISA
 };
@@ -60,3 +63,5 @@ int fgd_set_isa(int isa) {
 }
 
 const fgd_kernels *fgd_kernels_for(int dtype) { return sets[fgd_get_isa()].kernels[dtype]; }
+
+const fgd_layers *fgd_layers_for(int dtype) { return sets[fgd_get_isa()].layers[dtype]; }

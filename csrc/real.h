@@ -10,11 +10,13 @@
 #if FGD_DOUBLE
 typedef double REAL;
 typedef int64_t BITS;
+typedef uint64_t UBITS;
 #define SQRT sqrt
 #define FGD_PRECISION _f64
 #else
 typedef float REAL;
 typedef int32_t BITS;
+typedef uint32_t UBITS;
 #define SQRT sqrtf
 #define FGD_PRECISION _f32
 #endif

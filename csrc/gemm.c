@@ -1,0 +1,109 @@
+/* The matrix product, which is not ours: the function the caller has set, in its own calling convention. */
+#include "gemm.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "dispatch.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* Fortran's interface with 32-bit sizes, as SciPy exports it; matrices in column order. */
+typedef void (*blas_sgemm)(const char *transa, const char *transb, const int *m, const int *n, const int *k,
+                           const float *alpha, const float *a, const int *lda, const float *b, const int *ldb,
+                           const float *beta, float *c, const int *ldc);
+typedef void (*blas_dgemm)(const char *transa, const char *transb, const int *m, const int *n, const int *k,
+                           const double *alpha, const double *a, const int *lda, const double *b,
+                           const int *ldb, const double *beta, double *c, const int *ldc);
+
+static struct {
+    int kind;
+    fgd_function function;
+} set[2]; /* by fgd_dtype */
+
+int fgd_set_gemm(int dtype, int kind, fgd_function function) {
+    if (dtype != FGD_F32 && dtype != FGD_F64) return FGD_ERROR_DTYPE;
+    if (kind < FGD_GEMM_NONE || kind > FGD_GEMM_BLAS) return FGD_ERROR_OPTION;
+    if (kind != FGD_GEMM_NONE && !function) return FGD_ERROR_NULL;
+    set[dtype].kind = kind;
+    set[dtype].function = function;
+    return FGD_OK;
+}
+
+int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k) {
+    if (dtype != FGD_F32 && dtype != FGD_F64) return FGD_ERROR_DTYPE;
+    if (m < 0 || n < 0 || k < 0) return FGD_ERROR_SIZE;
+    if (set[dtype].kind == FGD_GEMM_NONE) return FGD_ERROR_GEMM;
+    if (set[dtype].kind == FGD_GEMM_BLAS && (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX))
+        return FGD_ERROR_SIZE;
+    return FGD_OK;
+}
+
+/* In column order the same memory holds the transposed matrices, and  c' = b' a'. */
+#define PRODUCT(prefix, real, dtype)                                            \
+    static int prefix##_product(char transa, char transb, int64_t m, int64_t n, int64_t k, const real *a, \
+                                int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc) { \
+        const real alpha = 1;                                                   \
+        if (set[dtype].kind == FGD_GEMM_ROW_MAJOR)                              \
+            return ((fgd_##prefix)set[dtype].function)(transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, \
+                                                       ldc);                    \
+        const int m32 = (int)m, n32 = (int)n, k32 = (int)k;                     \
+        const int lda32 = (int)lda, ldb32 = (int)ldb, ldc32 = (int)ldc;         \
+        ((blas_##prefix)set[dtype].function)(&transb, &transa, &n32, &m32, &k32, &alpha, b, &ldb32, a, &lda32, \
+                                             &beta, c, &ldc32);                 \
+        return 0;                                                               \
+    }
+PRODUCT(sgemm, float, FGD_F32)
+PRODUCT(dgemm, double, FGD_F64)
+
+/* OpenMP's number of threads for this call, which a product that runs on the same OpenMP takes: so that it
+ * follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
+static int limit_threads(int64_t m, int64_t n, int64_t k) {
+#ifdef _OPENMP
+    /* A core does about as many multiply-adds as this in the time of one element's update. */
+    const double work = (double)m * (double)n * (double)k / 16;
+    const int before = omp_get_max_threads(), wanted = fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
+    if (wanted == before) return 0;
+    omp_set_num_threads(wanted);
+    return before;
+#else
+    (void)m, (void)n, (void)k;
+    return 0;
+#endif
+}
+
+static void restore_threads(int before) {
+#ifdef _OPENMP
+    if (before) omp_set_num_threads(before);
+#else
+    (void)before;
+#endif
+}
+
+int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
+             const void *b, int64_t ldb, int accumulate, void *c, int64_t ldc) {
+    const int ta = transa == 'T', tb = transb == 'T';
+    int code = fgd_gemm_ready(dtype, m, n, k);
+    if (code) return code;
+    if ((!ta && transa != 'N') || (!tb && transb != 'N')) return FGD_ERROR_OPTION;
+    code = fgd_gemm_ready(dtype, lda, ldb, ldc);
+    if (code) return code;
+    if (lda < (ta ? m : k) || ldb < (tb ? k : n) || ldc < n) return FGD_ERROR_SIZE;
+    if (m == 0 || n == 0) return FGD_OK;
+    if (!c || (k && (!a || !b))) return FGD_ERROR_NULL;
+    if (k == 0) {
+        const int64_t item = fgd_item_size(dtype);
+        for (int64_t row = 0; !accumulate && row < m; row++)
+            memset((char *)c + row * ldc * item, 0, (size_t)(n * item));
+        return FGD_OK;
+    }
+    const int before = limit_threads(m, n, k);
+    if (dtype == FGD_F32)
+        code = sgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
+    else
+        code = dgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
+    restore_threads(before);
+    return code ? FGD_ERROR_GEMM : FGD_OK;
+}

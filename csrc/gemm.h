@@ -1,0 +1,10 @@
+/* Matrix products inside the library: through the function that fgd_set_gemm was given. */
+#ifndef FGD_GEMM_H
+#define FGD_GEMM_H
+
+#include "fastgd.h"
+
+/* FGD_OK when products of this dtype with these sizes can be computed. */
+int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k);
+
+#endif

@@ -1,0 +1,150 @@
+/* The loops of the forward and backward kernels, compiled once per instruction set and precision.
+ *
+ * The build defines FGD_ISA (a name in isa.def) and FGD_DOUBLE (0 or 1). Where an output may be an input the
+ * pointers are not restrict; `omp simd` says what is left, that elements do not depend on each other. */
+#include "layer_kernels.h"
+#include "real.h"
+
+#include <math.h>
+#include <string.h>
+
+#define FORWARD(name) INLINE REAL name##_forward(REAL z)
+#define BACKWARD(name) INLINE REAL name##_backward(REAL y UNUSED, REAL dy)
+#include "layers.h"
+
+#define FORWARD_LOOP(name)                                                      \
+    static void name##_forward_loop(int64_t rows, int64_t cols, int64_t stride, const void *bias, \
+                                    const void *in, void *out) {                \
+        const REAL *b = bias;                                                   \
+        for (int64_t row = 0; row < rows; row++) {                              \
+            const REAL *z = (const REAL *)in + row * stride;                    \
+            REAL *y = (REAL *)out + row * stride;                               \
+            if (b) {                                                            \
+                _Pragma("omp simd")                                             \
+                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i] + b[i]); \
+            } else {                                                            \
+                _Pragma("omp simd")                                             \
+                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i]); \
+            }                                                                   \
+        }                                                                       \
+    }
+FGD_ACTIVATIONS(FORWARD_LOOP)
+
+#define BACKWARD_LOOP(name)                                                     \
+    static void name##_backward_loop(int64_t rows, int64_t cols, int64_t stride, const void *y, \
+                                     const void *dy, void *dz, void *dbias) {   \
+        const REAL *out = y, *g = dy;                                           \
+        REAL *into = dz, *column = dbias;                                       \
+        double sum[FGD_COLUMNS] = {0};                                          \
+        for (int64_t row = 0; row < rows; row++, out += stride, g += stride, into += stride) { \
+            if (column) {                                                       \
+                _Pragma("omp simd")                                             \
+                for (int64_t i = 0; i < cols; i++) {                            \
+                    const REAL d = name##_backward(out[i], g[i]);               \
+                    into[i] = d;                                                \
+                    sum[i] += (double)d;                                        \
+                }                                                               \
+            } else {                                                            \
+                _Pragma("omp simd")                                             \
+                for (int64_t i = 0; i < cols; i++) into[i] = name##_backward(out[i], g[i]); \
+            }                                                                   \
+        }                                                                       \
+        for (int64_t i = 0; column && i < cols; i++) column[i] = (REAL)sum[i];  \
+    }
+FGD_ACTIVATIONS(BACKWARD_LOOP)
+
+INLINE double folded(double *lanes) {
+    for (int width = FGD_LANES / 2; width; width /= 2)
+        for (int k = 0; k < width; k++) lanes[k] += lanes[k + width];
+    return lanes[0];
+}
+
+/* -infinity for no elements; NaN are passed over, and turn up in the exponentials. */
+INLINE REAL max_of(int64_t n, const REAL *z) {
+    REAL lanes[FGD_LANES], largest;
+    int64_t i = 0;
+    for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
+    for (; i + FGD_LANES <= n; i += FGD_LANES) {
+#pragma omp simd
+        for (int k = 0; k < FGD_LANES; k++) lanes[k] = z[i + k] > lanes[k] ? z[i + k] : lanes[k];
+    }
+    for (int k = 0; i < n; i++, k++) lanes[k] = z[i] > lanes[k] ? z[i] : lanes[k];
+    largest = lanes[0];
+    for (int k = 1; k < FGD_LANES; k++) largest = lanes[k] > largest ? lanes[k] : largest;
+    return largest;
+}
+
+/* Sums exp(z - largest), element i in lane i modulo FGD_LANES, and keeps the terms where `kept` is not NULL.
+ * The last elements go through a full set of lanes too, filled up with exp(-infinity), which adds 0. */
+INLINE double sum_of_exp(int64_t n, const REAL *z, REAL largest, REAL *kept) {
+    double sum[FGD_LANES] = {0};
+    REAL lanes[FGD_LANES];
+    for (int64_t i = 0; i < n; i += FGD_LANES) {
+        const int64_t left = n - i < FGD_LANES ? n - i : FGD_LANES;
+        const REAL *from = z + i;
+        if (left < FGD_LANES) {
+            for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
+            memcpy(lanes, from, (size_t)left * sizeof(REAL));
+            from = lanes;
+        }
+#pragma omp simd
+        for (int k = 0; k < FGD_LANES; k++) {
+            const REAL e = exp_of(from[k] - largest);
+            lanes[k] = e;
+            sum[k] += (double)e;
+        }
+        if (kept) memcpy(kept + i, lanes, (size_t)left * sizeof(REAL));
+    }
+    return folded(sum);
+}
+
+/* Softmax and negative log-likelihood, Bridle 1990, section 3:  loss = log(sum_j e^(z_j - m)) - (z_label - m)
+ * with m the largest logit;  grad_j = (softmax_j - [j = label]) / batch. The label's own gradient is taken
+ * in double, where softmax - 1 does not cancel. */
+static void cross_entropy(int64_t rows, int64_t classes, double batch, const void *logits,
+                          const int64_t *labels, void *grad, double *row_loss) {
+    for (int64_t row = 0; row < rows; row++) {
+        const REAL *z = (const REAL *)logits + row * classes;
+        REAL *g = grad ? (REAL *)grad + row * classes : NULL;
+        const int64_t label = labels[row];
+        const REAL largest = max_of(classes, z);
+        const double chosen = (double)z[label] - (double)largest, sum = sum_of_exp(classes, z, largest, g);
+        row_loss[row] = log_of(sum) - chosen;
+        if (!g) continue;
+        const REAL scale = (REAL)(1 / (sum * batch));
+        const double own = ((double)g[label] - sum) / (sum * batch);
+#pragma omp simd
+        for (int64_t i = 0; i < classes; i++) g[i] = g[i] * scale;
+        g[label] = (REAL)own;
+    }
+}
+
+static double squared_error(int64_t n, double scale, const void *prediction, const void *target, void *grad) {
+    const REAL *p = prediction, *t = target, by = (REAL)scale;
+    REAL *g = grad;
+    double sum[FGD_LANES] = {0};
+    int64_t i = 0;
+    for (; i + FGD_LANES <= n; i += FGD_LANES) {
+#pragma omp simd
+        for (int k = 0; k < FGD_LANES; k++) {
+            const REAL d = p[i + k] - t[i + k];
+            sum[k] += (double)d * (double)d;
+            if (g) g[i + k] = d * by;
+        }
+    }
+    for (int k = 0; i < n; i++, k++) {
+        const REAL d = p[i] - t[i];
+        sum[k] += (double)d * (double)d;
+        if (g) g[i] = d * by;
+    }
+    return folded(sum);
+}
+
+#define FORWARD_ENTRY(name) [FGD_ACTIVATION_##name] = name##_forward_loop,
+#define BACKWARD_ENTRY(name) [FGD_ACTIVATION_##name] = name##_backward_loop,
+const fgd_layers FGD_TABLE(fgd_layers) = {
+    .forward = {FGD_ACTIVATIONS(FORWARD_ENTRY)},
+    .backward = {FGD_ACTIVATIONS(BACKWARD_ENTRY)},
+    .cross_entropy = cross_entropy,
+    .squared_error = squared_error,
+};

@@ -1,0 +1,214 @@
+/* Forward and backward passes of the layers: checks everything, then runs the kernels in tiles over threads. */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "dispatch.h"
+#include "gemm.h"
+#include "layer_kernels.h"
+
+/* ---- Activations by name --------------------------------------------------------------------------- */
+
+#define NAME(name) #name,
+static const char *const names[FGD_ACTIVATION_COUNT] = {FGD_ACTIVATIONS(NAME)};
+
+int fgd_activation_count(void) { return FGD_ACTIVATION_COUNT; }
+
+const char *fgd_activation_name(int activation) {
+    return activation < 0 || activation >= FGD_ACTIVATION_COUNT ? NULL : names[activation];
+}
+
+int fgd_activation_find(const char *name) {
+    for (int activation = 0; name && activation < FGD_ACTIVATION_COUNT; activation++)
+        if (strcmp(names[activation], name) == 0) return activation;
+    return FGD_ERROR_ACTIVATION;
+}
+
+/* ---- Running in tiles ------------------------------------------------------------------------------- */
+
+/* Work on [rows, cols] elements, cut into tiles of at most [tile_rows, tile_cols]. Which pointers are used is
+ * the task's affair. */
+typedef struct job {
+    const fgd_layers *kernels;
+    int activation;
+    int64_t item, rows, cols, tile_rows, tile_cols;
+    const char *bias, *y, *dy; /* y is also the activation's input, dy also the target */
+    char *out, *dbias;
+    const int64_t *labels;
+    double *partial, scale;
+} job;
+
+typedef struct tile {
+    int64_t row, col, rows, cols, offset; /* offset of its first element, in bytes */
+} tile;
+
+static int64_t pieces(int64_t size, int64_t step) { return size / step + (size % step != 0); }
+
+static int64_t at_most(int64_t size, int64_t limit) { return size < limit ? size : limit; }
+
+/* Rows that together have about FGD_CHUNK elements. */
+static int64_t rows_of_chunk(int64_t cols) { return cols < FGD_CHUNK ? FGD_CHUNK / (cols ? cols : 1) : 1; }
+
+static tile tile_at(const job *j, int64_t i) {
+    const int64_t across = pieces(j->cols, j->tile_cols);
+    tile t = {.row = i / across * j->tile_rows, .col = i % across * j->tile_cols};
+    t.rows = at_most(j->rows - t.row, j->tile_rows);
+    t.cols = at_most(j->cols - t.col, j->tile_cols);
+    t.offset = (t.row * j->cols + t.col) * j->item;
+    return t;
+}
+
+static void run(const job *j, void (*task)(const job *j, int64_t i)) {
+    const int64_t n = pieces(j->rows, j->tile_rows) * pieces(j->cols, j->tile_cols);
+    const int threads = n > 1 ? fgd_threads_for(j->rows * j->cols) : 1;
+    if (threads == 1) {
+        for (int64_t i = 0; i < n; i++) task(j, i);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) task(j, i);
+}
+
+static void forward_task(const job *j, int64_t i) {
+    const tile t = tile_at(j, i);
+    const char *bias = j->bias ? j->bias + t.col * j->item : NULL;
+    j->kernels->forward[j->activation](t.rows, t.cols, j->cols, bias, j->y + t.offset, j->out + t.offset);
+}
+
+static void backward_task(const job *j, int64_t i) {
+    const tile t = tile_at(j, i);
+    char *dbias = j->dbias ? j->dbias + t.col * j->item : NULL;
+    j->kernels->backward[j->activation](t.rows, t.cols, j->cols, j->y + t.offset, j->dy + t.offset,
+                                        j->out + t.offset, dbias);
+}
+
+static void cross_entropy_task(const job *j, int64_t i) {
+    const tile t = tile_at(j, i);
+    j->kernels->cross_entropy(t.rows, t.cols, (double)j->rows, j->y + t.offset, j->labels + t.row,
+                              j->out ? j->out + t.offset : NULL, j->partial + t.row);
+}
+
+static void squared_error_task(const job *j, int64_t i) {
+    const tile t = tile_at(j, i);
+    j->partial[i] = j->kernels->squared_error(t.cols, j->scale, j->y + t.offset, j->dy + t.offset,
+                                              j->out ? j->out + t.offset : NULL);
+}
+
+/* ---- Checks ---------------------------------------------------------------------------------------- */
+
+static int check_dtype(int dtype) { return dtype == FGD_F32 || dtype == FGD_F64 ? FGD_OK : FGD_ERROR_DTYPE; }
+
+static int check_activation(int dtype, int activation) {
+    if (check_dtype(dtype)) return FGD_ERROR_DTYPE;
+    return fgd_activation_name(activation) ? FGD_OK : FGD_ERROR_ACTIVATION;
+}
+
+/* Whether a matrix of these sizes can be: neither negative nor of more bytes than an address has. */
+static int check_matrix(int64_t rows, int64_t cols) {
+    if (rows < 0 || cols < 0) return FGD_ERROR_SIZE;
+    return cols && rows > INT64_MAX / 8 / cols ? FGD_ERROR_SIZE : FGD_OK;
+}
+
+static int check_linear(int dtype, int activation, int64_t batch, int64_t in, int64_t out) {
+    int code = check_activation(dtype, activation);
+    if (!code) code = check_matrix(batch, in);
+    if (!code) code = check_matrix(batch, out);
+    if (!code) code = check_matrix(out, in);
+    return code ? code : fgd_gemm_ready(dtype, batch, out, in);
+}
+
+/* ---- Entries --------------------------------------------------------------------------------------- */
+
+int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, void *y) {
+    int code = check_activation(dtype, activation);
+    if (!code) code = check_matrix(1, n);
+    if (code) return code;
+    if (n && (!z || !y)) return FGD_ERROR_NULL;
+    const job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
+                   .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = z, .out = y};
+    run(&j, forward_task);
+    return FGD_OK;
+}
+
+int fgd_activation_backward(int dtype, int activation, int64_t n, const void *y, const void *dy, void *dz) {
+    int code = check_activation(dtype, activation);
+    if (!code) code = check_matrix(1, n);
+    if (code) return code;
+    if (n && (!y || !dy || !dz)) return FGD_ERROR_NULL;
+    const job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
+                   .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = y, .dy = dy, .out = dz};
+    run(&j, backward_task);
+    return FGD_OK;
+}
+
+int fgd_linear_forward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
+                       const void *weight, const void *bias, void *y) {
+    int code = check_linear(dtype, activation, batch, in, out);
+    if (code) return code;
+    if (batch == 0 || out == 0) return FGD_OK;
+    if (!y || (in && (!x || !weight))) return FGD_ERROR_NULL;
+    code = fgd_gemm(dtype, 'N', 'T', batch, out, in, x, in, weight, in, 0, y, out);
+    if (code || (!bias && activation == FGD_ACTIVATION_identity)) return code;
+    job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
+             .rows = batch, .cols = out, .tile_rows = rows_of_chunk(out), .tile_cols = FGD_CHUNK,
+             .bias = bias, .y = y, .out = y};
+    run(&j, forward_task);
+    return FGD_OK;
+}
+
+int fgd_linear_backward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
+                        const void *weight, const void *y, void *dy, void *dx, void *dweight, void *dbias) {
+    int code = check_linear(dtype, activation, batch, in, out);
+    if (code) return code;
+    const int has_output = batch && out, has_weight = in && out;
+    if (has_output && (!dy || (!y && activation != FGD_ACTIVATION_identity))) return FGD_ERROR_NULL;
+    if (has_weight && (!dweight || (dx && !weight) || (batch && !x))) return FGD_ERROR_NULL;
+    if (dbias || activation != FGD_ACTIVATION_identity) {
+        job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
+                 .rows = batch, .cols = out, .y = y ? y : dy, .dy = dy, .out = dy, .dbias = dbias};
+        /* A column's sum is one thread's, from the first row to the last. */
+        j.tile_rows = dbias ? (batch ? batch : 1) : rows_of_chunk(out);
+        j.tile_cols = dbias ? FGD_COLUMNS : FGD_CHUNK;
+        if (dbias && batch == 0) memset(dbias, 0, (size_t)(out * j.item));
+        run(&j, backward_task);
+    }
+    code = fgd_gemm(dtype, 'T', 'N', out, in, batch, dy, out, x, in, 0, dweight, in);
+    if (!code && dx) code = fgd_gemm(dtype, 'N', 'N', batch, in, out, dy, out, weight, in, 0, dx, in);
+    return code;
+}
+
+int fgd_softmax_cross_entropy(int dtype, int64_t batch, int64_t classes, const void *logits,
+                              const int64_t *labels, void *grad, double *row_loss, double *loss) {
+    int code = check_dtype(dtype);
+    double total = 0;
+    if (!code) code = check_matrix(batch, classes);
+    if (code) return code;
+    if (!loss || (batch && (!labels || !row_loss || (classes && !logits)))) return FGD_ERROR_NULL;
+    for (int64_t row = 0; row < batch; row++)
+        if (labels[row] < 0 || labels[row] >= classes) return FGD_ERROR_LABEL;
+    const job j = {.kernels = fgd_layers_for(dtype), .item = fgd_item_size(dtype), .rows = batch,
+                   .cols = classes, .tile_rows = rows_of_chunk(classes), .tile_cols = classes ? classes : 1,
+                   .y = logits, .out = grad, .labels = labels, .partial = row_loss};
+    run(&j, cross_entropy_task);
+    for (int64_t row = 0; row < batch; row++) total += row_loss[row];
+    *loss = total / (double)batch;
+    return FGD_OK;
+}
+
+int64_t fgd_mean_squared_error_scratch(int64_t n) { return n > 0 ? pieces(n, FGD_CHUNK) : 0; }
+
+int fgd_mean_squared_error(int dtype, int64_t n, const void *prediction, const void *target, void *grad,
+                           double *scratch, double *loss) {
+    int code = check_dtype(dtype);
+    double total = 0;
+    if (!code) code = check_matrix(1, n);
+    if (code) return code;
+    if (!loss || (n && (!prediction || !target || !scratch))) return FGD_ERROR_NULL;
+    const job j = {.kernels = fgd_layers_for(dtype), .item = fgd_item_size(dtype), .rows = 1, .cols = n,
+                   .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = prediction, .dy = target, .out = grad,
+                   .partial = scratch, .scale = 2 / (double)n};
+    run(&j, squared_error_task);
+    for (int64_t i = 0; i < fgd_mean_squared_error_scratch(n); i++) total += scratch[i];
+    *loss = total / (double)n;
+    return FGD_OK;
+}

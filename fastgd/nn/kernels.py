@@ -1,0 +1,108 @@
+"""The seam between layers and backends: the kernels a layer calls, native or reference.
+
+A layer asks for a `Kernels` by name and hands it handles: what `handle(array)` gives, a pointer or the array
+itself. Every function returns 0 or an error code of csrc/fastgd.h, and `check` turns that into an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.nn import reference
+
+Array = np.ndarray[Any, Any]
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Kernels(NamedTuple):
+    """One backend. The functions take the arguments of their namesakes fgd_* in csrc/fastgd.h."""
+
+    name: str
+    null: Any
+    handle: Callable[[Array], Any]
+    dtype: Callable[[np.dtype[Any]], Any]
+    activation: Callable[[str], Any]
+    error_text: Callable[[int], str]
+    error_label: int
+    activation_forward: Callable[..., int]
+    activation_backward: Callable[..., int]
+    linear_forward: Callable[..., int]
+    linear_backward: Callable[..., int]
+    softmax_cross_entropy: Callable[..., int]
+    mean_squared_error: Callable[..., int]
+    mean_squared_error_scratch: Callable[[int], int]
+
+    def check(self, code: int) -> None:
+        if code:
+            raise RuntimeError(f"the {self.name} kernels refused the call: {self.error_text(code)}")
+
+
+def _reference() -> Kernels:
+    return Kernels(
+        name="reference",
+        null=None,
+        handle=lambda array: array,
+        dtype=lambda dtype: dtype,
+        activation=lambda name: name,
+        error_text=lambda code: f"error {code}",
+        error_label=reference.ERROR_LABEL,
+        activation_forward=reference.activation_forward,
+        activation_backward=reference.activation_backward,
+        linear_forward=reference.linear_forward,
+        linear_backward=reference.linear_backward,
+        softmax_cross_entropy=reference.softmax_cross_entropy,
+        mean_squared_error=reference.mean_squared_error,
+        mean_squared_error_scratch=reference.mean_squared_error_scratch,
+    )
+
+
+def _native() -> Kernels:
+    from fastgd import gemm
+    from fastgd._native import ffi, lib
+
+    ctypes = {F32: "float[]", F64: "double[]", np.dtype(np.int64): "int64_t[]"}
+    codes = {F32: lib.FGD_F32, F64: lib.FGD_F64}
+    from_buffer = ffi.from_buffer
+
+    def code_of(dtype: np.dtype[Any]) -> Any:
+        gemm.ensure(dtype.name)
+        return codes[dtype]
+
+    return Kernels(
+        name="native",
+        null=ffi.NULL,
+        handle=lambda array: from_buffer(ctypes[array.dtype], array),
+        dtype=code_of,
+        activation=lambda name: lib.fgd_activation_find(name.encode()),
+        error_text=lambda code: ffi.string(lib.fgd_error_text(code)).decode(),
+        error_label=lib.FGD_ERROR_LABEL,
+        activation_forward=lib.fgd_activation_forward,
+        activation_backward=lib.fgd_activation_backward,
+        linear_forward=lib.fgd_linear_forward,
+        linear_backward=lib.fgd_linear_backward,
+        softmax_cross_entropy=lib.fgd_softmax_cross_entropy,
+        mean_squared_error=lib.fgd_mean_squared_error,
+        mean_squared_error_scratch=lib.fgd_mean_squared_error_scratch,
+    )
+
+
+_BACKENDS: dict[str, Callable[[], Kernels]] = {"native": cache(_native), "reference": cache(_reference)}
+
+
+def kernels_of(backend: str) -> Kernels:
+    """The kernels of "native" or "reference"; "auto" is the native ones.
+
+    Raises:
+        ValueError: there is no such backend.
+        ImportError: it cannot be used here.
+    """
+    if backend == "auto":
+        backend = "native"
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be auto, {' or '.join(_BACKENDS)}, not {backend!r}")
+    return _BACKENDS[backend]()

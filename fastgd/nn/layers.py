@@ -1,0 +1,202 @@
+"""The layers: Linear and the activations."""
+
+from __future__ import annotations
+
+import math
+import operator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastgd.nn.base import Layer, Pass, Shape
+from fastgd.nn.kernels import F32, F64, Array, Kernels
+
+
+def checked_size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    size = operator.index(value)
+    if size < 1:
+        raise ValueError(f"{name} must be 1 or more, not {size}")
+    return size
+
+
+def checked_dtype(dtype: Any) -> np.dtype[Any]:
+    checked: np.dtype[Any] = np.dtype(dtype)
+    if checked not in (F32, F64):
+        raise TypeError(f"dtype must be float32 or float64, not {checked}")
+    return checked
+
+
+class LinearPass(Pass):
+    def __init__(
+        self,
+        layer: Linear,
+        kernels: Kernels,
+        batch: int,
+        gradients: dict[str, Array],
+        needs_dx: bool,
+        activation: str,
+    ) -> None:
+        k, dtype = kernels, layer.dtype
+        sizes = (k.dtype(dtype), k.activation(activation), batch, layer.in_features, layer.out_features)
+        self.output = np.empty((batch, layer.out_features), dtype)
+        self._y = k.handle(self.output)
+        self._dx = k.handle(np.empty((batch, layer.in_features), dtype)) if needs_dx else None
+        self._weight = k.handle(layer.weight)
+        self._bias = k.null if layer.bias is None else k.handle(layer.bias)
+        self._dx_or_null = k.null if self._dx is None else self._dx
+        self._dweight = k.handle(gradients["weight"])
+        self._dbias = k.null if layer.bias is None else k.handle(gradients["bias"])
+        self._forward = partial(k.linear_forward, *sizes)
+        self._backward = partial(k.linear_backward, *sizes)
+        self._check = k.check
+        self._x: Any = None
+
+    def forward(self, x: Any, training: bool) -> Any:
+        self._x = x
+        code = self._forward(x, self._weight, self._bias, self._y)
+        if code:
+            self._check(code)
+        return self._y
+
+    def backward(self, dy: Any) -> Any:
+        code = self._backward(
+            self._x, self._weight, self._y, dy, self._dx_or_null, self._dweight, self._dbias
+        )
+        if code:
+            self._check(code)
+        return self._dx
+
+
+class Linear(Layer):
+    """y = x W' + b, for x [batch, in_features].
+
+    Arguments:
+        in_features, out_features: sizes, 1 or more.
+        bias: whether b is added.
+        dtype: float32 (default) or float64, of parameters and activations.
+        seed: an integer or a numpy Generator the parameters are drawn with; None draws differently each time.
+
+    Attributes:
+        weight [out_features, in_features] and bias [out_features] or None; fixed arrays, to be changed in
+        place. Both start uniform in +-1 / sqrt(in_features), as torch.nn.Linear's do.
+    """
+
+    fuses_activation = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.in_features = checked_size("in_features", in_features)
+        self.out_features = checked_size("out_features", out_features)
+        self.dtype = checked_dtype(dtype)
+        self._weight = np.empty((self.out_features, self.in_features), self.dtype)
+        self._bias = np.empty(self.out_features, self.dtype) if bias else None
+        self.reset_parameters(np.random.default_rng(seed))
+
+    @property
+    def weight(self) -> Array:
+        return self._weight
+
+    @property
+    def bias(self) -> Array | None:
+        return self._bias
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}, bias={self._bias is not None})"
+
+    def parameters(self) -> dict[str, Array]:
+        weight = {"weight": self._weight}
+        return weight if self._bias is None else {**weight, "bias": self._bias}
+
+    def reset_parameters(self, rng: np.random.Generator) -> None:
+        bound = 1 / math.sqrt(self.in_features)
+        for parameter in self.parameters().values():
+            parameter[...] = rng.uniform(-bound, bound, parameter.shape)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 2 or shape[1] != self.in_features:
+            raise ValueError(f"{self} takes [batch, {self.in_features}], not {list(shape)}")
+        return (shape[0], self.out_features)
+
+    def bind(
+        self,
+        kernels: Kernels,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        gradients: dict[str, Array],
+        needs_dx: bool,
+        activation: str,
+    ) -> Pass:
+        return LinearPass(self, kernels, shape[0], gradients, needs_dx, activation)
+
+
+class ActivationPass(Pass):
+    def __init__(
+        self, kernels: Kernels, name: str, shape: Shape, dtype: np.dtype[Any], needs_dx: bool
+    ) -> None:
+        k, n = kernels, math.prod(shape)
+        self.output = np.empty(shape, dtype)
+        self._y = k.handle(self.output)
+        self._needs_dx = needs_dx
+        self._forward = partial(k.activation_forward, k.dtype(dtype), k.activation(name), n)
+        self._backward = partial(k.activation_backward, k.dtype(dtype), k.activation(name), n)
+        self._check = k.check
+
+    def forward(self, x: Any, training: bool) -> Any:
+        self._check(self._forward(x, self._y))
+        return self._y
+
+    def backward(self, dy: Any) -> Any:
+        if not self._needs_dx:
+            return None
+        self._check(self._backward(self._y, dy, dy))
+        return dy
+
+
+class Activation(Layer):
+    """A function of each element by itself. After a Linear it costs no pass of its own."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def bind(
+        self,
+        kernels: Kernels,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        gradients: dict[str, Array],
+        needs_dx: bool,
+        activation: str,
+    ) -> Pass:
+        assert self.activation is not None
+        return ActivationPass(kernels, self.activation, shape, dtype, needs_dx)
+
+
+class ReLU(Activation):
+    """max(z, 0) (Nair and Hinton 2010, section 2). NaN stays NaN; the derivative at 0 is 0."""
+
+    activation = "relu"
+
+
+class Tanh(Activation):
+    """The hyperbolic tangent, within 2.5 units in the last place in both precisions."""
+
+    activation = "tanh"
+
+
+class Sigmoid(Activation):
+    """1 / (1 + exp(-z)), within 2.5 units in the last place in both precisions."""
+
+    activation = "sigmoid"

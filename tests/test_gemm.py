@@ -1,0 +1,205 @@
+"""Matrix products: each provider right in every form, choosing one, errors, and forked children."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastgd import gemm
+from fastgd._native import ffi, lib
+
+CODES = {np.float32: lib.FGD_F32, np.float64: lib.FGD_F64}
+DTYPES = [np.float32, np.float64]
+BLAS_SGEMM = (
+    "void(*)(char*, char*, int*, int*, int*, float*, float*, int*, float*, int*, float*, float*, int*)"
+)
+
+
+@pytest.fixture(autouse=True)
+def best_product():
+    yield
+    gemm.use(None)
+    for dtype in gemm.DTYPES:
+        gemm._in_use.pop(dtype, None)
+        gemm.ensure(dtype)
+
+
+def pointer(array):
+    return ffi.from_buffer(array) if array is not None else ffi.NULL
+
+
+def product(dtype, transa, transb, a, b, c, accumulate=0, sizes=None):
+    m, n, k = sizes or (*c.shape, a.shape[0] if transa == "T" else a.shape[1])
+    lds = [array.strides[0] // array.itemsize for array in (a, b, c)]
+    return lib.fgd_gemm(
+        CODES[dtype], transa.encode(), transb.encode(), m, n, k, pointer(a.base if a.base is not None else a),
+        lds[0], pointer(b.base if b.base is not None else b), lds[1], accumulate,
+        pointer(c.base if c.base is not None else c), lds[2],
+    )  # fmt: skip
+
+
+def padded(rng, rows, cols, dtype):
+    """[rows, cols] inside rows of cols + 3 elements, so that a wrong leading dimension shows."""
+    return rng.standard_normal((rows, cols + 3)).astype(dtype)[:, :cols]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("provider", ["onednn", "scipy", "numpy"])
+def test_products_in_all_four_forms(provider, dtype):
+    available = gemm.info()[np.dtype(dtype).name]
+    if provider not in available["available"]:
+        pytest.skip(available["unavailable"][provider])
+    gemm.use(provider)
+    assert gemm.ensure(np.dtype(dtype).name) == provider
+    rng = np.random.default_rng(1)
+    for m, n, k in [(1, 1, 1), (5, 3, 7), (3, 5, 1), (1, 9, 4), (33, 17, 65), (130, 70, 90)]:
+        for transa in "NT":
+            for transb in "NT":
+                for accumulate in (0, 1):
+                    a = padded(rng, *((k, m) if transa == "T" else (m, k)), dtype)
+                    b = padded(rng, *((n, k) if transb == "T" else (k, n)), dtype)
+                    c = padded(rng, m, n, dtype)
+                    gap = c.base[:, n:].copy()
+                    left, right = (a.T if transa == "T" else a), (b.T if transb == "T" else b)
+                    exact = left.astype(np.longdouble) @ right.astype(np.longdouble) + accumulate * c
+                    bound = np.abs(left).astype(float) @ np.abs(right).astype(float) + np.abs(c)
+                    assert product(dtype, transa, transb, a, b, c, accumulate) == 0
+                    # Higham 2002, section 3.5: |error| <= k u |a| |b| in whatever order it is summed
+                    assert np.all(np.abs(c - exact) <= (k + 2) * np.finfo(dtype).eps * bound)
+                    assert np.array_equal(c.base[:, n:], gap)
+
+
+def test_an_empty_product_is_zero_or_leaves_c():
+    gemm.ensure("float32")
+    a, b = np.empty((2, 0), np.float32), np.empty((0, 3), np.float32)
+    c = np.full((2, 3), 7, np.float32)
+    call = (lib.FGD_F32, b"N", b"N", 2, 3, 0, pointer(a), 0, pointer(b), 3)
+    assert lib.fgd_gemm(*call, 1, pointer(c), 3) == 0
+    assert np.all(c == 7)
+    assert lib.fgd_gemm(*call, 0, pointer(c), 3) == 0
+    assert np.all(c == 0)
+
+
+def test_bad_calls_change_nothing():
+    gemm.ensure("float32")
+    a, b, c = (np.full((2, 2), v, np.float32) for v in (1, 2, 3))
+
+    def call(dtype=0, ta=b"N", tb=b"N", m=2, n=2, k=2, x=a, lda=2, y=b, ldb=2, out=c, ldc=2):
+        return lib.fgd_gemm(dtype, ta, tb, m, n, k, pointer(x), lda, pointer(y), ldb, 0, pointer(out), ldc)
+
+    assert call(dtype=7) == lib.FGD_ERROR_DTYPE
+    assert call(ta=b"C") == call(tb=b"?") == lib.FGD_ERROR_OPTION
+    assert call(m=-1) == call(n=-1) == call(k=-1) == lib.FGD_ERROR_SIZE
+    assert call(lda=1) == call(ldb=1) == call(ldc=1) == lib.FGD_ERROR_SIZE
+    assert call(x=None) == call(y=None) == call(out=None) == lib.FGD_ERROR_NULL
+    assert np.all(c == 3)
+    assert call() == 0
+
+
+def test_set_gemm_checks_and_a_product_that_is_missing_or_fails():
+    assert lib.fgd_set_gemm(2, lib.FGD_GEMM_NONE, ffi.NULL) == lib.FGD_ERROR_DTYPE
+    assert lib.fgd_set_gemm(0, 3, ffi.NULL) == lib.FGD_ERROR_OPTION
+    assert lib.fgd_set_gemm(0, lib.FGD_GEMM_BLAS, ffi.NULL) == lib.FGD_ERROR_NULL
+    a, b, c = (np.ones((2, 2), np.float32) for _ in range(3))
+    assert lib.fgd_set_gemm(0, lib.FGD_GEMM_NONE, ffi.NULL) == 0
+    assert product(np.float32, "N", "N", a, b, c) == lib.FGD_ERROR_GEMM
+    failing = ffi.callback("fgd_sgemm", lambda *arguments: 1)
+    assert lib.fgd_set_gemm(0, lib.FGD_GEMM_ROW_MAJOR, ffi.cast("fgd_function", failing)) == 0
+    assert product(np.float32, "N", "N", a, b, c) == lib.FGD_ERROR_GEMM
+
+
+def test_blas_refuses_sizes_beyond_32_bits():
+    called = []
+    blas = ffi.callback(BLAS_SGEMM, lambda *arguments: called.append(1))
+    assert lib.fgd_set_gemm(0, lib.FGD_GEMM_BLAS, ffi.cast("fgd_function", blas)) == 0
+    one = np.ones(1, np.float32)
+    big = 2**31
+    at = pointer(one)
+    assert lib.fgd_gemm(0, b"N", b"N", big, 1, 1, at, 1, at, 1, 0, at, 1) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_gemm(0, b"N", b"N", 1, 1, 1, at, big, at, 1, 0, at, 1) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_linear_forward(0, 0, big, 1, 1, at, at, ffi.NULL, at) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_linear_backward(0, 1, 1, 1, big, at, at, at, at, at, at, at) == lib.FGD_ERROR_SIZE
+    assert not called and one[0] == 1
+    assert lib.fgd_gemm(0, b"N", b"N", big - 1, 1, 1, at, 1, at, 1, 0, at, 1) == 0
+    assert called
+
+
+def test_use_and_info():
+    with pytest.raises(ValueError, match="provider must be one of onednn, scipy, numpy"):
+        gemm.use("cublas")
+    gemm.use("numpy")
+    report = gemm.info()
+    assert set(report) == {"float32", "float64"}
+    for found in report.values():
+        assert found["in_use"] == "numpy"
+        assert set(found["available"]) | set(found["unavailable"]) == {"onednn", "scipy", "numpy"}
+        assert all(found["unavailable"].values())
+    assert "float64" in report["float64"]["unavailable"]["onednn"]
+    gemm.use(None)
+    assert gemm.info()["float32"]["in_use"] == report["float32"]["available"][0]
+
+
+def test_a_provider_that_is_missing_is_refused_with_its_reason(monkeypatch):
+    def missing(dtype):
+        raise gemm.NotFound("no such library")
+
+    gemm.use("numpy")
+    monkeypatch.setitem(gemm._PROVIDERS, "onednn", missing)
+    gemm._find.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="onednn cannot be used: no such library"):
+            gemm.use("onednn")
+        assert gemm.info()["float32"]["in_use"] == "numpy"
+        gemm.use(None)
+        assert gemm.info()["float32"]["in_use"] == ("scipy" if importlib.util.find_spec("scipy") else "numpy")
+    finally:
+        gemm._find.cache_clear()
+
+
+def test_importing_loads_no_library():
+    code = "import sys, fastgd.nn, fastgd.gemm as g; assert 'scipy' not in sys.modules and not g._in_use"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+FORKING = """
+import os, sys
+import numpy as np
+from fastgd import gemm
+from fastgd._native import ffi, lib
+
+def product():
+    at = [ffi.from_buffer(array) for array in (a, b, c)]
+    return lib.fgd_gemm(0, b"N", b"N", 300, 300, 300, at[0], 300, at[1], 300, 0, at[2], 300)
+
+if gemm.ensure("float32") != "onednn":
+    print("only oneDNN runs on the OpenMP pool that a fork loses")
+    sys.exit()
+a = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
+b, c = np.eye(300, dtype=np.float32), np.zeros_like(a)
+lib.fgd_set_num_threads(2)
+assert product() == 0
+c[...] = 0
+child = os.fork()
+if child == 0:
+    os._exit(0 if product() == 0 and np.array_equal(a, c) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_products_in_a_forked_child_do_not_hang():
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKING], stdout=subprocess.PIPE, start_new_session=True
+    ) as parent:
+        try:
+            skipped = parent.communicate(timeout=30)[0].decode()
+        except subprocess.TimeoutExpired:
+            os.killpg(parent.pid, signal.SIGKILL)
+            pytest.fail("the child hung")
+    assert parent.returncode == 0
+    if skipped:
+        pytest.skip(skipped)
