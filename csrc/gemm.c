@@ -62,8 +62,9 @@ PRODUCT(dgemm, double, FGD_F64)
  * follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
 static int limit_threads(int64_t m, int64_t n, int64_t k) {
 #ifdef _OPENMP
-    /* A core does about as many multiply-adds as this in the time of one element's update. */
-    const double work = (double)m * (double)n * (double)k / 16;
+    /* A core does some tens of multiply-adds in the time of one element's update; below two million of them
+     * a second thread gains less than waiting for it costs when the machine has other work. */
+    const double work = (double)m * (double)n * (double)k / 64;
     const int before = omp_get_max_threads(), wanted = fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
     if (wanted == before) return 0;
     omp_set_num_threads(wanted);
