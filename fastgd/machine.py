@@ -59,7 +59,12 @@ def set_num_threads(n: int) -> None:
 
 
 def info() -> dict[str, Any]:
-    """What is in use and what is available, with the reason where something is not."""
+    """What is in use and what is available, with the reason where something is not.
+
+    Looks for every matrix product there may be, which imports SciPy where it is installed.
+    """
+    from fastgd import gemm
+
     _, lib = _lib()
     return {
         "fastgd": __version__,
@@ -72,4 +77,5 @@ def info() -> dict[str, Any]:
         "threads": get_num_threads(),
         "openmp": bool(lib.fgd_has_openmp()),
         "backends": {name: backends.unavailable(name) or "available" for name in backends.MODULES},
+        "matrix_product": gemm.info(),
     }

@@ -24,7 +24,7 @@ def info() -> None:
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of nested tables, each with the names that lead to it."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, item in value.items():
             yield from flatten(item, f"{name} {key}".strip())
     elif isinstance(value, (list, tuple)):

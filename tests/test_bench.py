@@ -1,0 +1,70 @@
+"""The benchmark is honest: every contender does the same work, and the figures are what they say."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fastgd import bench
+from fastgd.rules import RULES
+
+click_testing = pytest.importorskip("click.testing", reason="click belongs to the extra cli")
+
+SHAPES = bench.WORKLOADS["tiny"][1]
+
+
+@pytest.mark.parametrize("operation", bench.OPERATIONS)
+@pytest.mark.parametrize("rule", RULES)
+def test_contenders_end_with_the_same_parameters(rule, operation, monkeypatch):
+    ends = {}
+    for contender in bench.contenders():
+        kept = []
+
+        def arrays(shapes, make=bench._arrays, kept=kept):
+            params, grads = make(shapes)
+            kept.extend(params)
+            return params, grads
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bench, "_arrays", arrays)
+            step = contender.make(RULES[rule], SHAPES, bench.OPERATIONS[operation], 2)
+        if step is not None:
+            for _ in range(3):
+                step()
+            ends[contender.name] = np.concatenate([p.reshape(-1) for p in kept])
+    start = np.concatenate([p.reshape(-1) for p in bench._arrays(SHAPES)[0]])
+    assert len(ends) >= 2
+    for name, end in ends.items():
+        assert np.abs(end - start).max() > 1e-4, name
+        np.testing.assert_allclose(end, ends["fastgd"], atol=2e-6, err_msg=name)
+
+
+def test_bytes_moved():
+    assert bench.bytes_moved(RULES["adamw"], [(10, 10)]) == 28 * 100
+    assert bench.bytes_moved(RULES["sgd"], [(10,), (5,)]) == 12 * 15
+
+
+def test_bandwidth_is_positive_and_plausible():
+    rate = next(bench.bandwidth(2, megabytes=8))
+    assert 1e8 < rate < 1e13
+
+
+def test_the_command_prints_a_table_and_json():
+    from fastgd.commands import fastgd
+
+    run = click_testing.CliRunner().invoke
+    arguments = ["bench", "--workload", "tiny", "--rounds", "1"]
+    table = run(fastgd, arguments)
+    assert table.exit_code == 0, table.output
+    assert "ratio to" in table.output
+    result = json.loads(run(fastgd, [*arguments, "--json"]).stdout)
+    assert {t["operation"] for t in result["timings"]} == set(bench.OPERATIONS)
+    assert all(t["ratio"] == 1 for t in result["timings"] if t["contender"] == "fastgd")
+
+
+def test_verify_command():
+    from fastgd.commands import fastgd
+
+    result = click_testing.CliRunner().invoke(fastgd, ["verify"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count(" ok ") == 2 * len(RULES)

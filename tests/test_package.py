@@ -1,0 +1,85 @@
+"""The package as a whole: what an import costs, and whether what is made from the rules is up to date."""
+
+import inspect
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgd
+from fastgd.rules import CHECKS, RULES
+
+ROOT = Path(__file__).parent.parent
+OPTIONAL = (
+    "scipy",
+    "sklearn",
+    "click",
+    "rich",
+    "matplotlib",
+    "torch",
+    "numba",
+    "safetensors",
+    "cffi",
+    "pycparser",
+)
+
+
+def test_importing_fastgd_imports_nothing_optional():
+    code = "import json, sys, fastgd; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert "fastgd.optim" in modules
+    assert not [name for name in modules if name.split(".")[0] in OPTIONAL or name.startswith("fastgd.nn")]
+
+
+def test_public_names_are_there():
+    for name in fastgd.__all__:
+        assert getattr(fastgd, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'AdamX'"):
+        _ = fastgd.AdamX
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda r: r.name)
+def test_every_rule_is_a_documented_class_with_its_signature(rule):
+    cls = getattr(fastgd, rule.title)
+    assert rule.source in cls.__doc__
+    parameters = inspect.signature(cls).parameters
+    assert {k: p.default for k, p in parameters.items() if k in rule.defaults} == rule.defaults
+    assert rule.defaults.keys() <= CHECKS.keys()
+
+
+def test_what_the_table_of_rules_makes_is_up_to_date():
+    if not (ROOT / "README.md").exists():
+        pytest.skip("not in a checkout")
+    assert runpy.run_path(str(ROOT / "docs/tables.py"))["stale"]() == []
+
+
+def test_info_names_what_is_in_use():
+    info = fastgd.info()
+    assert info["instruction_sets"][info["instruction_set"]]
+    assert info["backends"] == {"native": "available", "reference": "available"}
+    assert info["threads"] == fastgd.get_num_threads()
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
+def test_threads_are_a_whole_number_of_at_least_one(bad):
+    before = fastgd.get_num_threads()
+    with pytest.raises(ValueError, match="number of threads"):
+        fastgd.set_num_threads(bad)
+    assert fastgd.get_num_threads() == before
+
+
+def test_an_instruction_set_that_is_not_there_is_refused():
+    before = fastgd.info()["instruction_set"]
+    with pytest.raises(ValueError, match="'sse9' cannot be used here; usable are "):
+        fastgd.set_instruction_set("sse9")
+    assert fastgd.info()["instruction_set"] == before
+
+
+def test_unknown_backends_and_rules_are_refused_by_name():
+    with pytest.raises(ValueError, match="no backend 'metal'; there are auto, native, reference"):
+        fastgd.SGD([], backend="metal")
+    with pytest.raises(ValueError, match="no rule 'adamx'; there are sgd, "):
+        fastgd.optim.create("adamx", [])
