@@ -286,7 +286,8 @@ class Optimizer:
         with self._lock:
             for i, arrays in enumerate(self._state):
                 if arrays is not None and self._steps[i]:
-                    slots = zip(self.rule.slots, arrays, strict=True)
+                    self._state_of(i)  # a switch may have been turned on since the last step
+                    slots = zip(self.rule.slots, self._state[i] or (), strict=True)
                     copies = {slot.name: a.copy() for slot, a in slots if a is not None}
                     state[i] = {"step": int(self._steps[i]), **copies}
         first = 0
