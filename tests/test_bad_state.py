@@ -109,7 +109,7 @@ def test_refused_whole(opt, case):
 
 @pytest.mark.parametrize("state", [None, 3, [], "adam", [("rule", "adam")]])
 def test_no_dict(opt, state):
-    with unchanged(opt), pytest.raises(TypeError, match="the state is .*, not a dict"):
+    with unchanged(opt), pytest.raises(TypeError, match=r"the state is .*, not a dict"):
         opt.load_state_dict(state)
 
 

@@ -7,6 +7,7 @@ import copy
 import ctypes
 import gc
 import pickle
+import warnings
 import weakref
 
 import numpy as np
@@ -248,6 +249,17 @@ def test_memory_in_use_cannot_be_moved_away(backend):
             a.resize(100_000, refcheck=False)
     opt.step([g])
     assert np.all(p == -2)
+
+
+def test_a_shape_set_later_does_not_matter(backend):
+    p = np.zeros((2, 3), F32)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy means to do away with it
+        p.shape = (6,)
+    for t in (1, 2):
+        opt.step([np.ones((2, 3), F32)])
+        assert p.tolist() == [-t] * 6
 
 
 # ---- counters ----
