@@ -28,6 +28,7 @@ extern "C" {
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
 #define FGD_MAX_DIMS 64
+#define FGD_MAX_THREADS 1024 /* asking OpenMP for more than the system has would end the process */
 
 typedef enum fgd_error {
     FGD_OK = 0,
@@ -82,7 +83,7 @@ int fgd_set_isa(int isa);
 
 int fgd_has_openmp(void);
 int fgd_get_num_threads(void);
-int fgd_set_num_threads(int n); /* 1 or more; results do not depend on it. A forked child runs on one. */
+int fgd_set_num_threads(int n); /* 1 to FGD_MAX_THREADS; results do not depend on it. A forked child has one. */
 
 /* ---- The step -------------------------------------------------------------------------------------- */
 

@@ -40,7 +40,7 @@ int fgd_get_num_threads(void) {
 }
 
 int fgd_set_num_threads(int n) {
-    if (n < 1) return FGD_ERROR_THREADS;
+    if (n < 1 || n > FGD_MAX_THREADS) return FGD_ERROR_THREADS;
     __atomic_store_n(&threads, n, __ATOMIC_RELAXED);
     return FGD_OK;
 }

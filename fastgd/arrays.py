@@ -6,7 +6,7 @@ An array is a NumPy array, or anything that lends its memory without a copy: thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
     array = value if type(value) is np.ndarray else _view(value, what)
     if array.dtype not in DTYPES:
         known = ", ".join(d.name for d in DTYPES)
-        if array.dtype.newbyteorder("=") in DTYPES:
+        if not array.dtype.isnative and array.dtype.newbyteorder("=") in DTYPES:
             raise TypeError(f"{what} has dtype {array.dtype.str}, which is not in this machine's byte order")
         raise TypeError(f"{what} has dtype {array.dtype}; fastgd works on {known}")
     if writable and not array.flags.writeable:
@@ -37,21 +37,25 @@ def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
 
 
 def _view(value: Any, what: str) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__"):
         try:
             return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(f"{what} does not lend its memory ({error})") from None
+    if isinstance(value, (np.generic, bytes)):
+        raise TypeError(f"{what} is {type(value).__name__}, a value that has no memory to lend")
     if hasattr(value, "__array_interface__") or _has_buffer(value):
         try:
             return np.asarray(value, copy=False)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise TypeError(f"{what} does not lend its memory ({error})") from None
     raise TypeError(
-        f"{what} is {type(value).__name__}, not an array: updating it in place needs a NumPy array, "
-        "or an object with the buffer protocol, __array_interface__ or DLPack"
+        f"{what} is {type(value).__name__}, not an array: fastgd takes NumPy arrays and objects with the "
+        "buffer protocol, __array_interface__ or DLPack"
     )
 
 
@@ -60,7 +64,23 @@ def _has_buffer(value: Any) -> bool:
         memoryview(value).release()
     except TypeError:
         return False
+    except (BufferError, ValueError):  # a buffer that is closed: np.asarray will say so
+        return True
     return True
+
+
+def listed(values: Any, what: str) -> list[Any]:
+    """The values of a collection; ``what`` names it in errors.
+
+    TypeError for what is one array, for a set, which has no order, and for what cannot be iterated over.
+    """
+    if hasattr(values, "__dlpack__") or hasattr(values, "__array_interface__") or _has_buffer(values):
+        raise TypeError(f"{what} is one array, not a list of arrays: put it in a list")
+    if isinstance(values, Set):
+        raise TypeError(f"{what} is a set, which has no order: give a list of arrays")
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} is {type(values).__name__}, not a list of arrays")
+    return list(values)
 
 
 def address(array: Array) -> int:
@@ -87,6 +107,8 @@ def overlaps_itself(array: Array) -> bool:
     """Whether two elements share memory, as in a broadcast array."""
     if array.size < 2 or array.flags.c_contiguous or array.flags.f_contiguous:
         return False
+    if any(abs(stride) < array.itemsize for stride, length in _dimensions(array) if length > 1):
+        return True
     reach = 0
     for stride, length in sorted((abs(s), n) for s, n in _dimensions(array) if n > 1):
         if stride < reach + array.itemsize:
@@ -101,6 +123,14 @@ def overlaps_itself(array: Array) -> bool:
     return bool((np.diff(offsets) < array.itemsize).any())
 
 
+def _share(a: Array, b: Array) -> bool:
+    """Whether two arrays share memory; True as well for strides so entangled that an answer takes forever."""
+    try:
+        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]  # the stub has -1 and 0
+    except np.exceptions.TooHardError:
+        return True
+
+
 def first_overlap(arrays: Sequence[Array]) -> tuple[int, int] | None:
     """The indices of two arrays that share memory, or None."""
     spans = sorted((*bounds(a), i) for i, a in enumerate(arrays) if a.size)
@@ -108,7 +138,7 @@ def first_overlap(arrays: Sequence[Array]) -> tuple[int, int] | None:
     for low, high, i in spans:
         reaching = [(end, k) for end, k in reaching if end > low]
         for _, k in reaching:
-            if np.shares_memory(arrays[k], arrays[i]):
+            if _share(arrays[k], arrays[i]):
                 return min(k, i), max(k, i)
         reaching.append((high, i))
     return None
@@ -134,7 +164,7 @@ class Spans:
         for k in np.nonzero((first < last) & (span[:, 0] < span[:, 1]))[0]:
             for at in range(int(first[k]), int(last[k])):
                 i = self._order[at]
-                if np.shares_memory(self.arrays[i], others[int(k)]):
+                if _share(self.arrays[i], others[int(k)]):
                     return int(k), i
         return None
 
@@ -179,6 +209,4 @@ def collapsed(arrays: Sequence[Array]) -> Layout | None:
 
 def as_arrays(values: Iterable[Any], what: str, *, writable: bool = False) -> list[Array]:
     """``as_array`` for each value; errors call them "what 0", "what 1", ..."""
-    if isinstance(values, np.ndarray):
-        raise TypeError(f"expected a list of arrays ({what}s), not one array: put it in a list")
-    return [as_array(v, f"{what} {i}", writable=writable) for i, v in enumerate(values)]
+    return [as_array(v, f"{what} {i}", writable=writable) for i, v in enumerate(listed(values, f"{what}s"))]

@@ -9,20 +9,14 @@ from typing import Any
 from fastgd import backends
 from fastgd.arrays import Array, as_arrays, first_overlap, overlaps_itself
 from fastgd.backends.base import Options
+from fastgd.checks import flag, limit, named, real
 
 
 def _norm_type(norm_type: float) -> float:
-    value = float(norm_type)
+    value = named("norm_type", real, norm_type)
     if value not in (2.0, math.inf):
         raise ValueError(f"norm_type must be 2 or infinity, not {norm_type!r}")
     return value
-
-
-def _limit(name: str, value: float) -> float:
-    number = float(value)
-    if not number >= 0:
-        raise ValueError(f"{name} must be at least 0, not {value!r}")
-    return number
 
 
 def _owned(grads: Iterable[Any]) -> list[Array]:
@@ -73,10 +67,10 @@ def clip_grad_norm_(
     """
     arrays = _owned(grads)
     options = Options(
-        clip_norm=_limit("max_norm", max_norm),
+        clip_norm=named("max_norm", limit, max_norm),
         norm=_norm_type(norm_type),
         measure=True,
-        skip_nonfinite=bool(error_if_nonfinite),
+        skip_nonfinite=named("error_if_nonfinite", flag, error_if_nonfinite),
     )
     measured = backends.get(backend).clip(arrays, options)
     if measured.skipped:
@@ -87,4 +81,5 @@ def clip_grad_norm_(
 def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = "auto") -> None:
     """Limits every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN."""
     arrays = _owned(grads)
-    backends.get(backend).clip(arrays, Options(clip_value=_limit("clip_value", clip_value)))
+    options = Options(clip_value=named("clip_value", limit, clip_value))
+    backends.get(backend).clip(arrays, options)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastgd.arrays import Array, as_array
+from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
 from fastgd.rules import Rule, check_hyperparameter
 
 
 class Parameter:
     """One parameter: its array, where it stands, and its name if it has one."""
 
-    __slots__ = ("array", "given", "group", "index", "name")
+    __slots__ = ("_held", "array", "given", "group", "index", "name")
 
     def __init__(self, given: Any, group: int, index: int, name: str | None) -> None:
         self.group, self.index, self.name, self.given = group, index, name, given
-        self.array: Array = as_array(given, str(self), writable=True)
+        # a view of our own: setting the given array's shape or dtype does not change it
+        self.array: Array = as_array(given, str(self), writable=True).view()
+        # while a weak reference exists, ndarray.resize refuses to move the memory away
+        self._held = weakref.ref(given) if isinstance(given, np.ndarray) else None
 
     def __str__(self) -> str:
         place = f"parameter {self.index} of group {self.group}"
@@ -69,10 +73,13 @@ class ParamGroup(MutableMapping[str, Any]):
         if name == "params":
             raise TypeError(f'group {self._number}: "params" cannot be changed; make a new optimizer')
         checked = self._checked(name, value)
-        before = self.values_in_place[name]
+        # lr alone cannot turn a switch on or off; what can makes the plan be built again. It is announced
+        # before, lest Ctrl-C comes in between, and after, lest a step in another thread does
+        affects_plan = name != "lr" and checked != self.values_in_place[name]
+        if affects_plan:
+            self._changed(self._number)
         self.values_in_place[name] = checked
-        # lr alone cannot turn a switch on or off; what can makes the plan be built again
-        if name != "lr" and checked != before:
+        if affects_plan:
             self._changed(self._number)
 
     def __delitem__(self, name: str) -> None:
@@ -95,12 +102,10 @@ class ParamGroup(MutableMapping[str, Any]):
 
 def _members(params: Any, group: int) -> list[Parameter]:
     pairs: Iterable[tuple[str | None, Any]]
-    if isinstance(params, np.ndarray):
-        raise TypeError(f"group {group}: params is one array: give a list of arrays")
     if isinstance(params, Mapping):
         pairs = params.items()
     else:
-        pairs = [p if _is_named(p) else (None, p) for p in params]
+        pairs = [p if _is_named(p) else (None, p) for p in listed(params, f"group {group}: params")]
     return [Parameter(array, group, i, name) for i, (name, array) in enumerate(pairs)]
 
 
@@ -112,8 +117,8 @@ def make_groups(
     rule: Rule, params: Any, defaults: Mapping[str, Any], changed: Callable[[int], None]
 ) -> list[ParamGroup]:
     """Groups from what a user gave: arrays, named arrays, or dicts with "params" and their own settings."""
-    if not isinstance(params, (np.ndarray, Mapping)):
-        params = list(params)
+    if not isinstance(params, Mapping):
+        params = listed(params, "params")
     is_groups = isinstance(params, list) and len(params) > 0 and all(isinstance(p, Mapping) for p in params)
     dicts = params if is_groups else [{"params": params}]
     groups = []
@@ -129,3 +134,18 @@ def make_groups(
         repeated = next(n for n in names if names.count(n) > 1)
         raise ValueError(f"two parameters are named {repeated!r}")
     return groups
+
+
+def check_memory(parameters: Sequence[Parameter]) -> None:
+    """Refuses parameters that are given twice, overlap, or have elements that share memory."""
+    seen: dict[int, Parameter] = {}
+    for p in parameters:
+        first = seen.setdefault(id(p.given), p)
+        if first is not p:
+            raise ValueError(f"{p} was given twice: it is also {first}")
+        if overlaps_itself(p.array):
+            raise ValueError(f"{p} overlaps itself: several of its elements share memory")
+    pair = first_overlap([p.array for p in parameters])
+    if pair:
+        a, b = parameters[pair[0]], parameters[pair[1]]
+        raise ValueError(f"{a} and {b} share memory")

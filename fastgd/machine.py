@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import platform
 import sys
 from typing import Any
@@ -51,11 +52,15 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Sets the number of threads for large work, 1 or more; results do not depend on it."""
+    """Sets the number of threads for large work, from 1 to 1024; results do not depend on it."""
     _, lib = _lib()
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"the number of threads must be a whole number of at least 1, not {n!r}")
-    lib.fgd_set_num_threads(int(n))
+    try:
+        number = 0 if isinstance(n, bool) else operator.index(n)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= lib.FGD_MAX_THREADS or lib.fgd_set_num_threads(number) < 0:
+        most = lib.FGD_MAX_THREADS
+        raise ValueError(f"the number of threads must be a whole number from 1 to {most}, not {n!r}")
 
 
 def info() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -11,9 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Array, Spans, as_array, first_overlap, overlaps_itself
+from fastgd.arrays import DTYPES, Array, Spans, as_array, listed
 from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
-from fastgd.groups import Parameter, ParamGroup, make_groups
+from fastgd.checks import flag, limit, named, real
+from fastgd.groups import Parameter, check_memory, make_groups
 from fastgd.interrupts import uninterrupted
 from fastgd.rules import RULES, Rule
 
@@ -58,6 +60,9 @@ class _Prepared(NamedTuple):
     numbers: list[int]
     #: tensor number in the plan -> its gradient
     watch: dict[int, weakref.ref[Array]]
+    #: parameter number -> memory lent by a gradient that is no NumPy array; kept until the step is made,
+    #: because it may be a copy that nobody else holds
+    lent: dict[int, Array]
 
 
 class Optimizer:
@@ -74,10 +79,10 @@ class Optimizer:
         #: numbers of groups whose switches may have changed, and watched gradient arrays that are gone
         self._changed: list[int] = []
         self._gone: list[weakref.ref[Array]] = []
-        self.param_groups: list[ParamGroup] = make_groups(self.rule, params, defaults, self._changed.append)
+        self.param_groups = tuple(make_groups(self.rule, params, defaults, self._changed.append))
         self._parameters: list[Parameter] = [p for group in self.param_groups for p in group.members]
         self._by_name = {p.name: p for p in self._parameters if p.name is not None}
-        _check_memory(self._parameters)
+        check_memory(self._parameters)
         for p in self._parameters:
             if not self.backend.supports(self.rule, p.array.dtype):
                 raise TypeError(
@@ -89,9 +94,17 @@ class Optimizer:
         self._plan: _Prepared | None = None
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
+        self._narrowest = min(
+            (p.array.dtype for p in self._parameters), key=lambda d: np.finfo(d).max, default=DTYPES[0]
+        )
+        #: one step, snapshot or load at a time, whatever the thread
+        self._lock = threading.RLock()
 
     @classmethod
     def _bind(cls, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        if cls is Optimizer:
+            titles = ", ".join(rule.title for rule in RULES.values())
+            raise TypeError(f"Optimizer has no rule of its own: use one of {titles}")
         if len(positional) > len(cls.rule.defaults):
             raise TypeError(f"{cls.rule.title} takes at most {len(cls.rule.defaults)} hyperparameters")
         values = dict(zip(cls.rule.defaults, positional, strict=False))
@@ -127,31 +140,43 @@ class Optimizer:
         The gradients themselves are not written. Raises TypeError or ValueError, naming the parameter,
         before anything is changed.
         """
-        asked = (clip_norm, clip_value, grad_scale, skip_nonfinite)
-        if asked != self._asked:
-            self._options = _options(*asked)
-            self._asked = asked
-        if not isinstance(grads, (list, tuple)):
-            grads = self._listed(grads)
-        plan = self._plan
-        if plan is None or self._changed or self._gone or plan.grad_ids != list(map(id, grads)):
-            plan = self._prepare(grads)
-        measured = plan.run(self._options)
+        # a tuple of our own keeps gradients alive though another thread may empty the caller's list
+        grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
+        with self._lock:
+            asked = (clip_norm, clip_value, grad_scale, skip_nonfinite)
+            try:
+                known = asked == self._asked
+            except Exception:  # of an array, say; the checks of _ask name it
+                known = False
+            if not known:
+                self._ask(asked)
+            plan = self._plan
+            if plan is None or self._changed or self._gone or plan.grad_ids != list(map(id, grads)):
+                plan = self._prepare(grads)
+            measured = plan.run(self._options)
+            nonfinite = None
+            if measured.nonfinite is not None:
+                number = plan.numbers[measured.nonfinite]
+                nonfinite = self._locate(number, plan.lent.get(number, grads[number]))
+            if plan.lent:
+                plan.lent.clear()
         if measured is UNMEASURED:
             return _UNMEASURED
-        nonfinite = None
-        if measured.nonfinite is not None:
-            number = plan.numbers[measured.nonfinite]
-            nonfinite = self._locate(number, grads[number])
         return StepReport(measured.norm, measured.clip_coef, measured.skipped, nonfinite)
+
+    def _ask(self, asked: tuple[Any, ...]) -> None:
+        """The options are those asked for from now on."""
+        self._asked = ()
+        self._options = _options(self._narrowest, *asked)
+        # only what cannot change in place, and compares as a whole, can be recognised next time
+        if all(value is None or type(value) in (bool, int, float) for value in asked):
+            self._asked = asked
 
     # ---- gradients and the plan ----
 
     def _listed(self, grads: Any) -> Sequence[Any]:
-        if isinstance(grads, np.ndarray):
-            raise TypeError("grads is one array: give a list with an array for each parameter")
         if not isinstance(grads, Mapping):
-            return list(grads)
+            return listed(grads, "grads")
         unknown = [name for name in grads if name not in self._by_name]
         if unknown:
             raise ValueError(f"grads: there is no parameter named {unknown[0]!r}")
@@ -163,11 +188,12 @@ class Optimizer:
         """A plan for these gradients: the one there is with other pointers, or a new one."""
         old = None if self._changed else self._plan
         self._plan = None
+        lent: dict[int, Array] = {}
         if len(grads) != len(self._parameters):
             raise ValueError(f"got {len(grads)} gradients for {len(self._parameters)} parameters")
         numbers = [i for i, g in enumerate(grads) if g is not None]
         if old is not None and old.numbers == numbers:
-            plan = old._replace(grad_ids=_ids(grads))
+            plan = old._replace(grad_ids=_ids(grads), lent=lent)
             watch = plan.watch
             fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
             arrays = self._check_grads([numbers[k] for k in fresh], grads)
@@ -178,15 +204,16 @@ class Optimizer:
                 group.check_together(number)
             arrays = self._check_grads(numbers, grads)
             run = self.backend.plan(self._work(numbers, arrays))
-            plan = _Prepared(run, _ids(grads), numbers, {})
+            plan = _Prepared(run, _ids(grads), numbers, {}, lent)
             fresh = list(range(len(numbers)))
             self._changed.clear()
-        for k in fresh:
-            grad = grads[numbers[k]]
-            if type(grad) is np.ndarray:
-                plan.watch[k] = weakref.ref(grad, self._gone.append)
+        for k, array in zip(fresh, arrays, strict=True):
+            number = numbers[k]
+            if array is grads[number]:
+                plan.watch[k] = weakref.ref(array, self._gone.append)
             else:
                 plan.watch.pop(k, None)
+                lent[number] = array
         self._gone.clear()
         self._plan = plan
         return plan
@@ -235,7 +262,7 @@ class Optimizer:
         kept = self._state[i] or (None,) * len(self.rule.slots)
         made: list[Array | None] = list(kept)
         for k, slot in enumerate(self.rule.active_slots(values)):
-            if slot is not None and made[k] is None:
+            if slot is not None and (made[k] is None or not self._steps[i]):
                 made[k] = _new_state(p.array, 0.0 if slot.initial is None else values[slot.initial])
         self._state[i] = tuple(made)
         active = self.rule.active_slots(values)
@@ -257,11 +284,13 @@ class Optimizer:
         copies.
         """
         state: dict[int, dict[str, Any]] = {}
-        for i, arrays in enumerate(self._state):
-            if arrays is not None and self._steps[i]:
-                slots = zip(self.rule.slots, arrays, strict=True)
-                copies = {slot.name: a.copy() for slot, a in slots if a is not None}
-                state[i] = {"step": int(self._steps[i]), **copies}
+        with self._lock:
+            for i, arrays in enumerate(self._state):
+                if arrays is not None and self._steps[i]:
+                    self._state_of(i)  # a switch may have been turned on since the last step
+                    slots = zip(self.rule.slots, self._state[i] or (), strict=True)
+                    copies = {slot.name: a.copy() for slot, a in slots if a is not None}
+                    state[i] = {"step": int(self._steps[i]), **copies}
         first = 0
         groups = []
         for group in self.param_groups:
@@ -279,12 +308,26 @@ class Optimizer:
         from fastgd.state import checked_state
 
         hyperparameters, steps, state = checked_state(self, state_dict)
-        with uninterrupted():
+        with self._lock, uninterrupted():
             for group, values in zip(self.param_groups, hyperparameters, strict=True):
                 group.values_in_place.update(values)
             self._steps[: len(steps)] = steps
             self._state[:] = state
             self._plan = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: the parameters as they were given, and a snapshot of the rest."""
+        groups = [
+            {
+                **group.values_in_place,
+                "params": [p.given if p.name is None else (p.name, p.given) for p in group.members],
+            }
+            for group in self.param_groups
+        ]
+        return _restored, (type(self), groups, self.backend.name), self.state_dict()
+
+    def __setstate__(self, state_dict: Mapping[str, Any]) -> None:
+        self.load_state_dict(state_dict)
 
     def save(self, path: Any) -> None:
         """Writes ``state_dict()`` to a safetensors file, beside the old one and then renamed over it."""
@@ -299,6 +342,10 @@ class Optimizer:
         self.load_state_dict(unpack_state(*load_file(path)))
 
 
+def _restored(cls: type[Optimizer], groups: Any, backend: str) -> Optimizer:
+    return cls(groups, backend=backend)
+
+
 def _ids(grads: Sequence[Any]) -> list[int]:
     return [id(g) if g is None or type(g) is np.ndarray else 0 for g in grads]
 
@@ -310,43 +357,20 @@ def _new_state(param: Array, value: float) -> Array:
     return state
 
 
-def _options(clip_norm: Any, clip_value: Any, grad_scale: Any, skip_nonfinite: Any) -> Options:
-    def limit(name: str, value: Any) -> float:
-        if value is None:
-            return math.inf
-        number = _real(name, value)
-        if not number >= 0:
-            raise ValueError(f"{name} must be at least 0, not {number!r}")
-        return number
-
-    scale = _real("grad_scale", grad_scale)
-    if not (scale > 0 and math.isfinite(scale) and math.isfinite(1 / scale)):
+def _options(
+    narrowest: np.dtype[Any], clip_norm: Any, clip_value: Any, grad_scale: Any, skip_nonfinite: Any
+) -> Options:
+    scale = named("grad_scale", real, grad_scale)
+    if not 0 < scale < math.inf:
         raise ValueError(f"grad_scale must be above 0 and finite, not {scale!r}")
+    if not 1 / scale <= float(np.finfo(narrowest).max):
+        raise ValueError(f"grad_scale must have an inverse that is finite in {narrowest}, not {scale!r}")
     return Options(
         grad_scale=scale,
-        clip_value=limit("clip_value", clip_value),
-        clip_norm=limit("clip_norm", clip_norm),
-        skip_nonfinite=bool(skip_nonfinite),
+        clip_value=math.inf if clip_value is None else named("clip_value", limit, clip_value),
+        clip_norm=math.inf if clip_norm is None else named("clip_norm", limit, clip_norm),
+        skip_nonfinite=named("skip_nonfinite", flag, skip_nonfinite),
     )
-
-
-def _real(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, not {value!r}") from None
-
-
-def _check_memory(parameters: Sequence[Parameter]) -> None:
-    for p in parameters:
-        if overlaps_itself(p.array):
-            raise ValueError(f"{p} overlaps itself: several of its elements share memory")
-    pair = first_overlap([p.array for p in parameters])
-    if pair:
-        a, b = parameters[pair[0]], parameters[pair[1]]
-        if a.given is b.given:
-            raise ValueError(f"{b} was given twice: it is also {a}")
-        raise ValueError(f"{a} and {b} share memory")
 
 
 def _optimizer_class(rule: Rule) -> type[Optimizer]:

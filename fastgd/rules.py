@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fastgd.checks import flag, named, number, pair
+
 Hyperparameters = Mapping[str, Any]
 
 
@@ -66,54 +68,21 @@ class Rule(NamedTuple):
 # ---- Hyperparameters: one meaning and one range for each name, whatever the rule --------------------
 
 
-def _number(low: float, below: float = math.inf) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool):
-            raise TypeError("must be a number, not a bool")
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"must be a number, not {type(value).__name__}") from None
-        if not low <= number < below:
-            limit = f"at least {low:g} and finite" if below == math.inf else f"in [{low:g}, {below:g})"
-            raise ValueError(f"must be {limit}, not {number!r}")
-        return number
-
-    return check
-
-
-def _pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
-    def check(value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise TypeError(f"must be a pair of numbers, not {value!r}") from None
-        return item(first), item(second)
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if value is True or value is False or type(value).__name__ in ("bool", "bool_"):
-        return bool(value)
-    raise TypeError(f"must be True or False, not {value!r}")
-
-
 #: name -> a function that returns the value in its canonical type or raises TypeError or ValueError
 CHECKS: dict[str, Callable[[Any], Any]] = {
-    "lr": _number(0),
-    "momentum": _number(0),
-    "dampening": _number(-math.inf),
-    "weight_decay": _number(0),
-    "nesterov": _flag,
-    "lr_decay": _number(0),
-    "initial_accumulator_value": _number(0),
-    "eps": _number(0),
-    "alpha": _number(0, 1),
-    "centered": _flag,
-    "betas": _pair(_number(0, 1)),
-    "amsgrad": _flag,
-    "maximize": _flag,
+    "lr": number(0),
+    "momentum": number(0),
+    "dampening": number(0),
+    "weight_decay": number(0),
+    "nesterov": flag,
+    "lr_decay": number(0),
+    "initial_accumulator_value": number(0),
+    "eps": number(0),
+    "alpha": number(0, 1),
+    "centered": flag,
+    "betas": pair(number(0, 1)),
+    "amsgrad": flag,
+    "maximize": flag,
 }
 
 
@@ -122,10 +91,7 @@ def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     if name not in rule.defaults:
         known = ", ".join(rule.defaults)
         raise TypeError(f"{rule.title} has no hyperparameter {name!r}; it has {known}")
-    try:
-        return CHECKS[name](value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} {error}") from None
+    return named(name, CHECKS[name], value)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgd.arrays import Array
+from fastgd.arrays import Array, as_array
 from fastgd.rules import check_hyperparameter
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 #: the version that state_dict writes
 VERSION = 1
 
+#: above this, a step count is no count of steps and float64 cannot hold it
+MAX_STEP = 2**53
+
 State = list["tuple[Array | None, ...] | None"]
 
 
 def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[int], State]:
     """(hyperparameters of each group, step of each parameter, state of each parameter), all new objects."""
+    given = _mapping("the state", given)
     missing = {"rule", "version", "state", "param_groups"} - given.keys()
     if missing:
         raise ValueError(f"not an optimizer's state: it has no {sorted(missing)[0]!r}")
@@ -30,36 +35,54 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> tuple[list[dict[s
         raise ValueError(f"the state has version {given['version']!r}; this fastgd reads version {VERSION}")
     hyperparameters = _groups(opt, given["param_groups"])
     parameters = [p for group in opt.param_groups for p in group.members]
-    unknown = set(given["state"]) - set(range(len(parameters)))
-    if unknown:
-        raise ValueError(f"the state has an entry {min(unknown, key=str)!r}, but no such parameter exists")
     steps = [0] * len(parameters)
     state: State = [None] * len(parameters)
-    for i, entry in given["state"].items():
+    for key, entry in _mapping("the state's 'state'", given["state"]).items():
+        if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < len(parameters):
+            raise ValueError(f"the state has an entry {key!r}, but no such parameter exists")
+        i = int(key)
         values = hyperparameters[parameters[i].group]
         steps[i], state[i] = _entry(opt, parameters[i], values, entry)
     return hyperparameters, steps, state
 
 
+def _mapping(what: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} is {type(value).__name__}, not a dict")
+    return value
+
+
+def _sequence(what: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{what} is {type(value).__name__}, not a list")
+    return value
+
+
 def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
+    given = _sequence("the state's 'param_groups'", given)
     if len(given) != len(opt.param_groups):
         raise ValueError(f"the state has {len(given)} groups, this optimizer {len(opt.param_groups)}")
     result = []
+    first = 0
     for number, (group, own) in enumerate(zip(given, opt.param_groups, strict=True)):
-        if len(group["params"]) != len(own.members):
-            raise ValueError(
-                f"group {number} of the state has {len(group['params'])} parameters, this optimizer's "
-                f"{len(own.members)}"
-            )
+        what = f"group {number} of the state"
+        group = _mapping(what, group)
         values = {}
-        for name in opt.rule.defaults:
+        for name in ("params", *opt.rule.defaults):
             if name not in group:
-                raise ValueError(f"group {number} of the state has no {name!r}")
-            try:
+                raise ValueError(f"{what} has no {name!r}")
+        members = _sequence(f"{what}: 'params'", group["params"])
+        if len(members) != len(own.members):
+            raise ValueError(f"{what} has {len(members)} parameters, this optimizer's {len(own.members)}")
+        if list(members) != list(range(first, first + len(members))):
+            raise ValueError(f"{what}: 'params' must count on from {first}, not be {members!r}")
+        first += len(members)
+        try:
+            for name in opt.rule.defaults:
                 values[name] = check_hyperparameter(opt.rule, name, group[name])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"group {number} of the state: {error}") from None
-        opt.rule.check(values)
+            opt.rule.check(values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{what}: {error}") from None
         result.append(values)
     return result
 
@@ -67,27 +90,38 @@ def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
 def _entry(
     opt: Optimizer, parameter: Any, values: Mapping[str, Any], entry: Mapping[str, Any]
 ) -> tuple[int, tuple[Array | None, ...]]:
-    known = {slot.name for slot in opt.rule.slots} | {"step"}
-    strange = set(entry) - known
+    what = f"state of {parameter}"
+    entry = _mapping(what, entry)
+    strange = set(entry) - {slot.name for slot in opt.rule.slots} - {"step"}
     if strange:
-        raise ValueError(f"state of {parameter}: {opt.rule.title} has no {sorted(strange)[0]!r}")
-    step = int(entry.get("step", -1))
-    if step < 0:
-        raise ValueError(f"state of {parameter} has no step count")
+        raise ValueError(f"{what}: {opt.rule.title} has no {min(strange, key=str)!r}")
+    step = _step(what, entry)
     arrays: list[Array | None] = []
     for slot, active in zip(opt.rule.slots, opt.rule.active_slots(values), strict=True):
         if slot.name not in entry:
             if active and step:
-                raise ValueError(f"state of {parameter} has no {slot.name!r}")
+                raise ValueError(f"{what} has no {slot.name!r}")
             arrays.append(None)
             continue
-        array = np.asarray(entry[slot.name])
+        array = as_array(entry[slot.name], f"{what}: {slot.name!r}")
         if array.shape != parameter.array.shape or array.dtype != parameter.array.dtype:
             raise ValueError(
-                f"state of {parameter}: {slot.name!r} is {array.dtype} {array.shape}, the parameter "
+                f"{what}: {slot.name!r} is {array.dtype} {array.shape}, the parameter "
                 f"{parameter.array.dtype} {parameter.array.shape}"
             )
         own = np.empty_like(parameter.array, subok=False)
         np.copyto(own, array)
         arrays.append(own)
     return step, tuple(arrays)
+
+
+def _step(what: str, entry: Mapping[str, Any]) -> int:
+    if "step" not in entry:
+        raise ValueError(f"{what} has no step count")
+    try:
+        step = -1 if isinstance(entry["step"], bool) else operator.index(entry["step"])
+    except TypeError:
+        step = -1
+    if not 0 <= step <= MAX_STEP:
+        raise ValueError(f"{what}: 'step' must be a whole number from 0 to 2**53, not {entry['step']!r}")
+    return step

@@ -6,6 +6,7 @@ float32 is computed in float32 and float64 in float64, operation by operation in
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -133,22 +134,24 @@ class ReferenceBackend:
 
 class _Step:
     def __init__(self, backend: ReferenceBackend, work: Work) -> None:
-        self._backend, self._work = backend, work
-        self._grads = [item.grad for item in work.items]
+        self._backend = backend
+        self._grads = [weakref.ref(item.grad) for item in work.items]
+        self._work = work._replace(items=[item._replace(grad=item.param) for item in work.items])
 
     def set_grad(self, i: int, grad: Array) -> None:
-        self._grads[i] = grad
+        self._grads[i] = weakref.ref(grad)
 
     def __call__(self, options: Options) -> Measured:
         work, measured = self._work, UNMEASURED
+        grads = [grad for held in self._grads if (grad := held()) is not None]
         if options.needs_measure:
             orders = [memory_order(item.param) for item in work.items]
-            views = [g.transpose(order) for g, order in zip(self._grads, orders, strict=True)]
+            views = [g.transpose(order) for g, order in zip(grads, orders, strict=True)]
             measured = self._backend.measure_views(views, options)
         if measured.skipped:
             return measured
         with np.errstate(all="ignore"):
-            changes = _changes(work, self._grads, options, measured.clip_coef)
+            changes = _changes(work, grads, options, measured.clip_coef)
         with uninterrupted():
             for old, new in changes:
                 np.copyto(old, new)

@@ -1,0 +1,421 @@
+"""The optimizer around the rules: groups, plans that are reused, step counts, hyperparameters, snapshots."""
+
+from __future__ import annotations
+
+import array
+import copy
+import ctypes
+import gc
+import pickle
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snapshots import BACKENDS, contents, random, unchanged
+
+import fastgd
+from fastgd.rules import RULES
+
+F32 = np.float32
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def rebuilt(opt):
+    """An optimizer with nothing prepared, over copies of the parameters, as far along as this one."""
+    groups = [{**group, "params": [np.array(p) for p in group["params"]]} for group in opt.param_groups]
+    other = type(opt)(groups, backend=opt.backend.name)
+    other.load_state_dict(opt.state_dict())
+    return other
+
+
+def check_step(opt, grads, **options):
+    """Makes a step and asserts that one without a past plan does the very same."""
+    other = rebuilt(opt)
+    expected = other.step([None if g is None else np.array(g) for g in grads], **options)
+    assert opt.step(grads, **options) == expected
+    assert contents(opt) == contents(other)
+
+
+# ---- groups and names ----
+
+
+def test_groups_share_defaults_and_differ_where_they_say(backend):
+    params = [np.full(3, 1, F32) for _ in range(3)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5, "maximize": True}]
+    opt = fastgd.SGD(groups, lr=0.25, backend=backend)
+    opt.step([np.ones(3, F32)] * 3)
+    assert [p[0] for p in params] == [0.75, 1.5, 1.5]
+    assert [g["lr"] for g in opt.param_groups] == [0.25, 0.5]
+    assert all(a is b for a, b in zip(opt.param_groups[1]["params"], params[1:], strict=True))
+
+
+def test_positional_hyperparameters_are_in_torchs_order():
+    group = fastgd.Adam([np.ones(1, F32)], 0.5, (0.5, 0.75), 1e-3).param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.5, 0.75), 1e-3)
+
+
+def test_a_group_is_a_mapping():
+    group = fastgd.SGD([np.ones(1, F32)], lr=0.5).param_groups[0]
+    assert list(group) == ["params", *RULES["sgd"].defaults]
+    assert len(group) == len(list(group))
+    group.update(lr=0.25, momentum=np.float32(0.5))
+    assert dict(group)["lr"] == 0.25
+    assert type(group["momentum"]) is float
+
+
+def test_gradients_by_name(backend):
+    params = {"a": np.zeros(2, F32), "b": np.zeros(3, F32), "c": np.zeros(4, F32)}
+    opt = fastgd.SGD(params, lr=1.0, backend=backend)
+    for _ in range(2):
+        opt.step({"c": np.full(4, 3, F32), "a": np.full(2, 1, F32)})
+    assert [p[0] for p in params.values()] == [-2, 0, -6]
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter, lambda x: (g for g in x)])
+def test_gradients_in_any_order_giving_collection(backend, make):
+    params = [np.zeros(2, F32), np.zeros(3, F32)]
+    opt = fastgd.SGD(params, lr=1.0, backend=backend)
+    opt.step(make([np.full(2, 1, F32), np.full(3, 2, F32)]))
+    assert [p[0] for p in params] == [-1, -2]
+
+
+def test_nothing_to_update(backend):
+    for params in ([], [{"params": []}, {"params": []}], [np.zeros((0, 3), F32)]):
+        opt = fastgd.Adam(params, backend=backend)
+        grads = [np.zeros((0, 3), F32)] if isinstance(params[:1] and params[0], np.ndarray) else []
+        for _ in range(2):
+            report = opt.step(grads, clip_norm=1.0, skip_nonfinite=True)
+        assert report == (0.0, 1.0, False, None)
+        opt.load_state_dict(opt.state_dict())
+
+
+class Matrix(np.ndarray):
+    pass
+
+
+def lenders(a):
+    """The same memory by every way in."""
+    flat = a.reshape(-1)
+    yield a
+    yield a.view(Matrix)
+    yield memoryview(a)
+    yield type("Lender", (), {"__array_interface__": a.__array_interface__, "keep": a})()
+    yield type("Dlpack", (), {n: getattr(a, n) for n in ("__dlpack__", "__dlpack_device__")})()
+    if a.ndim == 1:
+        yield (ctypes.c_float * flat.size).from_buffer(flat)
+
+
+def test_owners_other_than_numpy(backend):
+    count = len(list(lenders(np.zeros(4, F32))))
+    for i in range(count):
+        p = np.zeros(4, F32)
+        opt = fastgd.SGD([list(lenders(p))[i]], lr=1.0, backend=backend)
+        for k in range(count):
+            opt.step([list(lenders(np.full(4, 10.0**k, F32)))[k]])
+        assert np.all(p == -sum(F32(10.0**k) for k in range(count)))
+    stock = array.array("d", [0.0] * 5)
+    opt = fastgd.SGD([stock], lr=1.0, backend=backend)
+    opt.step([array.array("d", [1.0, 2, 3, 4, 5])])
+    assert stock.tolist() == [-1, -2, -3, -4, -5]
+
+
+# ---- the plan: gradients fresh, reused, freed ----
+
+
+def test_gradients_reused_rewritten_and_fresh(backend):
+    opt = fastgd.AdamW([random(s, 0) for s in (5, (3, 4), 0, 1)], amsgrad=True, backend=backend)
+    kept = [random(s, 1) for s in (5, (3, 4), 0, 1)]
+    for t in range(6):
+        check_step(opt, kept)
+        kept[0] *= -2
+        if t % 2:
+            kept[1] = random((3, 4), t)
+        if t == 3:
+            kept[1] = np.asfortranarray(kept[1])
+        check_step(opt, [random(s, 50 + t) for s in (5, (3, 4), 0, 1)], clip_norm=0.5)
+
+
+def test_an_id_taken_over_by_another_array_is_noticed(backend):
+    """A freed gradient's id is given to the next array, whose memory is elsewhere."""
+    p = np.zeros(1000, F32)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    total, ids, hold = F32(0), set(), []
+    for t in range(50):
+        memory = np.full(1000, t, F32)
+        hold.append(memory)
+        grad = memory[:]
+        ids.add(id(grad))
+        opt.step([grad])
+        total += F32(t)
+        del grad
+        assert np.all(p == -total)
+    assert len(ids) < 50
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("pattern"), st.tuples(*[st.sampled_from(["keep", "fresh", "none", "order"])] * 3)),
+    st.tuples(
+        st.just("set"), st.sampled_from([0, 1]), st.sampled_from(["lr", "weight_decay"]), st.floats(0, 0.5)
+    ),
+    st.tuples(
+        st.just("set"), st.sampled_from([0, 1]), st.just("betas"), st.tuples(*[st.floats(0, 0.99)] * 2)
+    ),
+    st.tuples(
+        st.just("set"), st.sampled_from([0, 1]), st.sampled_from(["amsgrad", "maximize"]), st.booleans()
+    ),
+    st.tuples(st.just("skip")),
+    st.tuples(st.just("reload")),
+)
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(backend=st.sampled_from(BACKENDS), actions=st.lists(ACTIONS, min_size=1, max_size=12))
+def test_any_history_leaves_what_a_new_optimizer_has(backend, actions):
+    shapes = [(3, 4), (5,), ()]
+    params = [random(s, i) for i, s in enumerate(shapes)]
+    opt = fastgd.Adam([{"params": params[:2]}, {"params": params[2:]}], backend=backend)
+    grads = [random(s, 9 + i) for i, s in enumerate(shapes)]
+    for t, (what, *rest) in enumerate(actions):
+        if what == "pattern":
+            for i, how in enumerate(rest[0]):
+                if how == "fresh" or (grads[i] is None and how != "none"):
+                    grads[i] = random(shapes[i], 100 * t + i)
+                elif how == "order":
+                    grads[i] = np.asfortranarray(grads[i])[::-1] if shapes[i] else grads[i].copy()
+                elif how == "none":
+                    grads[i] = None
+        elif what == "set":
+            opt.param_groups[rest[0]][rest[1]] = rest[2]
+        elif what == "skip":
+            bad = [None if g is None else np.full_like(g, np.nan) for g in grads]
+            with unchanged(opt):
+                assert opt.step(bad, skip_nonfinite=True).skipped == any(b is not None for b in bad)
+        else:
+            opt.load_state_dict(opt.state_dict())
+        check_step(opt, grads, clip_norm=1.0 if t % 2 else None)
+
+
+def test_gradients_are_not_kept_and_nothing_goes_in_circles(backend):
+    opt = fastgd.Adam([np.zeros(3, F32)], backend=backend)
+    gc.disable()
+    try:
+        for make in (np.ones, lambda *a: np.ones(*a).view(Matrix)):
+            for _ in range(2):
+                grad = make(3, F32)
+                gone = weakref.ref(grad)
+                opt.step([grad], clip_norm=1.0)
+                del grad
+                assert gone() is None
+        gone = weakref.ref(opt)
+        del opt
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_that_only_the_loan_holds_lives_through_the_step(backend):
+    p = np.zeros(4, F32)
+    at_death = []
+
+    class Copier:
+        def __dlpack__(self, **kwargs):
+            made = np.ones(4, F32)
+            weakref.finalize(made, lambda: at_death.append(float(p[0])))
+            return made.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    for t in range(1, 4):
+        opt.step([Copier()], clip_value=2.0)
+        assert at_death[-1] == -t
+    assert len(at_death) == 3
+
+
+def test_memory_in_use_cannot_be_moved_away(backend):
+    p, g = np.zeros(3, F32), np.ones(3, F32)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    opt.step([g])
+    for a in (p, g):
+        with pytest.raises(ValueError, match="cannot resize"):
+            a.resize(100_000, refcheck=False)
+    opt.step([g])
+    assert np.all(p == -2)
+
+
+def test_a_shape_set_later_does_not_matter(backend):
+    p = np.zeros((2, 3), F32)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy means to do away with it
+        p.shape = (6,)
+    for t in (1, 2):
+        opt.step([np.ones((2, 3), F32)])
+        assert p.tolist() == [-t] * 6
+
+
+# ---- counters ----
+
+
+def test_each_parameter_counts_its_own_steps(backend):
+    """A parameter's path does not depend on the others: as if each had an optimizer of its own."""
+    start = [random(s, i) for i, s in enumerate([4, (2, 3), 7])]
+    together = [s.copy() for s in start]
+    alone = [s.copy() for s in start]
+    opt = fastgd.Adam(together, lr=0.1, backend=backend)
+    own = [fastgd.Adam([p], lr=0.1, backend=backend) for p in alone]
+    counts = [0, 0, 0]
+    for t in range(9):
+        grads = [random(s.shape, 10 * t + i) if t % (i + 1) == 0 else None for i, s in enumerate(start)]
+        opt.step(grads)
+        for i, g in enumerate(grads):
+            if g is not None:
+                own[i].step([g])
+                counts[i] += 1
+        assert [p.tobytes() for p in together] == [p.tobytes() for p in alone]
+    state = opt.state_dict()["state"]
+    assert [state[i]["step"] for i in range(3)] == counts == [9, 5, 3]
+
+
+def test_all_gradients_none(backend):
+    opt = fastgd.Adam([random(3, 0)], backend=backend)
+    opt.step([random(3, 1)])
+    with unchanged(opt):
+        assert opt.step([None], clip_norm=1.0, skip_nonfinite=True) == (0.0, 1.0, False, None)
+
+
+# ---- hyperparameters that change on the way ----
+
+CHANGES = [
+    ("sgd", {"dampening": 0.0}, {"momentum": 0.9}),
+    ("sgd", {"momentum": 0.9}, {"momentum": 0.0}),
+    ("sgd", {"momentum": 0.5}, {"momentum": 0.9, "nesterov": True}),
+    ("sgd", {}, {"weight_decay": 0.25}),
+    ("sgd", {}, {"maximize": True}),
+    ("adam", {}, {"amsgrad": True}),
+    ("adam", {"amsgrad": True}, {"amsgrad": False}),
+    ("adamw", {"weight_decay": 0.0}, {"weight_decay": 0.3}),
+    ("adamw", {}, {"betas": (0.5, 0.75), "eps": 1e-3, "lr": 0.5}),
+    ("rmsprop", {}, {"centered": True}),
+    ("rmsprop", {}, {"momentum": 0.9}),
+    ("adagrad", {}, {"lr_decay": 0.5, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("rule", "first", "then"), CHANGES)
+def test_a_change_holds_from_the_next_step_on(rule, first, then):
+    params = {b: [random(40, 0), random((3, 3), 1)] for b in BACKENDS}
+    opts = {b: fastgd.optim.create(rule, params[b], backend=b, **first) for b in BACKENDS}
+    for t in range(6):
+        for opt in opts.values():
+            group = opt.param_groups[0]
+            if t in (2, 4):
+                group.update(then if t == 2 else {k: group.rule.defaults[k] for k in then} | first)
+                kept = rebuilt(opt)
+                plain = {**RULES[rule].defaults, **first, **(then if t == 2 else {})}
+                assert {k: kept.param_groups[0][k] for k in plain} == plain
+            check_step(opt, [random(40, 5 + t), random((3, 3), 6 + t)])
+        assert contents(opts["native"]) == contents(opts["reference"])
+
+
+def test_momentum_turned_on_starts_from_nothing(backend):
+    p = np.zeros(2, F32)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    g = np.ones(2, F32)
+    seen = []
+    for momentum in (0.0, 0.0, 0.5, 0.5, 0.0, 0.5):
+        opt.param_groups[0]["momentum"] = momentum
+        opt.step([g])
+        seen.append(-p[0])
+    # steps of 1, 1, then momentum 1, 1.5, then 1, then the momentum that was kept: 0.5 * 1.5 + 1
+    assert seen == [1, 2, 3, 4.5, 5.5, 7.25]
+
+
+def test_initial_value_may_change_until_the_first_step(backend):
+    p = np.zeros(2, F32)
+    opt = fastgd.Adagrad([p], lr=1.0, eps=0.0, backend=backend)
+    opt.step([np.full(2, np.nan, F32)], skip_nonfinite=True)
+    opt.param_groups[0]["initial_accumulator_value"] = 3.0
+    opt.step([np.ones(2, F32)])
+    assert p.tolist() == [-0.5, -0.5]
+
+
+# ---- reports ----
+
+
+def test_report(backend):
+    opt = fastgd.SGD({"a": np.zeros(2, F32), "b": np.zeros((2, 2))}, lr=1.0, backend=backend)
+    grads = [np.array([3, 0], F32), np.array([[0, 4.0], [0, 0]])]
+    assert opt.step(grads) == (None, 1.0, False, None)
+    assert opt.step(grads, clip_norm=10) == (5.0, 1.0, False, None)
+    assert opt.step(grads, clip_norm=1) == (5.0, 1 / (5 + 1e-6), False, None)
+    assert opt.step(grads, grad_scale=2, clip_norm=np.float32(10)) == (2.5, 1.0, False, None)
+    assert opt.step(grads, skip_nonfinite=True) == (5.0, 1.0, False, None)
+    grads[1].T[1, 1] = -np.inf
+    report = opt.step([None, grads[1].T], clip_norm=1)
+    assert report.nonfinite == (0, 1, "b", (1, 1), -np.inf)
+    assert not report.skipped
+
+
+def test_options_given_as_arrays_are_read_every_time(backend):
+    p, g, limit = np.zeros(1), np.ones(1), np.array(0.5)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    opt.step([g], clip_value=limit)
+    limit[...] = 0.25
+    opt.step([g], clip_value=limit)
+    assert p[0] == -0.75
+
+
+# ---- snapshots, copies, pickles ----
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_training_goes_on_from_a_snapshot(rule, backend):
+    opt = fastgd.optim.create(rule, [random((3, 2), 0).T, random(4, 1)], weight_decay=0.1, backend=backend)
+    for t in range(3):
+        opt.step([random((2, 3), t), random(4, t)], clip_norm=0.5, skip_nonfinite=True)
+        opt.step([np.full((2, 3), np.inf, F32), random(4, t)], skip_nonfinite=True)
+    other = rebuilt(opt)
+    assert contents(other) == contents(opt)
+    with unchanged(opt):
+        other.step([random((2, 3), 8), random(4, 8)])
+    check_step(opt, [random((2, 3), 8), random(4, 8)])
+    assert contents(other) == contents(opt)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_goes_on_alike_and_apart(how, backend):
+    groups = [{"params": {"w": random((2, 3), 0)}}, {"params": [random(4, 1, np.float64)], "lr": 0.5}]
+    opt = fastgd.Adam(groups, backend=backend)
+    for made in (opt, how(opt)):
+        made.step([random((2, 3), 2), None])
+        other = how(made)
+        assert type(other) is fastgd.Adam
+        assert other.backend is made.backend
+        assert contents(other) == contents(made)
+        assert other.param_groups[0].members[0].name == "w"
+        if how is copy.copy:
+            assert other.param_groups[1]["params"][0] is made.param_groups[1]["params"][0]
+            continue
+        with unchanged(made):
+            other.step([random((2, 3), 3), random(4, 4, np.float64)])
+        made.step([random((2, 3), 3), random(4, 4, np.float64)])
+        assert contents(other) == contents(made)
+
+
+def test_a_model_and_its_optimizer_are_copied_together(backend):
+    model = {"w": np.zeros(3, F32)}
+    opt = fastgd.SGD(model, lr=1.0, backend=backend)
+    opt.step([np.ones(3, F32)])
+    for model2, opt2 in (copy.deepcopy((model, opt)), pickle.loads(pickle.dumps((model, opt)))):
+        opt2.step([np.ones(3, F32)])
+        assert model2["w"].tolist() == [-2, -2, -2]
+    assert model["w"].tolist() == [-1, -1, -1]
