@@ -18,7 +18,8 @@ static void factor(int64_t size, int64_t *shape) {
 }
 
 /* A copy with a constant size is one instruction; one with a variable size is a call. */
-static void copy(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t n, int64_t item) {
+static void copy(char *to, int64_t to_stride, const char *from, int64_t from_stride, int64_t n,
+                 int64_t item) {
     if (to_stride == item && from_stride == item) memcpy(to, from, (size_t)(n * item));
     else if (item == 8) for (; n > 0; n--, to += to_stride, from += from_stride) memcpy(to, from, 8);
     else for (; n > 0; n--, to += to_stride, from += from_stride) memcpy(to, from, 4);
@@ -76,7 +77,9 @@ int field_close(field *f, void *packed) {
             else copy(from, f->strides[2], (const char *)&guards, 0, columns, item);
         }
     }
-    intact = (unsigned char)f->block[0] == GUARD_BYTE && !memcmp(f->block, f->block + 1, (size_t)f->block_size - 1);
+    /* all bytes alike: each equal to the next */
+    intact = (unsigned char)f->block[0] == GUARD_BYTE;
+    intact &= memcmp(f->block, f->block + 1, (size_t)f->block_size - 1) == 0;
     free(f->block);
     return intact;
 }

@@ -1,4 +1,4 @@
-/* An array as a test wants it: packed numbers spread over memory in one of several ways, between guard bytes. */
+/* An array as a test wants it: numbers spread over memory in one of several ways, among guard bytes. */
 #ifndef FIELD_H
 #define FIELD_H
 
@@ -24,7 +24,7 @@ typedef struct field {
 
 field field_of(const void *packed, int64_t size, int64_t item, placing how);
 
-/* Packs the elements again and frees the field. Returns 0 when a byte that belongs to no element has changed. */
+/* Packs the elements again and frees the field. 0 when a byte that belongs to no element has changed. */
 int field_close(field *f, void *packed);
 
 #endif

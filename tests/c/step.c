@@ -47,7 +47,7 @@ image image_copy(const image *from) {
 
 void *image_at(const image *m, int t, int operand) {
     char *at = m->data + operand * tensor_size(t) * tensor_item(t);
-    for (int before = 0; before < t; before++) at += m->operands * tensor_size(before) * tensor_item(before);
+    for (int k = 0; k < t; k++) at += m->operands * tensor_size(k) * tensor_item(k);
     return at;
 }
 
@@ -69,8 +69,10 @@ void image_set(image *m, int t, int operand, int64_t i, double value) {
 }
 
 void image_take(image *m, const image *from, int operand) {
-    for (int t = 0; t < TENSORS; t++)
-        memcpy(image_at(m, t, operand), image_at(from, t, operand), (size_t)(tensor_size(t) * tensor_item(t)));
+    for (int t = 0; t < TENSORS; t++) {
+        const int64_t bytes = tensor_size(t) * tensor_item(t);
+        memcpy(image_at(m, t, operand), image_at(from, t, operand), (size_t)bytes);
+    }
 }
 
 int image_same(const image *a, const image *b) {
@@ -181,11 +183,12 @@ image step_run(const step *s, const fgd_options *options, manner how, fgd_report
 
     for (int t = 0; t < TENSORS; t++) {
         const size_t one = (size_t)(tensor_size(t) * tensor_item(t));
-        for (int o = 0; o < after.operands; o++) intact &= field_close(&fields[t][o], image_at(&after, t, o));
-        read_only &= memcmp(image_at(&after, t, GRAD), image_at(&s->before, t, GRAD), one) == 0;
+        for (int o = 0; o < after.operands; o++)
+            intact &= field_close(&fields[t][o], image_at(&after, t, o));
+        read_only &= !memcmp(image_at(&after, t, GRAD), image_at(&s->before, t, GRAD), one);
         for (int k = 0; k < s->rule->n_slots; k++)
             if (!slot_is_used(s, k))
-                read_only &= memcmp(image_at(&after, t, SLOT + k), image_at(&s->before, t, SLOT + k), one) == 0;
+                read_only &= !memcmp(image_at(&after, t, SLOT + k), image_at(&s->before, t, SLOT + k), one);
         counted &= counters[t] == 7 + t + !report->skipped;
     }
     CHECK(code == FGD_OK, "%s %u: %s", s->rule->name, s->group.switches, fgd_error_text(code));

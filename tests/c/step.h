@@ -30,7 +30,7 @@ int image_same(const image *a, const image *b);
 int image_finite(const image *m);
 void image_free(image *m);
 
-/* One rule with some of its switches on, and numbers to start from. The variant counts up over all of them. */
+/* One rule with some of its switches on, and numbers to start from. The variant counts all of them. */
 typedef struct step {
     int variant;
     const fgd_rule *rule;
@@ -50,8 +50,8 @@ typedef struct manner {
 
 static const manner PLAIN = {-1, 1, CONTIGUOUS, 0}; /* isa -1: the one in use */
 
-/* Runs the step on copies and returns what it left behind; checks that it succeeded, that every byte outside the
- * elements is as before, that no gradient has changed and that the step counters say what the report says. */
+/* Runs the step on copies and returns what it left behind; checks that it succeeded, that every byte outside
+ * the elements is as before, that no gradient has changed and that the step counters fit the report. */
 image step_run(const step *s, const fgd_options *options, manner how, fgd_report *report);
 
 /* As the header says: g / grad_scale, clamped to clip_value, times coef, each in the tensor's precision. */

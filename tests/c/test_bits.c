@@ -1,5 +1,5 @@
-/* Every rule with every combination of its switches: the same bits on every instruction set, with any number of
- * threads, and wherever the numbers lie in memory. */
+/* Every rule with every combination of its switches: the same bits on every instruction set, with any number
+ * of threads, and wherever the numbers lie in memory. */
 #include <math.h>
 #include <string.h>
 
@@ -25,7 +25,8 @@ static void compare(const step *s, const fgd_options *options, manner how, const
     CHECK(image_same(&result, expected), "%s %u: %s, %d threads, first %d, next %d", s->rule->name,
           s->group.switches, fgd_isa_name(how.isa), how.threads, how.first, how.next);
     CHECK(memcmp(&report, expected_report, sizeof report) == 0, "%s %u: %s, %d threads, norm %.17g not %.17g",
-          s->rule->name, s->group.switches, fgd_isa_name(how.isa), how.threads, report.norm, expected_report->norm);
+          s->rule->name, s->group.switches, fgd_isa_name(how.isa), how.threads, report.norm,
+          expected_report->norm);
     image_free(&result);
 }
 
@@ -39,7 +40,8 @@ static void compare_all(const step *s) {
     CHECK(image_finite(&expected), "%s %u", s->rule->name, s->group.switches);
     CHECK(!image_same(&expected, &s->before), "%s %u", s->rule->name, s->group.switches);
     CHECK(report.measured == (s->variant % 4 != 3), "%s %u", s->rule->name, s->group.switches);
-    CHECK((report.clip_coef < 1) == (s->variant % 4 != 3), "%s %u: %g", s->rule->name, s->group.switches, report.norm);
+    CHECK((report.clip_coef < 1) == (s->variant % 4 != 3), "%s %u: %g", s->rule->name, s->group.switches,
+          report.norm);
     digest_add(expected.data, expected.bytes);
     digest_add(&report, sizeof report);
 

@@ -1,5 +1,5 @@
-/* Every operand at the very end of its memory, gradients in memory that cannot be written: an access beyond an
- * array or a write to a gradient ends the program. */
+/* Every operand at the very end of its memory, gradients in memory that cannot be written: an access beyond
+ * an array or a write to a gradient ends the program. */
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>

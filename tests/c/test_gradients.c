@@ -1,4 +1,4 @@
-/* What happens to gradients before a rule sees them: unscaled, clipped by value and by norm, turned, refused. */
+/* What happens to gradients before a rule sees them: unscaled, clipped by value and norm, turned, refused. */
 #include <math.h>
 
 #include "check.h"
@@ -11,7 +11,8 @@ static void compare(const step *s, fgd_options options, const char *what) {
     step transformed = *s;
     image result = step_run(s, &options, PLAIN, &report);
     transformed.before = image_copy(&s->before);
-    transform_gradients(&transformed.before, &options, s->group.maximize ? -report.clip_coef : report.clip_coef);
+    const double sign = s->group.maximize ? -1 : 1;
+    transform_gradients(&transformed.before, &options, sign * report.clip_coef);
     transformed.group.maximize = 0;
     image expected = step_run(&transformed, &none, PLAIN, &(fgd_report){0});
     image_take(&expected, &result, GRAD);
@@ -33,7 +34,10 @@ static void compare_options(const step *s) {
         case 2: options.clip_value = 0.1, compare(s, options, "clip_value"); break;
         case 3: options.clip_norm = 5, compare(s, options, "clip_norm"); break;
         case 4: options.clip_norm = 1e9, compare(s, options, "clip_norm above the norm"); break;
-        case 5: options.norm = FGD_NORM_INF, options.clip_norm = 0.05, compare(s, options, "infinity norm"); break;
+        case 5:
+            options.norm = FGD_NORM_INF, options.clip_norm = 0.05;
+            compare(s, options, "infinity norm");
+            break;
     }
 }
 
@@ -56,7 +60,8 @@ static void compare_nonfinite(const step *s) {
     CHECK(image_same(&result, &spoilt.before), "%s %u", s->rule->name, s->group.switches);
     CHECK(report.skipped == 1 && report.measured == 1, "%d %d", report.skipped, report.measured);
     CHECK(report.nonfinite_tensor == tensor && report.nonfinite_element == element, "%lld %lld, not %d %lld",
-          (long long)report.nonfinite_tensor, (long long)report.nonfinite_element, tensor, (long long)element);
+          (long long)report.nonfinite_tensor, (long long)report.nonfinite_element, tensor,
+          (long long)element);
     image_free(&result);
 
     options.skip_nonfinite = 0, options.measure = 1;
@@ -75,7 +80,8 @@ static void compare_finite(const step *s) {
     skipping.skip_nonfinite = 1;
     image result = step_run(s, &skipping, PLAIN, &report), expected;
     CHECK(report.measured == 1 && report.skipped == 0 && report.clip_coef == 1, "%d", report.skipped);
-    CHECK(report.nonfinite_tensor == -1 && report.nonfinite_element == -1, "%lld", (long long)report.nonfinite_tensor);
+    CHECK(report.nonfinite_tensor == -1 && report.nonfinite_element == -1, "%lld",
+          (long long)report.nonfinite_tensor);
     expected = step_run(s, &none, PLAIN, &report);
     CHECK(report.measured == 0 && report.error_tensor == -1, "%d", report.measured);
     CHECK(image_same(&result, &expected), "%s %u", s->rule->name, s->group.switches);

@@ -28,7 +28,8 @@ static void test_rules(void) {
     const int count = fgd_rule_count();
     CHECK(count > 0, "%d", count);
     CHECK(fgd_rule_at(-1) == NULL && fgd_rule_at(count) == NULL, "%d", count);
-    CHECK(fgd_rule_find("no such rule") == FGD_ERROR_RULE && fgd_rule_find("") == FGD_ERROR_RULE, "%d", count);
+    CHECK(fgd_rule_find("no such rule") == FGD_ERROR_RULE, "%d", count);
+    CHECK(fgd_rule_find("") == FGD_ERROR_RULE, "%d", count);
     CHECK(fgd_rule_find(NULL) == FGD_ERROR_RULE, "%d", count);
     for (int i = 0; i < count; i++) {
         const fgd_rule *rule = fgd_rule_at(i);

@@ -1,5 +1,5 @@
-/* Every error code that bad arguments can give, with the tensor it is about and with all memory unchanged; and
- * arguments that look bad and are not. */
+/* Every error code that bad arguments can give, with the tensor it is about and with all memory unchanged;
+ * and arguments that look bad and are not. */
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -30,7 +30,7 @@ typedef struct call {
     fgd_report report, *report_at;
 } call;
 
-/* A call that all three functions would accept: sgd with momentum, two tensors in group 0 and one in group 1. */
+/* A call that all three functions accept: sgd with momentum, two tensors in group 0 and one in group 1. */
 static void make(call *c) {
     const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, .scalars = {0.5, 0.5, 0.5, 0.5}};
     *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT, .workspace_size = 56};
@@ -42,21 +42,23 @@ static void make(call *c) {
     }
     c->layout = (fgd_layout){3, shape, strides};
     c->options = (fgd_options){.grad_scale = 1, .clip_value = 1, .clip_norm = 1, .skip_nonfinite = 1};
-    c->options_at = &c->options, c->groups_at = c->groups, c->tensors_at = c->tensors, c->report_at = &c->report;
+    c->options_at = &c->options, c->groups_at = c->groups;
+    c->tensors_at = c->tensors, c->report_at = &c->report;
     c->workspace = (char *)m.workspace;
 }
 
 static int enter(call *c, int entry) {
     if (entry == UPDATE)
-        return fgd_update(c->groups_at, c->n_groups, c->tensors_at, c->n_tensors, c->options_at, c->workspace,
-                          c->workspace_size, c->report_at);
+        return fgd_update(c->groups_at, c->n_groups, c->tensors_at, c->n_tensors, c->options_at,
+                          c->workspace, c->workspace_size, c->report_at);
     if (entry == MEASURE)
-        return fgd_measure(c->tensors_at, c->n_tensors, c->options_at, NULL, c->workspace, c->workspace_size,
-                           c->report_at);
-    return fgd_clip(c->tensors_at, c->n_tensors, c->options_at, c->workspace, c->workspace_size, c->report_at);
+        return fgd_measure(c->tensors_at, c->n_tensors, c->options_at, NULL, c->workspace,
+                           c->workspace_size, c->report_at);
+    return fgd_clip(c->tensors_at, c->n_tensors, c->options_at, c->workspace, c->workspace_size,
+                    c->report_at);
 }
 
-/* The arguments with one change (the last argument, on c) make these entries give that code for that tensor. */
+/* After one change (the last argument, made to *c) these entries give that code for that tensor. */
 #define REFUSED(entries, expected, tensor, ...)                                                          \
     for (int entry = UPDATE; entry <= CLIP; entry *= 2) {                                                \
         call changed, *c = &changed;                                                                     \
@@ -130,11 +132,12 @@ static void test_options(void) {
 
 static void test_workspace(void) {
     const fgd_tensor huge = {.size = INT64_MAX};
+    const int64_t words = ((int64_t)1 << 49) + 2, large = fgd_workspace_size(&huge, 1);
     call c;
     make(&c);
-    CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", (int)fgd_workspace_size(c.tensors, COUNT));
+    CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", COUNT);
     CHECK(fgd_workspace_size(NULL, 0) == 8, "%d", (int)fgd_workspace_size(NULL, 0));
-    CHECK(fgd_workspace_size(&huge, 1) == (((int64_t)1 << 49) + 2) * 8, "%lld", (long long)fgd_workspace_size(&huge, 1));
+    CHECK(large == words * 8, "%lld", (long long)large);
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = INT64_MAX)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size--)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size = -1)
