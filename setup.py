@@ -1,10 +1,8 @@
 """Builds csrc/ into one extension: the entry points once, the kernels once per instruction set and precision.
 
-Metadata is in pyproject.toml; the instruction sets and their compiler flags are in csrc/isa.def.
+Metadata is in pyproject.toml, sources and flags are in csrc/build_flags.py, instruction sets in csrc/isa.def.
 """
 
-import platform
-import re
 import sys
 import sysconfig
 import tempfile
@@ -14,24 +12,21 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-CSRC = Path(__file__).parent / "csrc"
-ENTRIES = sorted(path.name for path in CSRC.glob("*.c") if not path.name.endswith("kernels.c"))
-KERNELS = sorted(path.name for path in CSRC.glob("*kernels.c"))
+sys.path.insert(0, str(Path(__file__).parent / "csrc"))
+from build_flags import (
+    COMMON_FLAGS,
+    CSRC,
+    ENTRIES,
+    KERNELS,
+    NO_OPENMP_FLAGS,
+    OPENMP_FLAGS,
+    kernel_builds,
+)
 
-COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
-KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 NO_COMPILER = (
     "fastgd is compiled when it is installed and no working C compiler was found: "
     "install gcc or clang (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install) and try again."
 )
-
-
-def instruction_sets() -> dict[str, list[str]]:
-    """Name and compiler flags of each instruction set of this machine's architecture, from csrc/isa.def."""
-    machine = platform.machine().lower()
-    architecture = {"x86_64": "X86_64", "amd64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
-    row = re.compile(rf'^FGD_ISA_{architecture.get(machine, "OTHER")}\((\w+), "(.*?)",', re.MULTILINE)
-    return {name: flags.split() for name, flags in row.findall((CSRC / "isa.def").read_text())}
 
 
 class BuildKernels(build_ext):
@@ -53,23 +48,22 @@ class BuildKernels(build_ext):
 
     def kernel_objects(self) -> list[str]:
         objects = []
-        for isa, isa_flags in instruction_sets().items():
-            for double in (0, 1):
-                objects += self.compiler.compile(
-                    [f"csrc/{name}" for name in KERNELS],
-                    output_dir=str(Path(self.build_temp) / f"{isa}-{double}"),
-                    macros=[("FGD_ISA", isa), ("FGD_DOUBLE", str(double))],
-                    extra_postargs=[*COMMON_FLAGS, *KERNEL_FLAGS, *isa_flags],
-                    depends=[str(path) for path in CSRC.iterdir()],
-                )
+        for build in kernel_builds():
+            objects += self.compiler.compile(
+                [f"csrc/{name}" for name in KERNELS],
+                output_dir=str(Path(self.build_temp) / build.name),
+                macros=list(build.macros.items()),
+                extra_postargs=build.flags,
+                depends=[str(path) for path in CSRC.iterdir()],
+            )
         return objects
 
     def openmp_flags(self) -> list[str]:
-        """["-fopenmp"] where the compiler has it; without it everything works on one thread."""
-        if self.can_compile(["-fopenmp"]):
-            return ["-fopenmp"]
+        """OpenMP where the compiler has it; without it everything works on one thread."""
+        if self.can_compile(OPENMP_FLAGS):
+            return OPENMP_FLAGS
         print("fastgd: this compiler has no OpenMP; the library will use one thread", file=sys.stderr)
-        return []
+        return NO_OPENMP_FLAGS
 
     def can_compile(self, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:

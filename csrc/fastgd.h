@@ -119,7 +119,7 @@ typedef struct fgd_group {
  *   g = g / grad_scale;  g = min(max(g, -clip_value), clip_value);  g = g * clip_coef
  * with clip_coef = min(1, clip_norm / (norm + 1e-6)). Gradients are never written by fgd_update. */
 typedef struct fgd_options {
-    double grad_scale;      /* 1 for none; finite, not 0 */
+    double grad_scale;      /* 1 for none; above 0, and neither it nor 1 / it infinite */
     double clip_value;      /* INFINITY for none */
     double clip_norm;       /* INFINITY for none */
     int32_t norm;           /* fgd_norm that clip_norm means */
@@ -133,7 +133,7 @@ typedef struct fgd_report {
     double norm;      /* global norm after grad_scale and clip_value, before clip_norm */
     double sumsq;     /* norm squared as it was summed; may overflow where norm does not */
     double clip_coef; /* what the gradients were multiplied by; 1 when not clipped */
-    int64_t nonfinite_tensor, nonfinite_element; /* the first such element in memory order; -1: none */
+    int64_t nonfinite_tensor, nonfinite_element; /* the first such element, in the layout's order; -1: none */
     int64_t error_tensor;                        /* with an error code: the tensor it is about, or -1 */
 } fgd_report;
 

@@ -11,13 +11,13 @@
 typedef struct fgd_operand {
     char *base;
     const fgd_layout *layout;
-    const int64_t *strides; /* NULL with no layout */
+    const int64_t *strides; /* NULL with no layout and for a scalar */
     int64_t item;           /* bytes an element takes */
 } fgd_operand;
 
 static inline fgd_operand fgd_operand_of(const void *base, const fgd_layout *layout, int row, int64_t item) {
-    fgd_operand o = {(char *)(uintptr_t)base, layout, layout ? layout->strides + (int64_t)row * layout->ndim : NULL,
-                     item};
+    const int64_t *strides = layout && layout->ndim > 0 ? layout->strides + (int64_t)row * layout->ndim : NULL;
+    fgd_operand o = {(char *)(uintptr_t)base, layout, strides, item};
     return o;
 }
 

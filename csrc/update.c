@@ -33,7 +33,7 @@ typedef struct chunk {
     int64_t offset, n;
 } chunk;
 
-static int64_t chunks_of(int64_t size) { return (size + FGD_CHUNK - 1) / FGD_CHUNK; }
+static int64_t chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
 
 /* Finds chunk c; *tensor is a cursor that only moves forward. */
 static chunk chunk_at(const job *j, int64_t c, int64_t *tensor) {
@@ -258,7 +258,8 @@ static void do_chunks(const job *j, int writing) {
     if (j->threads == 1) {
         for (int64_t c = 0; c < j->n_chunks; c++) do_chunk(j, c, &cursor, writing);
     } else {
-#pragma omp for schedule(guided)
+/* the cursor needs each thread's chunks in rising order, which `guided` alone does not promise */
+#pragma omp for schedule(monotonic : guided)
         for (int64_t c = 0; c < j->n_chunks; c++) do_chunk(j, c, &cursor, writing);
     }
 }
@@ -299,15 +300,18 @@ static int check_group(const fgd_group *g) {
 
 static int check_layout(const fgd_layout *l, int64_t size) {
     int64_t product = 1;
+    int empty = 0;
     if (l->ndim < 0 || l->ndim > FGD_MAX_DIMS) return FGD_ERROR_LAYOUT;
     if (l->ndim > 0 && (!l->shape || !l->strides)) return FGD_ERROR_NULL;
     for (int d = 0; d < l->ndim; d++) {
         if (l->shape[d] < 0) return FGD_ERROR_LAYOUT;
-        if (l->shape[d] == 0) return size == 0 ? FGD_OK : FGD_ERROR_LAYOUT;
+        empty |= l->shape[d] == 0;
+    }
+    for (int d = 0; d < l->ndim && !empty; d++) {
         if (product > INT64_MAX / l->shape[d]) return FGD_ERROR_LAYOUT;
         product *= l->shape[d];
     }
-    return product == size ? FGD_OK : FGD_ERROR_LAYOUT;
+    return (empty ? 0 : product) == size ? FGD_OK : FGD_ERROR_LAYOUT;
 }
 
 static int check_tensor(const fgd_tensor *t, const fgd_group *groups, int64_t n_groups, int write) {

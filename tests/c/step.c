@@ -1,0 +1,199 @@
+/* Builds steps, runs them and watches over what they may not touch. */
+#include "step.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+/* Around the lanes of sums and of registers (16), the chunk of a thread (16384), and several chunks. */
+static const int64_t sizes[SIZES] = {0, 1, 15, 16, 17, 16383, 16384, 16385, 40000};
+
+uint64_t digest = 0xcbf29ce484222325u;
+
+void digest_add(const void *bytes, size_t n) {
+    for (const unsigned char *b = bytes; n > 0; n--) digest = (digest ^ *b++) * 0x100000001b3u;
+}
+
+/* splitmix64, Steele, Lea and Flood 2014; the upper 53 bits as a number. */
+double random_number(void) {
+    static uint64_t state;
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return (double)(int64_t)(z >> 11) * 0x1p-52 - 1;
+}
+
+/* ---- Images ---------------------------------------------------------------------------------------- */
+
+int64_t tensor_size(int t) { return sizes[t / 2]; }
+int64_t tensor_item(int t) { return t % 2 ? 8 : 4; }
+
+image image_of(int operands) {
+    image m = {.operands = operands};
+    for (int t = 0; t < TENSORS; t++) m.bytes += (size_t)(operands * tensor_size(t) * tensor_item(t));
+    m.data = calloc(m.bytes, 1);
+    if (!m.data) abort();
+    return m;
+}
+
+image image_copy(const image *from) {
+    image m = image_of(from->operands);
+    memcpy(m.data, from->data, m.bytes);
+    return m;
+}
+
+void *image_at(const image *m, int t, int operand) {
+    char *at = m->data + operand * tensor_size(t) * tensor_item(t);
+    for (int k = 0; k < t; k++) at += m->operands * tensor_size(k) * tensor_item(k);
+    return at;
+}
+
+static double get(const char *array, int t, int64_t i) {
+    double wide;
+    float narrow;
+    if (tensor_item(t) == 8) return memcpy(&wide, array + 8 * i, 8), wide;
+    return memcpy(&narrow, array + 4 * i, 4), (double)narrow;
+}
+
+static void set(char *array, int t, int64_t i, double value) {
+    const float narrow = (float)value;
+    if (tensor_item(t) == 8) memcpy(array + 8 * i, &value, 8);
+    else memcpy(array + 4 * i, &narrow, 4);
+}
+
+void image_set(image *m, int t, int operand, int64_t i, double value) {
+    set(image_at(m, t, operand), t, i, value);
+}
+
+void image_take(image *m, const image *from, int operand) {
+    for (int t = 0; t < TENSORS; t++) {
+        const int64_t bytes = tensor_size(t) * tensor_item(t);
+        memcpy(image_at(m, t, operand), image_at(from, t, operand), (size_t)bytes);
+    }
+}
+
+int image_same(const image *a, const image *b) {
+    return a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
+}
+
+int image_finite(const image *m) {
+    int finite = 1;
+    for (int t = 0; t < TENSORS; t++) {
+        const char *array = image_at(m, t, 0);
+        for (int64_t i = 0; i < m->operands * tensor_size(t); i++) finite &= isfinite(get(array, t, i)) != 0;
+    }
+    return finite;
+}
+
+void image_free(image *m) { free(m->data); }
+
+void transform_gradients(image *m, const fgd_options *options, double coef) {
+    const double unscale = 1 / options->grad_scale, bound = options->clip_value;
+    for (int t = 0; t < TENSORS; t++) {
+        char *grad = image_at(m, t, GRAD);
+        for (int64_t i = 0; i < tensor_size(t); i++) {
+            double g = get(grad, t, i);
+            if (tensor_item(t) == 8) {
+                g *= unscale;
+                g = g > bound ? bound : g < -bound ? -bound : g;
+                g *= coef;
+            } else {
+                /* a product of two float32 is exact in float64, so each cast rounds once */
+                g = (double)(float)(g * (double)(float)unscale);
+                g = g > (double)(float)bound ? bound : g < -(double)(float)bound ? -bound : g;
+                g = (double)(float)g * (double)(float)coef;
+            }
+            set(grad, t, i, g);
+        }
+    }
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------------- */
+
+fgd_options no_options(void) {
+    const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = INFINITY};
+    return options;
+}
+
+/* Slots hold sums of squares in some rules, so they start positive; scalars are in 0.1 .. 0.9. */
+static step step_of(int variant, int rule, uint32_t switches) {
+    step s = {variant, fgd_rule_at(rule), {rule, switches, variant / 2 % 2, {0}}, {0}};
+    s.before = image_of(SLOT + s.rule->n_slots);
+    for (int i = 0; i < s.rule->n_scalars; i++) s.group.scalars[i] = 0.5 + 0.4 * random_number();
+    for (int t = 0; t < TENSORS; t++) {
+        for (int o = 0; o < s.before.operands; o++) {
+            char *array = image_at(&s.before, t, o);
+            for (int64_t i = 0; i < tensor_size(t); i++)
+                set(array, t, i, o < SLOT ? random_number() : 0.5 + 0.5 * random_number());
+        }
+    }
+    return s;
+}
+
+void every_step(void (*visit)(const step *s)) {
+    int variant = 0;
+    for (int rule = 0; rule < fgd_rule_count(); rule++) {
+        for (uint32_t switches = 0; switches >> fgd_rule_at(rule)->n_switches == 0; switches++) {
+            step s = step_of(variant++, rule, switches);
+            visit(&s);
+            image_free(&s.before);
+        }
+    }
+}
+
+static int slot_is_used(const step *s, int slot) {
+    const int needs = s->rule->slot_switch[slot];
+    return needs < 0 || (s->group.switches >> needs & 1);
+}
+
+image step_run(const step *s, const fgd_options *options, manner how, fgd_report *report) {
+    static field fields[TENSORS][MAX_OPERANDS];
+    fgd_tensor tensors[TENSORS] = {{0}};
+    fgd_layout layouts[TENSORS];
+    int64_t strides[TENSORS][MAX_OPERANDS * FIELD_DIMS], counters[TENSORS];
+    image after = image_copy(&s->before);
+    int plain = 1, intact = 1, counted = 1, read_only = 1;
+    if (how.isa >= 0) fgd_set_isa(how.isa);
+    fgd_set_num_threads(how.threads);
+    for (int t = 0; t < TENSORS; t++) {
+        fgd_tensor *c = &tensors[t];
+        for (int o = 0; o < after.operands; o++) {
+            const placing placed = (placing)((how.first + o * how.next) % PLACINGS);
+            fields[t][o] = field_of(image_at(&after, t, o), tensor_size(t), tensor_item(t), placed);
+            memcpy(strides[t] + o * FIELD_DIMS, fields[t][o].strides, sizeof fields[t][o].strides);
+            plain &= placed == CONTIGUOUS || placed == MISALIGNED;
+        }
+        layouts[t] = (fgd_layout){FIELD_DIMS, fields[t][0].shape, strides[t]};
+        counters[t] = 7 + t;
+        c->size = tensor_size(t), c->dtype = t % 2 ? FGD_F64 : FGD_F32;
+        c->param = fields[t][PARAM].base, c->grad = fields[t][GRAD].base, c->step = &counters[t];
+        /* memory of a slot that is switched off may be given or not; it must not be changed */
+        for (int k = 0; k < s->rule->n_slots; k++)
+            if (slot_is_used(s, k) || s->variant % 2) c->state[k] = fields[t][SLOT + k].base;
+    }
+    for (int t = 0; t < TENSORS && !plain; t++) tensors[t].layout = &layouts[t];
+
+    const int64_t bytes = fgd_workspace_size(tensors, TENSORS);
+    void *workspace = malloc((size_t)bytes);
+    const int code = fgd_update(&s->group, 1, tensors, TENSORS, options, workspace, bytes, report);
+    free(workspace);
+
+    for (int t = 0; t < TENSORS; t++) {
+        const size_t one = (size_t)(tensor_size(t) * tensor_item(t));
+        for (int o = 0; o < after.operands; o++)
+            intact &= field_close(&fields[t][o], image_at(&after, t, o));
+        read_only &= !memcmp(image_at(&after, t, GRAD), image_at(&s->before, t, GRAD), one);
+        for (int k = 0; k < s->rule->n_slots; k++)
+            if (!slot_is_used(s, k))
+                read_only &= !memcmp(image_at(&after, t, SLOT + k), image_at(&s->before, t, SLOT + k), one);
+        counted &= counters[t] == 7 + t + !report->skipped;
+    }
+    CHECK(code == FGD_OK, "%s %u: %s", s->rule->name, s->group.switches, fgd_error_text(code));
+    CHECK(intact, "%s %u, first %d next %d", s->rule->name, s->group.switches, how.first, how.next);
+    CHECK(read_only, "%s %u, first %d next %d", s->rule->name, s->group.switches, how.first, how.next);
+    CHECK(counted, "%s %u", s->rule->name, s->group.switches);
+    return after;
+}

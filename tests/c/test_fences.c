@@ -1,0 +1,62 @@
+/* Every operand at the very end of its memory, gradients in memory that cannot be written: an access beyond
+ * an array or a write to a gradient ends the program. */
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "step.h"
+
+enum { MOST_BYTES = 40000 * 8 };
+
+static const int64_t lengths[] = {1, 15, 17, 513, 16385, 40000};
+
+/* Memory whose last byte is followed by memory that cannot be read. */
+static char *fenced(char **start, size_t *length) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    *length = (MOST_BYTES + page - 1) / page * page;
+    *start = mmap(NULL, *length + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*start == MAP_FAILED) return NULL;
+    mprotect(*start + *length, page, PROT_NONE);
+    return *start + *length;
+}
+
+static char *ends[MAX_OPERANDS], *starts[MAX_OPERANDS];
+static size_t sizes[MAX_OPERANDS];
+
+static void update(const step *s, int64_t n, int dtype, int backwards) {
+    const int64_t item = dtype == FGD_F64 ? 8 : 4, bytes = n * item, offset = backwards ? bytes - item : 0;
+    int64_t strides[MAX_OPERANDS], workspace[16], step = 0;
+    const fgd_layout layout = {1, &n, strides};
+    const fgd_options options = {.grad_scale = 1.5, .clip_value = 1, .clip_norm = 0.5, .measure = 1};
+    fgd_tensor tensor = {.size = n, .dtype = dtype, .step = &step, .layout = backwards ? &layout : NULL};
+    fgd_report report;
+    for (int o = 0; o < MAX_OPERANDS; o++) strides[o] = -item;
+    tensor.param = ends[PARAM] - bytes + offset;
+    tensor.grad = ends[GRAD] - bytes + offset;
+    for (int k = 0; k < s->rule->n_slots; k++) tensor.state[k] = ends[SLOT + k] - bytes + offset;
+    const int code = fgd_update(&s->group, 1, &tensor, 1, &options, workspace, sizeof workspace, &report);
+    CHECK(code == FGD_OK && step == 1, "%s: %s", s->rule->name, fgd_error_text(code));
+    CHECK(report.norm > 0 && report.nonfinite_tensor < 0, "%g", report.norm);
+}
+
+static void update_all(const step *s) {
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (int dtype = FGD_F32; dtype <= FGD_F64; dtype++)
+            for (int backwards = 0; backwards < 2; backwards++) update(s, lengths[i], dtype, backwards);
+}
+
+void test_fences(void) {
+    fgd_set_num_threads(2);
+    for (int o = 0; o < MAX_OPERANDS; o++) {
+        ends[o] = fenced(&starts[o], &sizes[o]);
+        CHECK(ends[o] != NULL, "mmap");
+        if (!ends[o]) return;
+        /* 0.5 read as float32, 3e-5 read as float64 */
+        for (size_t i = 0; i < sizes[o]; i++) starts[o][i] = i % 4 == 3 ? 0x3f : 0;
+    }
+    mprotect(starts[GRAD], sizes[GRAD], PROT_READ);
+    every_step(update_all);
+    for (int o = 0; o < MAX_OPERANDS; o++) munmap(starts[o], sizes[o] + (size_t)sysconf(_SC_PAGESIZE));
+}

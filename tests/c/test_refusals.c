@@ -1,0 +1,184 @@
+/* Every error code that bad arguments can give, with the tensor it is about and with all memory unchanged;
+ * and arguments that look bad and are not. */
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "check.h"
+#include "fastgd.h"
+
+enum { COUNT = 3, SIZE = 24, UPDATE = 1, MEASURE = 2, CLIP = 4, ALL = 7, NO_TENSOR = -1 };
+
+/* Everything a call may read or write. */
+typedef struct memory {
+    double param[COUNT][SIZE], grad[COUNT][SIZE], state[COUNT][SIZE];
+    int64_t step[COUNT], workspace[16];
+} memory;
+
+static memory m, untouched;
+static const int64_t strides[FGD_MAX_DIMS * 3], shape[] = {2, 3, 4};
+
+typedef struct call {
+    fgd_group groups[2];
+    fgd_tensor tensors[COUNT];
+    fgd_layout layout;
+    fgd_options options, *options_at;
+    fgd_group *groups_at;
+    fgd_tensor *tensors_at;
+    int64_t n_groups, n_tensors, workspace_size;
+    char *workspace;
+    fgd_report report, *report_at;
+} call;
+
+/* A call that all three functions accept: sgd with momentum, two tensors in group 0 and one in group 1. */
+static void make(call *c) {
+    const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, .scalars = {0.5, 0.5, 0.5, 0.5}};
+    *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT, .workspace_size = 56};
+    memset(&m, 0x3f, sizeof m);
+    untouched = m;
+    for (int t = 0; t < COUNT; t++) {
+        c->tensors[t] = (fgd_tensor){.size = SIZE, .dtype = FGD_F64, .group = t / 2, .step = &m.step[t]};
+        c->tensors[t].param = m.param[t], c->tensors[t].grad = m.grad[t], c->tensors[t].state[0] = m.state[t];
+    }
+    c->layout = (fgd_layout){3, shape, strides};
+    c->options = (fgd_options){.grad_scale = 1, .clip_value = 1, .clip_norm = 1, .skip_nonfinite = 1};
+    c->options_at = &c->options, c->groups_at = c->groups;
+    c->tensors_at = c->tensors, c->report_at = &c->report;
+    c->workspace = (char *)m.workspace;
+}
+
+static int enter(call *c, int entry) {
+    if (entry == UPDATE)
+        return fgd_update(c->groups_at, c->n_groups, c->tensors_at, c->n_tensors, c->options_at,
+                          c->workspace, c->workspace_size, c->report_at);
+    if (entry == MEASURE)
+        return fgd_measure(c->tensors_at, c->n_tensors, c->options_at, NULL, c->workspace,
+                           c->workspace_size, c->report_at);
+    return fgd_clip(c->tensors_at, c->n_tensors, c->options_at, c->workspace, c->workspace_size,
+                    c->report_at);
+}
+
+/* After one change (the last argument, made to *c) these entries give that code for that tensor. */
+#define REFUSED(entries, expected, tensor, ...)                                                          \
+    for (int entry = UPDATE; entry <= CLIP; entry *= 2) {                                                \
+        call changed, *c = &changed;                                                                     \
+        if (!((entries) & entry)) continue;                                                              \
+        make(c);                                                                                         \
+        __VA_ARGS__;                                                                                     \
+        const int code = enter(c, entry);                                                                \
+        CHECK(code == (expected), "entry %d: %s: %s", entry, #__VA_ARGS__, fgd_error_text(code));        \
+        CHECK(memcmp(&m, &untouched, sizeof m) == 0, "entry %d: %s", entry, #__VA_ARGS__);               \
+        CHECK(!c->report_at || c->report.error_tensor == (tensor), "entry %d: %s: tensor %d", entry,     \
+              #__VA_ARGS__, (int)c->report.error_tensor);                                                \
+        CHECK(!c->report_at || (!c->report.measured && !c->report.skipped), "%s", #__VA_ARGS__);         \
+    }
+
+#define ACCEPTED(entries, ...)                                                                           \
+    for (int entry = UPDATE; entry <= CLIP; entry *= 2) {                                                \
+        call changed, *c = &changed;                                                                     \
+        if (!((entries) & entry)) continue;                                                              \
+        make(c);                                                                                         \
+        __VA_ARGS__;                                                                                     \
+        const int code = enter(c, entry);                                                                \
+        CHECK(code == FGD_OK, "entry %d: %s: %s", entry, #__VA_ARGS__, fgd_error_text(code));            \
+        CHECK(c->report.error_tensor == -1, "entry %d: %s", entry, #__VA_ARGS__);                        \
+    }
+
+static void test_pointers(void) {
+    REFUSED(ALL, FGD_ERROR_NULL, NO_TENSOR, c->options_at = NULL)
+    REFUSED(ALL, FGD_ERROR_NULL, NO_TENSOR, c->report_at = NULL)
+    REFUSED(ALL, FGD_ERROR_NULL, NO_TENSOR, c->tensors_at = NULL)
+    REFUSED(UPDATE, FGD_ERROR_NULL, NO_TENSOR, c->groups_at = NULL)
+    REFUSED(ALL, FGD_ERROR_NULL, 1, c->tensors[1].grad = NULL)
+    REFUSED(UPDATE | CLIP, FGD_ERROR_NULL, 2, c->tensors[2].param = NULL)
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 2, c->tensors[2].state[0] = NULL)
+    ACCEPTED(ALL, c->tensors[0].step = NULL)
+    ACCEPTED(MEASURE, c->tensors[2].param = NULL)
+    ACCEPTED(UPDATE, c->groups[1].switches = 0; c->tensors[2].state[0] = NULL)
+    ACCEPTED(ALL, c->tensors[1] = (fgd_tensor){.size = 0})
+}
+
+static void test_numbers(void) {
+    REFUSED(ALL, FGD_ERROR_SIZE, NO_TENSOR, c->n_tensors = -1)
+    REFUSED(UPDATE, FGD_ERROR_SIZE, NO_TENSOR, c->n_groups = -1)
+    REFUSED(ALL, FGD_ERROR_SIZE, 1, c->tensors[1].size = -1)
+    REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[0].size = INT64_MIN)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].dtype = 2)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].dtype = -1)
+    REFUSED(UPDATE, FGD_ERROR_GROUP, 1, c->tensors[1].group = 2)
+    REFUSED(UPDATE, FGD_ERROR_GROUP, 1, c->tensors[1].group = -1)
+    REFUSED(UPDATE, FGD_ERROR_GROUP, 0, c->n_groups = 0)
+    REFUSED(UPDATE, FGD_ERROR_RULE, NO_TENSOR, c->groups[1].rule = fgd_rule_count())
+    REFUSED(UPDATE, FGD_ERROR_RULE, NO_TENSOR, c->groups[1].rule = -1)
+    REFUSED(UPDATE, FGD_ERROR_SWITCHES, NO_TENSOR, c->groups[1].switches = 8)
+    REFUSED(UPDATE, FGD_ERROR_SWITCHES, NO_TENSOR, c->groups[1].switches = 0x80000002u)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = c->tensors[2].dtype = 9)
+    ACCEPTED(MEASURE | CLIP, c->tensors[1].group = 99)
+    ACCEPTED(ALL, c->n_tensors = 0; c->tensors_at = NULL)
+    ACCEPTED(UPDATE, c->n_tensors = 0; c->n_groups = 0; c->groups_at = NULL)
+}
+
+static void test_options(void) {
+    const double scales[] = {0, -1, NAN, INFINITY, -INFINITY, 1e-320}, limits[] = {-1, NAN, -INFINITY};
+    for (int i = 0; i < 6; i++) REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.grad_scale = scales[i])
+    for (int i = 0; i < 3; i++) {
+        REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.clip_value = limits[i])
+        REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.clip_norm = limits[i])
+    }
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.norm = 2)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.norm = -1)
+    ACCEPTED(ALL, c->options.clip_value = c->options.clip_norm = 0)
+}
+
+static void test_workspace(void) {
+    const fgd_tensor huge = {.size = INT64_MAX};
+    const int64_t words = ((int64_t)1 << 49) + 2, large = fgd_workspace_size(&huge, 1);
+    call c;
+    make(&c);
+    CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", COUNT);
+    CHECK(fgd_workspace_size(NULL, 0) == 8, "%d", (int)fgd_workspace_size(NULL, 0));
+    CHECK(large == words * 8, "%lld", (long long)large);
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = INT64_MAX)
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size--)
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size = -1)
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace = NULL)
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace += 4)
+}
+
+static void test_layouts(void) {
+    static const int64_t wrong[] = {2, 3, 5}, negative[] = {-2, -3, 4}, hollow[] = {2, 0, 4};
+    static const int64_t large[] = {(int64_t)1 << 32, (int64_t)1 << 32, 24}, empty[] = {0, 3, 4};
+    static const int64_t negative_after_zero[] = {0, -3, 4};
+    static const int64_t large_and_empty[] = {(int64_t)1 << 32, (int64_t)1 << 32, 0};
+#define LAYOUT c->tensors[1].layout = &c->layout
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.ndim = -1)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.ndim = FGD_MAX_DIMS + 1)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.ndim = 2)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.ndim = 0)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.shape = wrong)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.shape = negative)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.shape = hollow)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->layout.shape = large)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->tensors[1].size = 0)
+    REFUSED(ALL, FGD_ERROR_LAYOUT, 1, LAYOUT; c->tensors[1].size = 0; c->layout.shape = negative_after_zero)
+    REFUSED(ALL, FGD_ERROR_NULL, 1, LAYOUT; c->layout.shape = NULL)
+    REFUSED(ALL, FGD_ERROR_NULL, 1, LAYOUT; c->layout.strides = NULL)
+    ACCEPTED(ALL, LAYOUT; c->tensors[1].size = 0; c->layout.shape = empty)
+    ACCEPTED(ALL, LAYOUT; c->tensors[1].size = 0; c->layout.shape = large_and_empty)
+    ACCEPTED(ALL, LAYOUT; c->tensors[1].size = 1; c->layout = (fgd_layout){0, NULL, NULL})
+}
+
+/* Of several bad tensors the first is named. */
+static void test_first(void) {
+    REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[2].dtype = 7; c->tensors[0].size = -5)
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 1, c->tensors[1].state[0] = NULL; c->tensors[2].grad = NULL)
+}
+
+void test_refusals(void) {
+    test_pointers();
+    test_numbers();
+    test_options();
+    test_workspace();
+    test_layouts();
+    test_first();
+}

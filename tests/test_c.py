@@ -1,0 +1,136 @@
+"""The C library alone: csrc/ and the programs in tests/c, compiled as for Python and run without it."""
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[1] / "csrc"
+PROGRAM = Path(__file__).parent / "c"
+sys.path.insert(0, str(CSRC))
+import build_flags  # noqa: E402
+
+STRICT = ["-Werror"]
+SANITIZERS = {
+    "plain": [],
+    # -O1 only for time; clang cannot vectorise instrumented loops and warns of each
+    "sanitized": [
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+    ],
+}
+ARM = "aarch64-linux-gnu-gcc"
+ARM_RUNNER = "qemu-aarch64"
+MACHINE = platform.machine()
+
+
+def required(name):
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+def compiles(compiler, flags, source="int main(void) { return 0; }"):
+    command = [compiler, "-x", "c", "-", "-o", os.devnull, *flags]
+    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
+
+
+def run(command, **options):
+    result = subprocess.run(command, text=True, capture_output=True, timeout=300, **options)
+    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def build(folder, compiler, extra, machine):
+    """Compiles the library and the tests and links them; the path of the program."""
+    openmp = (
+        build_flags.OPENMP_FLAGS
+        if compiles(compiler, build_flags.OPENMP_FLAGS)
+        else build_flags.NO_OPENMP_FLAGS
+    )
+    common = [*build_flags.COMMON_FLAGS, *STRICT, *extra, f"-I{CSRC}", "-c"]
+    jobs = []
+
+    def add(source, *flags, label=""):
+        target = folder / f"{source.stem}{label}.o"
+        jobs.append([compiler, *common, *flags, *extra, str(source), "-o", str(target)])
+
+    for name in build_flags.ENTRIES:
+        add(CSRC / name, *openmp)
+    for kernels in build_flags.kernel_builds(machine):
+        macros = [f"-D{key}={value}" for key, value in kernels.macros.items()]
+        for name in build_flags.KERNELS:
+            add(CSRC / name, *macros, *kernels.flags, label=f"-{kernels.name}")
+    for source in sorted(PROGRAM.glob("*.c")):
+        add(source, "-O2")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run, jobs))
+    program = folder / "program"
+    objects = [job[-1] for job in jobs]
+    run([compiler, *extra, *openmp, *objects, "-lm", "-pthread", "-o", str(program)])
+    return program
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory):
+    """A function that builds the program in one way, runs it and returns its digest of all results."""
+
+    @functools.cache
+    def outcome(compiler, extra, machine=MACHINE, runner=()):
+        program = build(tmp_path_factory.mktemp("c"), compiler, extra, machine)
+        # 8 threads on fewer cores: waiting ones are to sleep
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        printed = run([*runner, str(program)], env=environment).splitlines()
+        assert printed[-1].endswith(" passed, 0 failed"), printed
+        assert int(printed[-1].split()[0]) > 4000, printed
+        assert printed[-2].startswith("digest "), printed
+        return printed[-2]
+
+    return outcome
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_program(compiler, sanitizer, digest):
+    required(compiler)
+    extra = list(SANITIZERS[sanitizer])
+    if extra and not compiles(compiler, extra):
+        pytest.skip(f"{compiler} has no runtime of the sanitizers")
+    if extra and compiler == "clang":
+        extra.append("-Wno-pass-failed")
+    digest(compiler, tuple(extra))
+
+
+def test_gcc_and_clang_give_the_same_bits(digest):
+    assert digest(required("gcc"), ()) == digest(required("clang"), ())
+
+
+@pytest.mark.slow
+def test_arm_gives_the_same_bits(digest):
+    arm = digest(required(ARM), ("-static",), "aarch64", (required(ARM_RUNNER),))
+    assert arm == digest(required("gcc"), ())
+
+
+@pytest.mark.parametrize(
+    ("compiler", "language", "standard"),
+    [
+        ("gcc", "c", "c99"),
+        ("clang", "c", "c99"),
+        ("g++", "c++", "c++98"),
+        ("g++", "c++", "c++17"),
+        ("clang++", "c++", "c++17"),
+    ],
+)
+def test_header_is_plain(compiler, language, standard):
+    source = '#include "fastgd.h"\nint main(void) { return fgd_abi_version() == FGD_ABI_VERSION; }\n'
+    flags = [f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{CSRC}"]
+    run([required(compiler), "-x", language, *flags, "-"], input=source)
