@@ -20,6 +20,7 @@ from build_flags import (
     KERNELS,
     NO_OPENMP_FLAGS,
     OPENMP_FLAGS,
+    OPENMP_PROBE,
     kernel_builds,
 )
 
@@ -33,18 +34,15 @@ class BuildKernels(build_ext):
     """Compiles every kernels file with each instruction set's own flags and links them into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
-        try:
-            openmp = self.openmp_flags()
-            ext.include_dirs.append(str(CSRC))
-            ext.extra_compile_args += [*COMMON_FLAGS, *openmp]
-            ext.extra_link_args += openmp
-            ext.sources += [f"csrc/{name}" for name in ENTRIES]
-            ext.extra_objects += self.kernel_objects()
-            super().build_extension(ext)
-        except (CCompilerError, ExecError, PlatformError) as error:
-            if self.can_compile([]):
-                raise
-            sys.exit(f"{NO_COMPILER}\n({error})")
+        if not self.can_compile("int main(void) { return 0; }", []):
+            sys.exit(NO_COMPILER)
+        openmp = self.openmp_flags()
+        ext.include_dirs.append(str(CSRC))
+        ext.extra_compile_args += [*COMMON_FLAGS, *openmp]
+        ext.extra_link_args += openmp
+        ext.sources += [f"csrc/{name}" for name in ENTRIES]
+        ext.extra_objects += self.kernel_objects()
+        super().build_extension(ext)
 
     def kernel_objects(self) -> list[str]:
         objects = []
@@ -60,15 +58,15 @@ class BuildKernels(build_ext):
 
     def openmp_flags(self) -> list[str]:
         """OpenMP where the compiler has it; without it everything works on one thread."""
-        if self.can_compile(OPENMP_FLAGS):
+        if self.can_compile(OPENMP_PROBE, OPENMP_FLAGS):
             return OPENMP_FLAGS
         print("fastgd: this compiler has no OpenMP; the library will use one thread", file=sys.stderr)
         return NO_OPENMP_FLAGS
 
-    def can_compile(self, flags: list[str]) -> bool:
+    def can_compile(self, program: str, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "probe.c"
-            source.write_text("int main(void) { return 0; }\n")
+            source.write_text(f"{program}\n")
             try:
                 objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
                 self.compiler.link_executable(objects, str(Path(folder) / "probe"), extra_postargs=flags)

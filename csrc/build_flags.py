@@ -9,11 +9,14 @@ CSRC = Path(__file__).parent
 ENTRIES = sorted(path.name for path in CSRC.glob("*.c") if not path.name.endswith("kernels.c"))
 KERNELS = sorted(path.name for path in CSRC.glob("*kernels.c"))
 
-COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+# -fno-fast-math undoes what the user's CFLAGS may ask for
+COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-fno-fast-math", "-ffp-contract=off"]
+COMMON_FLAGS += ["-Wall", "-Wextra"]
 KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 
 #: for entries: with OpenMP, and where the compiler has none and its directives are to be left out silently
 OPENMP_FLAGS = ["-fopenmp"]
+OPENMP_PROBE = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }"
 NO_OPENMP_FLAGS = ["-fopenmp-simd"]
 
 ARCHITECTURES = {"x86_64": "X86_64", "amd64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}

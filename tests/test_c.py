@@ -54,7 +54,7 @@ def build(folder, compiler, extra, machine):
     """Compiles the library and the tests and links them; the path of the program."""
     openmp = (
         build_flags.OPENMP_FLAGS
-        if compiles(compiler, build_flags.OPENMP_FLAGS)
+        if compiles(compiler, build_flags.OPENMP_FLAGS, build_flags.OPENMP_PROBE)
         else build_flags.NO_OPENMP_FLAGS
     )
     common = [*build_flags.COMMON_FLAGS, *STRICT, *extra, f"-I{CSRC}", "-c"]

@@ -34,6 +34,14 @@ def prepared(g: Array, unscale: float, bound: float) -> Array:
     return np.where(g < real(-bound), real(-bound), g)
 
 
+def transformed(g: Array, options: Options, coef: float) -> Array:
+    """What a rule sees of a gradient: without a bound in between, one factor and one rounding."""
+    unscale = 1 / options.grad_scale
+    if math.isinf(options.clip_value):
+        return prepared(g, unscale * coef, math.inf)
+    return prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
+
+
 def _chunk_sums(squares: Array) -> list[float]:
     """Sums of a flat float64 array, chunk by chunk: row after row of LANES lanes, then lanes pairwise."""
     chunks = -(-squares.size // CHUNK)
@@ -85,10 +93,7 @@ class ReferenceBackend:
         measured = self.measure(arrays, options) if options.needs_measure else UNMEASURED
         if not measured.skipped:
             with np.errstate(all="ignore"):
-                changes = [
-                    prepared(a, 1 / options.grad_scale, options.clip_value) * a.dtype.type(measured.clip_coef)
-                    for a in arrays
-                ]
+                changes = [transformed(a, options, measured.clip_coef) for a in arrays]
             with uninterrupted():
                 for old, new in zip(arrays, changes, strict=True):
                     np.copyto(old, new)
@@ -108,7 +113,7 @@ class ReferenceBackend:
         unscale, bound = 1 / options.grad_scale, options.clip_value
         largest = float(max((np.max(np.abs(g)) for g in grads if g.size), default=0.0))
         if math.isinf(options.norm):
-            if any(np.isnan(g).any() for g in grads):
+            if any(np.isnan(g).any() for g in grads) or (math.isinf(largest) and not math.isinf(bound)):
                 return math.nan
             return bound if largest * unscale > bound else largest * unscale
 
@@ -169,7 +174,7 @@ def _changes(
         block = work.blocks[item.block]
         real = item.param.dtype.type
         coef = -clip_coef if block.values["maximize"] else clip_coef
-        g = prepared(grad, 1 / options.grad_scale, options.clip_value) * real(coef)
+        g = transformed(grad, options, coef)
         x = SimpleNamespace()
         for slot, array in zip(block.rule.slots, item.state, strict=True):
             if array is not None:
