@@ -129,7 +129,8 @@ class Optimizer:
         """Updates all parameters from their gradients, in one pass over memory, or two when a norm is needed.
 
         grads: an array for each parameter, in order through all groups, of its shape and dtype; None for a
-            parameter that is to be left alone. A mapping from names when parameters were named.
+            parameter that is to be left alone. When parameters were named, a mapping from names will do, in
+            which a missing name stands for None. An array given again must have kept its shape and strides.
         clip_norm: upper limit of the global 2-norm of all gradients; None: no limit. The gradients are
             multiplied by ``min(1, clip_norm / (norm + 1e-6))`` as in torch.nn.utils.clip_grad_norm_
             (Pascanu, Mikolov and Bengio 2013, section 3.2).

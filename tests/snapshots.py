@@ -34,3 +34,19 @@ def unchanged(opt: fastgd.Optimizer) -> Iterator[None]:
 
 def random(shape: Any, seed: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def rebuilt(opt):
+    """An optimizer with nothing prepared, over copies of the parameters, as far along as this one."""
+    groups = [{**group, "params": [np.array(p) for p in group["params"]]} for group in opt.param_groups]
+    other = type(opt)(groups, backend=opt.backend.name)
+    other.load_state_dict(opt.state_dict())
+    return other
+
+
+def check_step(opt, grads, **options):
+    """Makes a step and asserts that one without a past plan does the very same."""
+    other = rebuilt(opt)
+    expected = other.step([None if g is None else np.array(g) for g in grads], **options)
+    assert opt.step(grads, **options) == expected
+    assert contents(opt) == contents(other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from dataclasses import dataclass
 from typing import Any
@@ -205,8 +206,21 @@ def test_not_a_byte_beyond_the_end(backend):
     assert param[-2] == -1
 
 
-def protect(array):
-    """Makes the pages of the array unreadable; 0 when that worked."""
-    import ctypes
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_are_not_written_even_with_their_own_bytes(backend):
+    """Gradients of every layout in pages that may only be read."""
+    whole = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float32)
+    whole[:600] = 1
+    assert protect(whole, may_read=True) == 0
+    grads = [whole[:40], whole[:80:2], whole[40:0:-1], whole[:600].view(np.uint8)[1:-3].view(np.float32)]
+    grads.append(whole[:40].reshape(8, 5).T)
+    params = [np.zeros(g.shape, np.float32) for g in grads]
+    opt = fastgd.SGD(params, lr=1.0, backend=backend)
+    opt.step(grads, clip_norm=1e9, clip_value=1e9, grad_scale=0.5, skip_nonfinite=True)
+    assert [p.flat[-1] for i, p in enumerate(params) if i != 3] == [-2] * 4
 
-    return ctypes.CDLL(None).mprotect(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), 0)
+
+def protect(array, may_read=False):
+    """Makes the pages of the array read-only or unreadable; 0 when that worked."""
+    call = ctypes.CDLL(None).mprotect
+    return call(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), int(may_read))
