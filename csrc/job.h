@@ -30,8 +30,9 @@ typedef struct chunk {
 
 static inline int64_t fgd_chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
 
-/* Finds chunk c; *tensor is a cursor that only moves forward. */
+/* Finds chunk c; *tensor is a cursor that is near when chunks are asked for one after the other. */
 static inline chunk fgd_chunk_at(const job *j, int64_t c, int64_t *tensor) {
+    while (j->first_chunk[*tensor] > c) --*tensor;
     while (j->first_chunk[*tensor + 1] <= c) ++*tensor;
     const fgd_tensor *t = &j->tensors[*tensor];
     const int64_t offset = (c - j->first_chunk[*tensor]) * FGD_CHUNK, left = t->size - offset;

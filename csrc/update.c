@@ -5,9 +5,13 @@
 #include "job.h"
 #include "operand.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 /* ---- Writing --------------------------------------------------------------------------------------- */
 
-static void write_run(const job *j, const fgd_tensor *t, const fgd_kernels *k, int64_t n, char *const *at) {
+static void write_direct(const job *j, const fgd_tensor *t, const fgd_kernels *k, int64_t n, char *const *at) {
     const fgd_group *group = j->write == WRITE_UPDATE ? &j->groups[t->group] : NULL;
     const double coef = group && group->maximize ? -j->report->clip_coef : j->report->clip_coef;
     fgd_prepare prepare = fgd_before_norm(j->options);
@@ -22,7 +26,8 @@ static void write_run(const job *j, const fgd_tensor *t, const fgd_kernels *k, i
                            group->switches, &prepare);
 }
 
-static void write_chunk(const job *j, const chunk *c) {
+/* Writes a run of chunks of one tensor. */
+static void write_run(const job *j, const chunk *c) {
     const fgd_tensor *t = c->tensor;
     const fgd_kernels *k = fgd_kernels_for(t->dtype);
     const int64_t item = fgd_item_size(t->dtype);
@@ -39,7 +44,7 @@ static void write_chunk(const job *j, const chunk *c) {
         at[o] = base && direct[o] ? operand[o].base + c->offset * item : NULL;
     }
     if (all_direct) {
-        write_run(j, t, k, c->n, at);
+        write_direct(j, t, k, c->n, at);
         return;
     }
     double packed[SLOT_ROW + FGD_MAX_SLOTS][GATHER];
@@ -48,7 +53,7 @@ static void write_chunk(const job *j, const chunk *c) {
         for (int o = 0; o < n_operands; o++) {
             if (!direct[o]) fgd_gather(&operand[o], c->offset + i, n, at[o] = (char *)packed[o]);
         }
-        write_run(j, t, k, n, at);
+        write_direct(j, t, k, n, at);
         for (int o = 0; o < n_operands; o++) {
             if (direct[o] && at[o]) at[o] += n * item;
             if (!direct[o] && o != GRAD_ROW) fgd_scatter(&operand[o], c->offset + i, n, packed[o]);
@@ -58,43 +63,51 @@ static void write_chunk(const job *j, const chunk *c) {
 
 /* ---- Running over all chunks ------------------------------------------------------------------------ */
 
-static void do_chunk(const job *j, int64_t c, int64_t *cursor, int writing) {
-    if (writing) {
-        const chunk piece = fgd_chunk_at(j, c, cursor);
-        write_chunk(j, &piece);
-    } else {
-        fgd_measure_chunk(j, c, cursor);
-    }
+/* What a chunk costs beside its elements, in elements. */
+enum { CHUNK_COST = 256 };
+
+static int64_t cost_of(int64_t size) { return size + CHUNK_COST * fgd_chunks_of(size); }
+
+/* The first chunk of part k of n parts that cost about the same. */
+static int64_t part_begin(const job *j, int64_t k, int64_t n) {
+    int64_t total = 0, before = 0, t = 0;
+    for (t = 0; t < j->n_tensors; t++) total += cost_of(j->tensors[t].size);
+    const int64_t target = total / n * k;
+    for (t = 0; t < j->n_tensors && before + cost_of(j->tensors[t].size) <= target; t++)
+        before += cost_of(j->tensors[t].size);
+    return k == n ? j->n_chunks : j->first_chunk[t] + (target - before) / (FGD_CHUNK + CHUNK_COST);
 }
 
-/* Called by one thread alone or by every thread of a team; returns when all chunks are done. */
-static void do_chunks(const job *j, int writing) {
+/* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
+ * with its thread in both passes, so that gradients of middling size are in its cache in the second. */
+static void run_part(const job *j, double *norms, int part, int parts) {
+    const int64_t from = part_begin(j, part, parts), to = part_begin(j, part + 1, parts);
     int64_t cursor = 0;
-    if (j->threads == 1) {
-        for (int64_t c = 0; c < j->n_chunks; c++) do_chunk(j, c, &cursor, writing);
-    } else {
-/* the cursor needs each thread's chunks in rising order, which `guided` alone does not promise */
-#pragma omp for schedule(monotonic : guided)
-        for (int64_t c = 0; c < j->n_chunks; c++) do_chunk(j, c, &cursor, writing);
-    }
-}
-
-static void run_team(const job *j, double *norms) {
     if (j->measure) {
-        do_chunks(j, 0);
-#pragma omp single
-        fgd_finish_measure(j, norms);
+        for (int64_t c = from; c < to; c++) fgd_measure_chunk(j, c, &cursor);
+#pragma omp barrier
+        if (part == 0) fgd_finish_measure(j, norms);
+#pragma omp barrier
     }
-    if (j->write != WRITE_NOTHING && !j->report->skipped) do_chunks(j, 1);
+    if (j->write == WRITE_NOTHING || j->report->skipped) return;
+    for (int64_t c = from; c < to;) {
+        chunk run = fgd_chunk_at(j, c, &cursor);
+        const int64_t left = run.tensor->size - run.offset, chunks = to - c;
+        run.n = left <= chunks * FGD_CHUNK ? left : chunks * FGD_CHUNK;
+        write_run(j, &run);
+        c += fgd_chunks_of(run.n);
+    }
 }
 
 static void run(const job *j, double *norms) {
-    if (j->threads == 1) {
-        run_team(j, norms);
+#ifdef _OPENMP
+    if (j->threads > 1) {
+#pragma omp parallel num_threads(j->threads)
+        run_part(j, norms, omp_get_thread_num(), omp_get_num_threads());
         return;
     }
-#pragma omp parallel num_threads(j->threads)
-    run_team(j, norms);
+#endif
+    run_part(j, norms, 0, 1);
 }
 
 /* ---- Checking -------------------------------------------------------------------------------------- */
