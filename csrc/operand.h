@@ -12,7 +12,7 @@ typedef struct fgd_operand {
     char *base;
     const fgd_layout *layout;
     const int64_t *strides; /* NULL with no layout and for a scalar */
-    int64_t item;           /* bytes an element takes */
+    int64_t item;           /* bytes an element takes: a power of two */
 } fgd_operand;
 
 static inline fgd_operand fgd_operand_of(const void *base, const fgd_layout *layout, int row, int64_t item) {
@@ -24,7 +24,7 @@ static inline fgd_operand fgd_operand_of(const void *base, const fgd_layout *lay
 /* Whether kernels may work on the operand's memory directly: in C order without gaps, and aligned. */
 static inline int fgd_is_direct(const fgd_operand *o) {
     int64_t expected = o->item;
-    if ((uintptr_t)o->base % (uintptr_t)o->item) return 0;
+    if ((uintptr_t)o->base & (uintptr_t)(o->item - 1)) return 0;
     for (int d = o->layout ? o->layout->ndim - 1 : -1; d >= 0; d--) {
         if (o->layout->shape[d] != 1 && o->strides[d] != expected) return 0;
         expected *= o->layout->shape[d];

@@ -154,7 +154,7 @@ class Optimizer:
             plan = self._plan
             if plan is None or self._changed or self._gone or plan.grad_ids != list(map(id, grads)):
                 plan = self._prepare(grads)
-            measured = plan.run(self._options)
+            measured = plan.run.step(self._options)
             nonfinite = None
             if measured.nonfinite is not None:
                 number = plan.numbers[measured.nonfinite]

@@ -94,7 +94,6 @@ def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     return named(name, CHECKS[name], value)
 
 
-@functools.lru_cache(maxsize=4096)
 def _power(base: float, n: int) -> float:
     result = 1.0
     while n:
@@ -105,12 +104,20 @@ def _power(base: float, n: int) -> float:
     return result
 
 
+@functools.lru_cache(maxsize=64)
+def _powers(base: float, block: int) -> tuple[float, ...]:
+    if block == 0:
+        return tuple([_power(base, n) for n in range(256)])
+    start = _power(base, block << 8)
+    return tuple([start * low for low in _powers(base, 0)])
+
+
 def power(base: float, n: int) -> float:
     """base**n from multiplications alone, so that every machine gets the same bits (pow differs among them).
 
-    Two cached factors, for the low 8 bits of n and for the rest, make it cheap for a counter.
+    256 neighbouring powers are computed together, which makes it cheap for a counter.
     """
-    return _power(base, n & 0xFF) * _power(base, n & ~0xFF)
+    return _powers(base, n >> 8)[n & 0xFF]
 
 
 def _decays(h: Hyperparameters) -> bool:
@@ -265,14 +272,15 @@ def _adam(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
 
 def _adam_scalars(h: Hyperparameters, step: int, decay: float) -> tuple[float, ...]:
     beta1, beta2 = h["betas"]
+    bias_correction1, bias_correction2 = 1.0 - power(beta1, step), 1.0 - power(beta2, step)
     return (
-        h["lr"] / (1.0 - power(beta1, step)),
+        h["lr"] / bias_correction1,
         h["weight_decay"],
         decay,
         1.0 - beta1,
         beta2,
         1.0 - beta2,
-        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        1.0 / math.sqrt(bias_correction2),
         h["eps"],
     )
 

@@ -84,7 +84,7 @@ class Plan(Protocol):
     def set_grad(self, i: int, grad: Array) -> None:
         """Item i has another gradient from now on. The plan does not keep gradients alive."""
 
-    def __call__(self, options: Options) -> Measured:
+    def step(self, options: Options) -> Measured:
         """Makes one step: all of it, or, when it is skipped or fails, nothing."""
 
 

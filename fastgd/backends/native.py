@@ -140,6 +140,7 @@ class _Step:
             self._folds.append((group, block.rule.fold, block.values, block.counter))
         self._options, self._report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
         self._set: Options | None = None
+        self._update = lib.fgd_update
         tables = (self._groups, len(work.blocks), table.rows, table.count)
         self._arguments = (*tables, self._options, *table.workspace(), self._report)
 
@@ -151,17 +152,21 @@ class _Step:
         else:
             row.grad = ffi.from_buffer(grad)
 
-    def __call__(self, options: Options) -> Measured:
+    def step(self, options: Options) -> Measured:
         if options is not self._set:
             _set_options(self._options, options)
             self._set = options
-        counters = self._counters
+        counters, report = self._counters, self._report
         for group, fold, values, counter in self._folds:
             group.scalars = fold(values, counters[counter] + 1)
-        code = lib.fgd_update(*self._arguments)
+        code = self._update(*self._arguments)
         if code:
-            _check(code, self._report)
-        return _measured(self._report) if self._report.measured else UNMEASURED
+            _check(code, report)
+        if not report.measured:
+            return UNMEASURED
+        if report.nonfinite_tensor < 0:
+            return Measured(report.norm, report.clip_coef, None, False)
+        return _measured(report)
 
 
 class NativeBackend:

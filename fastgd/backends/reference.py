@@ -146,7 +146,7 @@ class _Step:
     def set_grad(self, i: int, grad: Array) -> None:
         self._grads[i] = weakref.ref(grad)
 
-    def __call__(self, options: Options) -> Measured:
+    def step(self, options: Options) -> Measured:
         work, measured = self._work, UNMEASURED
         grads = [grad for held in self._grads if (grad := held()) is not None]
         if options.needs_measure:
