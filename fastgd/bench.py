@@ -57,8 +57,10 @@ class Timing(NamedTuple):
     contender: str
     #: median over the rounds
     seconds: float
-    #: bytes that a step must move, over the time
+    #: bytes that must be moved at least, over the time
     gigabytes_per_second: float
+    #: median over the rounds of that rate over the bandwidth measured in the same round; None: not measured
+    of_bandwidth: float | None
     #: median over the rounds of its time over fastgd's in the same round: above 1, fastgd is faster
     ratio: float
 
@@ -134,10 +136,13 @@ CONTENDERS = (
 )
 
 
-def bytes_moved(rule: Rule, shapes: Shapes) -> int:
-    """What a float32 step must read and write at least: parameter and slots both ways, the gradient once."""
+def bytes_moved(rule: Rule, shapes: Shapes, clip_norm: float | None = None) -> int:
+    """What a float32 step must read and write at least: parameter and slots both ways, and the gradient once,
+    or twice when a norm has to be known before the first element can be updated.
+    """
     slots = sum(s is not None for s in rule.active_slots(rule.defaults))
-    return 4 * (2 * (1 + slots) + 1) * sum(math.prod(s) for s in shapes)
+    passes_over_gradient = 1 if clip_norm is None else 2
+    return 4 * (2 * (1 + slots) + passes_over_gradient) * sum(math.prod(s) for s in shapes)
 
 
 def bandwidth(threads: int, megabytes: int = 1024) -> Iterator[float]:
@@ -147,7 +152,8 @@ def bandwidth(threads: int, megabytes: int = 1024) -> Iterator[float]:
     (two reads and one write).
     """
     n = megabytes * 1024 * 1024 // 8 // threads * threads
-    a, b = np.ones(n, np.float32), np.zeros(n, np.float32)
+    # written, because pages of zeros that were never written all lie in one page of memory
+    a, b = np.ones(n, np.float32), np.full(n, 1e-3, np.float32)
     parts = [(a[i : i + n // threads], b[i : i + n // threads]) for i in range(0, n, n // threads)]
     passes: list[tuple[int, Callable[[tuple[Array, Array]], object]]] = [
         (8, lambda part: np.multiply(part[0], np.float32(1), out=part[0])),
@@ -203,33 +209,37 @@ def run(
     """Times everything and returns {"machine", "rule", "threads", "bandwidth", "timings"}.
 
     rounds: turns that every contender takes; seconds: how long about each turn is (at least one step).
-    bandwidth: median bytes per second of what ``bandwidth`` measured, one turn a round of the big workloads.
+    bandwidth: median bytes per second of what ``bandwidth`` measured, once a round of the largest workload.
     """
     threads = threads or fastgd.get_num_threads()
-    row, timings, rates = RULES[rule], [], []
+    row, timings, all_rates = RULES[rule], [], []
     probe = bandwidth(threads)
     for workload in workloads or list(WORKLOADS):
         shapes = WORKLOADS[workload][1]
-        moved = bytes_moved(row, shapes)
         for operation, clip_norm in OPERATIONS.items():
             progress(f"{workload}: {operation}")
+            moved = bytes_moved(row, shapes, clip_norm)
             made = [(c.name, c.make(row, shapes, clip_norm, threads)) for c in contenders(only)]
             steps = [(name, step, _repeats(step, seconds)) for name, step in made if step is not None]
             taken: dict[str, list[float]] = {name: [] for name, _, _ in steps}
+            rates: list[float] = []
             for _ in range(rounds):
-                for name, step, repeats in steps:
-                    taken[name].append(_time(step, repeats))
                 if workload == LARGEST:
                     rates.append(next(probe))
+                for name, step, repeats in steps:
+                    taken[name].append(_time(step, repeats))
             for name, times in taken.items():
                 ratio = statistics.median(t / own for t, own in zip(times, taken["fastgd"], strict=True))
+                shares = [moved / t / rate for t, rate in zip(times, rates, strict=False)]
+                share = statistics.median(shares) if shares else None
                 median = statistics.median(times)
-                timings.append(Timing(workload, operation, name, median, moved / median / 1e9, ratio))
+                timings.append(Timing(workload, operation, name, median, moved / median / 1e9, share, ratio))
+            all_rates += rates
     return {
         "machine": {**fastgd.info(), "processor": _processor()},
         "rule": rule,
         "threads": threads,
-        "bandwidth": statistics.median(rates) if rates else None,
+        "bandwidth": statistics.median(all_rates) if all_rates else None,
         "timings": [t._asdict() for t in timings],
     }
 

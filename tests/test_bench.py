@@ -42,6 +42,7 @@ def test_contenders_end_with_the_same_parameters(rule, operation, monkeypatch):
 def test_bytes_moved():
     assert bench.bytes_moved(RULES["adamw"], [(10, 10)]) == 28 * 100
     assert bench.bytes_moved(RULES["sgd"], [(10,), (5,)]) == 12 * 15
+    assert bench.bytes_moved(RULES["sgd"], [(10,), (5,)], clip_norm=1.0) == 16 * 15
 
 
 def test_bandwidth_is_positive_and_plausible():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -112,6 +113,10 @@ def _check(code: int, report: Any) -> None:
         raise RuntimeError(error_text(code) + where)
 
 
+#: Measured from a tuple, in half the time its constructor takes
+_all_finite = functools.partial(tuple.__new__, Measured)
+
+
 def _measured(report: Any) -> Measured:
     tensor = report.nonfinite_tensor
     return Measured(report.norm, report.clip_coef, None if tensor < 0 else tensor, bool(report.skipped))
@@ -165,7 +170,7 @@ class _Step:
         if not report.measured:
             return UNMEASURED
         if report.nonfinite_tensor < 0:
-            return Measured(report.norm, report.clip_coef, None, False)
+            return _all_finite((report.norm, report.clip_coef, None, False))
         return _measured(report)
 
 

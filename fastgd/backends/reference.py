@@ -39,7 +39,8 @@ def transformed(g: Array, options: Options, coef: float) -> Array:
     unscale = 1 / options.grad_scale
     if math.isinf(options.clip_value):
         return prepared(g, unscale * coef, math.inf)
-    return prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
+    bounded: Array = prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
+    return bounded
 
 
 def _chunk_sums(squares: Array) -> list[float]:

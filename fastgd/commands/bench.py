@@ -32,8 +32,8 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
     """Time the step, clipping and the step, and an epoch on digits beside what is installed.
 
     All sides take turns in one run. A ratio is the median over the rounds of the other side's time over
-    fastgd's: above 1, fastgd is faster. GB/s are the bytes that a step must move over its time; beside it
-    stands the bandwidth that NumPy reaches with in-place passes over a large array in the same run.
+    fastgd's: above 1, fastgd is faster. GB/s are the bytes that must be moved at least over the time, and
+    beside it stands their share of the bandwidth that NumPy's in-place passes reach in the same round.
     """
     from rich.console import Console
 
@@ -66,9 +66,7 @@ def show(result: dict[str, Any]) -> None:
             column.justify = "right"
         for t in result["timings"]:
             rate = t["gigabytes_per_second"]
-            share = ""
-            if result["bandwidth"] and t["workload"] == benchmark.LARGEST and t["operation"] == "step":
-                share = f"{rate * 1e9 / result['bandwidth']:.2f}"
+            share = "" if t["of_bandwidth"] is None else f"{t['of_bandwidth']:.2f}"
             sides = (t["workload"], t["operation"], t["contender"])
             table.add_row(*sides, duration(t["seconds"]), f"{rate:.1f}", share, f"{t['ratio']:.2f}")
         console.print(table)
