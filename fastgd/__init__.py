@@ -3,14 +3,15 @@
 from typing import Any as _Any
 
 try:
-    from fastgd import _native as _native
-except ModuleNotFoundError as _error:
+    from fastgd import optim as _optim
+except ModuleNotFoundError as error:
+    if error.name != "fastgd._native":
+        raise
     raise ImportError(
         "fastgd is imported from a source folder that was not compiled: "
         "run pip install -e . there, or start Python in another folder to use the installed package"
-    ) from _error
+    ) from error
 
-from fastgd import optim as _optim
 from fastgd.clip import clip_grad_norm_, clip_grad_value_, global_norm, tensor_norms
 from fastgd.machine import get_num_threads, info, set_instruction_set, set_num_threads
 from fastgd.optim import NonFinite, Optimizer, StepReport
