@@ -34,6 +34,37 @@ def test_values_and_bits(rule, dtype, runner):
         assert verification.oracle_error(case, outcome) <= verification.TOLERANCE[dtype], case.settings
 
 
+def strided(values):
+    memory = np.full(3 * values.size + 2, np.nan, values.dtype)
+    memory[1:-1:3] = values
+    return memory[1:-1:3]
+
+
+def reversed_in_memory(values):
+    return values[::-1].copy()[::-1]
+
+
+def misaligned(values):
+    memory = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype)
+    memory[:] = values
+    return memory
+
+
+@pytest.mark.parametrize("place", [strided, reversed_in_memory, misaligned])
+@pytest.mark.parametrize("runner", RUNNERS, ids=str)
+def test_where_elements_lie_changes_no_bit(runner, place):
+    assert not place(np.ones(5)).flags.carray
+    for rule in RULES:
+        for dtype in DTYPES:
+            for case in verification.cases(rule, dtype, sizes=[0, 1, 5, 17, 100, 16385]):
+                expected = packed(case)
+                assert verification.compute(case, runner, place).same_bits(expected), (rule, case.settings)
+
+
+def packed(case):
+    return verification.compute(case, verification.Runner("native", threads=1))
+
+
 def test_the_grid_has_every_rule_and_every_switch():
     assert oracle.ORACLE.keys() == RULES.keys()
     for rule in RULES.values():
