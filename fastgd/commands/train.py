@@ -255,11 +255,13 @@ class progress_bar:
         self.shown = 0.0
 
     def __enter__(self) -> Callable[[Progress], None]:
-        self.bar.start()
+        if not self.bar.disable:
+            self.bar.start()
         return self.show
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if not self.bar.disable:  # else some versions of rich print an empty line
+            self.bar.stop()
 
     def show(self, at: Progress) -> None:
         now = time.monotonic()
