@@ -78,6 +78,14 @@ static int64_t part_begin(const job *j, int64_t k, int64_t n) {
     return k == n ? j->n_chunks : j->first_chunk[t] + (target - before) / (FGD_CHUNK + CHUNK_COST);
 }
 
+/* Waits for the other threads of run's team. A barrier reached with no team of our own would be one of the
+ * caller's team, whose other threads need not come. */
+static void wait_for_all(int parts) {
+    if (parts > 1) {
+#pragma omp barrier
+    }
+}
+
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
  * with its thread in both passes, so that gradients of middling size are in its cache in the second. */
 static void run_part(const job *j, double *norms, int part, int parts) {
@@ -85,9 +93,9 @@ static void run_part(const job *j, double *norms, int part, int parts) {
     int64_t cursor = 0;
     if (j->measure) {
         for (int64_t c = from; c < to; c++) fgd_measure_chunk(j, c, &cursor);
-#pragma omp barrier
+        wait_for_all(parts);
         if (part == 0) fgd_finish_measure(j, norms);
-#pragma omp barrier
+        wait_for_all(parts);
     }
     if (j->write == WRITE_NOTHING || j->report->skipped) return;
     for (int64_t c = from; c < to;) {
