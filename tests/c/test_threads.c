@@ -69,7 +69,8 @@ static void test_team(void) {
             const fgd_options options = {2, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
             const fgd_tensor tensor = {.size = sizes[k], .grad = c->grad};
             for (int n = 0; n <= i; n++)
-                wrong += fgd_measure(&tensor, 1, &options, NULL, c->workspace, sizeof c->workspace, &c->report);
+                wrong += fgd_measure(&tensor, 1, &options, NULL, c->workspace, sizeof c->workspace,
+                                     &c->report);
             wrong += c->report.norm != sqrt(16.0 * (double)sizes[k]) / 2;
         }
         alarm(0);
