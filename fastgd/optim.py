@@ -192,8 +192,12 @@ class Optimizer:
 
     def _prepare(self, grads: Sequence[Any]) -> _Prepared:
         """A plan for these gradients: the one there is with other pointers, or a new one."""
-        old = None if self._changed else self._plan
-        self._plan = None
+        old, self._plan = self._plan, None
+        # only what has been announced so far: what another thread sets from here on is for the next step
+        announced = len(self._changed)
+        if announced:
+            del self._changed[:announced]
+            old = None
         lent: dict[int, Array] = {}
         if len(grads) != len(self._parameters):
             raise ValueError(f"got {len(grads)} gradients for {len(self._parameters)} parameters")
@@ -212,7 +216,6 @@ class Optimizer:
             run = self.backend.plan(self._work(numbers, arrays))
             plan = _Prepared(run, _ids(grads), numbers, {}, lent)
             fresh = list(range(len(numbers)))
-            self._changed.clear()
         for k, array in zip(fresh, arrays, strict=True):
             number = numbers[k]
             if array is grads[number]:
@@ -297,12 +300,12 @@ class Optimizer:
                     slots = zip(self.rule.slots, self._state[i] or (), strict=True)
                     copies = {slot.name: a.copy() for slot, a in slots if a is not None}
                     state[i] = {"step": int(self._steps[i]), **copies}
-        first = 0
-        groups = []
-        for group in self.param_groups:
-            numbers = list(range(first, first + len(group.members)))
-            groups.append({**group.values_in_place, "params": numbers})
-            first += len(numbers)
+            first = 0
+            groups = []
+            for group in self.param_groups:
+                numbers = list(range(first, first + len(group.members)))
+                groups.append({**group.values_in_place, "params": numbers})
+                first += len(numbers)
         return {"rule": self.rule.name, "version": 1, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
