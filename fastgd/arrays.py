@@ -14,7 +14,8 @@ import numpy as np
 from fastgd._native import ffi
 
 #: dtypes of parameters, gradients and state, in the order of the C ABI's fgd_dtype
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd._native import ffi, lib
+from fastgd.arrays import DTYPE_CODES
 
-DTYPES = ("float32", "float64")
-_CODES = {"float32": lib.FGD_F32, "float64": lib.FGD_F64}
+_CODES = {dtype.name: code for dtype, code in DTYPE_CODES.items()}
 
 
 class Product(NamedTuple):
@@ -184,7 +184,7 @@ def info() -> dict[str, dict[str, Any]]:
     Loads every provider there is in order to find out.
     """
     report = {}
-    for dtype in DTYPES:
+    for dtype in _CODES:
         found = {provider: _find(provider, dtype) for provider in _PROVIDERS}
         report[dtype] = {
             "in_use": ensure(dtype),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,24 +43,30 @@ def transformed(g: Array, options: Options, coef: float) -> Array:
     return bounded
 
 
-def _chunk_sums(squares: Array) -> list[float]:
-    """Sums of a flat float64 array, chunk by chunk: row after row of LANES lanes, then lanes pairwise."""
-    chunks = -(-squares.size // CHUNK)
-    rows = CHUNK // LANES if chunks > 1 else -(-squares.size // LANES)
-    padded = np.zeros(chunks * rows * LANES)
-    padded[: squares.size] = squares
-    table = padded.reshape(chunks, rows, LANES)
-    lanes = np.zeros((chunks, LANES))
-    for row in range(rows):
-        lanes += table[:, row]
+def lane_sums(terms: Array) -> Array:
+    """Sums float64 [rows, n] along n: element i into lane i modulo LANES, then the lanes in halves."""
+    rows, n = terms.shape
+    lanes: Array = np.zeros((rows, LANES))
+    for i in range(0, n, LANES):
+        part = terms[:, i : i + LANES]
+        lanes[:, : part.shape[1]] += part
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    sums: list[float] = lanes[:, 0].tolist()
+    return lanes[:, 0]
+
+
+def chunk_sums(terms: Array) -> list[float]:
+    """Sums of a flat float64 array, one for each chunk of CHUNK elements."""
+    chunks = -(-terms.size // CHUNK)
+    padded = np.zeros((chunks, min(terms.size, CHUNK)))
+    padded.reshape(-1)[: terms.size] = terms
+    sums: list[float] = lane_sums(padded).tolist()
     return sums
 
 
-def _in_order(sums: Sequence[float]) -> float:
+def in_order(sums: Iterable[float]) -> float:
+    """From the first to the last; numpy.sum adds in pairs."""
     total = 0.0
     for value in sums:
         total += value
@@ -123,8 +129,8 @@ class ReferenceBackend:
             for g in grads:
                 values = (prepared(g, unscale, bound) if clamp else g).astype(np.float64).reshape(-1) * scale
                 spoiled = 0 * g.astype(np.float64).reshape(-1)
-                sums += _chunk_sums(values * values + spoiled if clamp else values * values)
-            return _in_order(sums)
+                sums += chunk_sums(values * values + spoiled if clamp else values * values)
+            return in_order(sums)
 
         clamp = not math.isinf(bound)
         total = summed(1.0, clamp)

@@ -20,8 +20,9 @@ from fastgd import readers, training
 from fastgd.checkpoint import CheckpointError
 from fastgd.data import DataError
 from fastgd.machine import MAX_THREADS
+from fastgd.nn.layers import ACTIVATIONS
 from fastgd.rules import RULES
-from fastgd.runs import ACTIVATIONS, SettingsError
+from fastgd.runs import SettingsError
 from fastgd.training import Checkpoint, Progress, Result, Settings
 
 __all__ = ["train"]

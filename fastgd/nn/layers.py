@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Pass, Shape
-from fastgd.nn.kernels import F32, F64, Array, Kernels
+from fastgd.nn.kernels import Kernels
 
 
 def checked_size(name: str, value: Any) -> int:
@@ -24,7 +25,7 @@ def checked_size(name: str, value: Any) -> int:
 
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     checked: np.dtype[Any] = np.dtype(dtype)
-    if checked not in (F32, F64):
+    if checked not in DTYPES:
         raise TypeError(f"dtype must be float32 or float64, not {checked}")
     return checked
 
@@ -200,3 +201,7 @@ class Sigmoid(Activation):
     """1 / (1 + exp(-z)), within 2.5 units in the last place in both precisions."""
 
     activation = "sigmoid"
+
+
+#: name in csrc/layers.def -> the layer, for each of the above
+ACTIVATIONS = {cls.activation: cls for cls in Activation.__subclasses__() if cls.activation is not None}

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Loss, LossPass, Pass, Shape
-from fastgd.nn.kernels import F32, F64, Array, Kernels, kernels_of
+from fastgd.nn.kernels import Kernels, kernels_of
 
 # Shapes of batch whose buffers are kept: training, its last partial batch, validation and its last one.
 PLANS = 4
@@ -178,9 +179,9 @@ class Sequential:
     # ---- Planning
 
     def _make_plan(self, x: Array) -> _Plan:
-        if x.dtype != (self._dtype or x.dtype) or x.dtype not in (F32, F64):
+        if x.dtype != (self._dtype or x.dtype) or x.dtype not in DTYPES:
             wanted = self._dtype or "float32 or float64"
-            how = f"x.astype('{self._dtype or F32}')"
+            how = f"x.astype('{self._dtype or DTYPES[0]}')"
             raise TypeError(f"x is {x.dtype} but the model computes in {wanted}: {how}")
         if x.ndim < 2:
             raise ValueError(f"x must have shape [batch, ...], not {list(x.shape)}")
