@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import fastgd
+from fastgd import backends
 
-BACKENDS = ("native", "reference")
+BACKENDS = tuple(backends.MODULES)
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from snapshots import BACKENDS, contents, random
+from snapshots import contents, random
 
 import fastgd
 from fastgd.interrupts import uninterrupted
@@ -22,11 +22,6 @@ from fastgd.interrupts import uninterrupted
 F32 = np.float32
 SIZES = (3, 70_000, 1, 500)
 PACKAGE = os.path.dirname(fastgd.__file__)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
 
 
 class Stop(Exception):
