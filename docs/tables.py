@@ -1,6 +1,6 @@
 """Writes what follows from the table of rules: the tables in README.md and the type stub of the package.
 
-``python docs/tables.py`` rewrites them, ``python docs/tables.py --check`` says whether they are up to date.
+`python docs/tables.py` rewrites them, `python docs/tables.py --check` says whether they are up to date.
 """
 
 import re

@@ -158,11 +158,9 @@ def ensure(dtype: str) -> str:
 def use(provider: str | None) -> None:
     """Chooses the matrix product: "onednn", "scipy" or "numpy"; None chooses the best there is.
 
-    Where the provider has no product of a dtype (oneDNN has none in float64) the best other one is used.
-
-    Raises:
-        ValueError: there is no such provider.
-        RuntimeError: it is not available here; the message says why, and nothing has changed.
+    Where the provider has no product of a dtype (oneDNN has none in float64) the best other one is used. Not
+    to be called while another thread computes. Raises ValueError when there is no such provider, and
+    RuntimeError, with the reason, when it is not available here; nothing has changed then.
     """
     global _preferred
     if provider is not None:

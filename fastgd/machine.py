@@ -23,7 +23,7 @@ def instruction_sets() -> dict[str, bool]:
 
 
 def get_instruction_set() -> str:
-    """The one in use; at first the last of ``instruction_sets()`` that this CPU runs."""
+    """The one in use; at first the last of `instruction_sets()` that this CPU runs."""
     return list(instruction_sets())[int(lib.fgd_get_isa())]
 
 

@@ -15,7 +15,7 @@ BACKENDS = tuple(backends.MODULES)
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:
-    """Parameters, state, step counts and hyperparameters, comparable with ``==``."""
+    """Parameters, state, step counts and hyperparameters, comparable with `==`."""
     saved = opt.state_dict()
     params = [np.asarray(p).tobytes() for group in opt.param_groups for p in group["params"]]
     state = {

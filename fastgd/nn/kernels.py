@@ -94,9 +94,7 @@ _BACKENDS: dict[str, Callable[[], Kernels]] = {"native": cache(_native), "refere
 def kernels_of(backend: str) -> Kernels:
     """The kernels of "native" or "reference"; "auto" is the native ones.
 
-    Raises:
-        ValueError: there is no such backend.
-        ImportError: it cannot be used here.
+    Raises ValueError when there is no such backend and ImportError when it cannot be used here.
     """
     if backend == "auto":
         backend = "native"

@@ -74,15 +74,14 @@ class LinearPass(Pass):
 class Linear(Layer):
     """y = x W' + b, for x [batch, in_features].
 
-    Arguments:
-        in_features, out_features: sizes, 1 or more.
-        bias: whether b is added.
-        dtype: float32 (default) or float64, of parameters and activations.
-        seed: an integer or a numpy Generator the parameters are drawn with; None draws differently each time.
+    in_features, out_features: sizes, 1 or more.
+    bias: whether b is added. Default True.
+    dtype: of parameters and activations, float32 (default) or float64.
+    seed: an integer or a numpy Generator the parameters are drawn with. Default None: differently each time.
 
-    Attributes:
-        weight [out_features, in_features] and bias [out_features] or None; fixed arrays, to be changed in
-        place. Both start uniform in +-1 / sqrt(in_features), as torch.nn.Linear's do.
+    weight [out_features, in_features] and bias [out_features] or None are fixed arrays, to be changed in
+    place. Both start uniform in +-1 / sqrt(in_features), as torch.nn.Linear's do. Raises TypeError or
+    ValueError for sizes and dtypes that are none.
     """
 
     fuses_activation = True
