@@ -4,14 +4,6 @@
 
 #include <stdint.h>
 
-#if defined(FGD_STATIC_API)
-#define FGD_API static
-#elif defined(__GNUC__)
-#define FGD_API __attribute__((visibility("default")))
-#else
-#define FGD_API
-#endif
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -83,7 +75,8 @@ int fgd_set_isa(int isa);
 
 int fgd_has_openmp(void);
 int fgd_get_num_threads(void);
-int fgd_set_num_threads(int n); /* 1 to FGD_MAX_THREADS; results do not depend on it. A forked child has one. */
+/* 1 to FGD_MAX_THREADS; results do not depend on it. A forked child has one. */
+int fgd_set_num_threads(int n);
 
 /* ---- The step -------------------------------------------------------------------------------------- */
 
@@ -162,11 +155,12 @@ int fgd_activation_count(void);
 const char *fgd_activation_name(int activation); /* NULL when there is no such activation */
 int fgd_activation_find(const char *name);       /* its index, or FGD_ERROR_ACTIVATION */
 
-/* The matrix product is the caller's: a function in oneDNN's convention (dnnl_sgemm: row order, returns 0 when
- * all is well) or Fortran's BLAS with 32-bit sizes. */
+/* The matrix product is the caller's: a function in oneDNN's convention (dnnl_sgemm: row order, returns 0
+ * when all is well) or Fortran's BLAS with 32-bit sizes. */
 typedef enum fgd_gemm_kind { FGD_GEMM_NONE = 0, FGD_GEMM_ROW_MAJOR = 1, FGD_GEMM_BLAS = 2 } fgd_gemm_kind;
-typedef int (*fgd_sgemm)(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                         int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+typedef int (*fgd_sgemm)(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha,
+                         const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                         int64_t ldc);
 typedef int (*fgd_dgemm)(char transa, char transb, int64_t m, int64_t n, int64_t k, double alpha,
                          const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
                          int64_t ldc);
@@ -182,8 +176,9 @@ int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t 
 int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, void *y);
 int fgd_activation_backward(int dtype, int activation, int64_t n, const void *y, const void *dy, void *dz);
 
-/* y [batch, out] = activation(x [batch, in] weight [out, in]' + bias [out]); bias may be NULL. When the matrix
- * product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is returned. */
+/* y [batch, out] = activation(x [batch, in] weight [out, in]' + bias [out]); bias may be NULL. When the
+ * matrix product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is
+ * returned. */
 int fgd_linear_forward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
                        const void *weight, const void *bias, void *y);
 

@@ -47,12 +47,12 @@ int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k) {
                                 int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc) { \
         const real alpha = 1;                                                   \
         if (set[dtype].kind == FGD_GEMM_ROW_MAJOR)                              \
-            return ((fgd_##prefix)set[dtype].function)(transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, \
-                                                       ldc);                    \
+            return ((fgd_##prefix)set[dtype].function)(transa, transb, m, n, k, alpha, a, lda, b, ldb,  \
+                                                       beta, c, ldc);           \
         const int m32 = (int)m, n32 = (int)n, k32 = (int)k;                     \
         const int lda32 = (int)lda, ldb32 = (int)ldb, ldc32 = (int)ldc;         \
-        ((blas_##prefix)set[dtype].function)(&transb, &transa, &n32, &m32, &k32, &alpha, b, &ldb32, a, &lda32, \
-                                             &beta, c, &ldc32);                 \
+        ((blas_##prefix)set[dtype].function)(&transb, &transa, &n32, &m32, &k32, &alpha, b, &ldb32, a,  \
+                                             &lda32, &beta, c, &ldc32);         \
         return 0;                                                               \
     }
 PRODUCT(sgemm, float, FGD_F32)
@@ -65,7 +65,8 @@ static int limit_threads(int64_t m, int64_t n, int64_t k) {
     /* A core does some tens of multiply-adds in the time of one element's update; below two million of them
      * a second thread gains less than waiting for it costs when the machine has other work. */
     const double work = (double)m * (double)n * (double)k / 64;
-    const int before = omp_get_max_threads(), wanted = fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
+    const int before = omp_get_max_threads();
+    const int wanted = fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
     if (wanted == before) return 0;
     omp_set_num_threads(wanted);
     return before;

@@ -1,4 +1,4 @@
-/* Selects the rows of isa.def for the architecture being compiled: FGD_ISAS expands FGD_ISA(name, flags, test). */
+/* Selects the rows of isa.def for the architecture being compiled: they become FGD_ISA(name, flags, test). */
 #if defined(__x86_64__) || defined(_M_X64)
 #define FGD_ISA_X86_64(name, flags, test) FGD_ISA(name, flags, test)
 #define FGD_ISA_AARCH64(name, flags, test)

@@ -12,6 +12,13 @@
 /* Sums run over this many lanes whatever the width of the machine's registers. */
 #define FGD_LANES 16
 
+/* Lanes are put together in halves: lane i and lane i + 8, then 4, 2 and 1 apart. */
+static inline double fgd_fold_lanes(double *lanes) {
+    for (int width = FGD_LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
 #define FGD_CONCAT_(a, b) a##b
 #define FGD_CONCAT(a, b) FGD_CONCAT_(a, b)
 

@@ -53,12 +53,6 @@ FGD_ACTIVATIONS(FORWARD_LOOP)
     }
 FGD_ACTIVATIONS(BACKWARD_LOOP)
 
-INLINE double folded(double *lanes) {
-    for (int width = FGD_LANES / 2; width; width /= 2)
-        for (int k = 0; k < width; k++) lanes[k] += lanes[k + width];
-    return lanes[0];
-}
-
 /* -infinity for no elements; NaN are passed over, and turn up in the exponentials. */
 INLINE REAL max_of(int64_t n, const REAL *z) {
     REAL lanes[FGD_LANES], largest;
@@ -95,7 +89,7 @@ INLINE double sum_of_exp(int64_t n, const REAL *z, REAL largest, REAL *kept) {
         }
         if (kept) memcpy(kept + i, lanes, (size_t)left * sizeof(REAL));
     }
-    return folded(sum);
+    return fgd_fold_lanes(sum);
 }
 
 /* Softmax and negative log-likelihood, Bridle 1990, section 3:  loss = log(sum_j e^(z_j - m)) - (z_label - m)
@@ -137,7 +131,7 @@ static double squared_error(int64_t n, double scale, const void *prediction, con
         sum[k] += (double)d * (double)d;
         if (g) g[i] = d * by;
     }
-    return folded(sum);
+    return fgd_fold_lanes(sum);
 }
 
 #define FORWARD_ENTRY(name) [FGD_ACTIVATION_##name] = name##_forward_loop,

@@ -17,8 +17,8 @@ enum {
 
 /* y = activation(z + bias) over `rows` rows of `cols` elements that lie `stride` elements apart, bias one for
  * each column or NULL. y may be z. */
-typedef void (*fgd_forward_kernel)(int64_t rows, int64_t cols, int64_t stride, const void *bias, const void *z,
-                                   void *y);
+typedef void (*fgd_forward_kernel)(int64_t rows, int64_t cols, int64_t stride, const void *bias,
+                                   const void *z, void *y);
 /* dz from y and dy, and in dbias (FGD_COLUMNS columns at most) or NULL the sum of dz over the rows, in order
  * and in double. dz may be dy. */
 typedef void (*fgd_backward_kernel)(int64_t rows, int64_t cols, int64_t stride, const void *y, const void *dy,
@@ -28,8 +28,8 @@ typedef void (*fgd_backward_kernel)(int64_t rows, int64_t cols, int64_t stride, 
 typedef void (*fgd_cross_entropy_kernel)(int64_t rows, int64_t classes, double batch, const void *logits,
                                          const int64_t *labels, void *grad, double *row_loss);
 /* The sum of (prediction - target)^2 and, unless grad is NULL, (prediction - target) * scale. */
-typedef double (*fgd_squared_error_kernel)(int64_t n, double scale, const void *prediction, const void *target,
-                                           void *grad);
+typedef double (*fgd_squared_error_kernel)(int64_t n, double scale, const void *prediction,
+                                           const void *target, void *grad);
 
 typedef struct fgd_layers {
     fgd_forward_kernel forward[FGD_ACTIVATION_COUNT];

@@ -1,4 +1,4 @@
-/* Forward and backward passes of the layers: checks everything, then runs the kernels in tiles over threads. */
+/* Forward and backward passes of the layers: checks everything, then runs kernels in tiles over threads. */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>

@@ -1,13 +1,13 @@
-/* The bodies of the forward and backward kernels: one element, plain scalar C, in a fixed order of operations.
+/* The bodies of the forward and backward kernels: one element, plain scalar C, in a fixed order.
  *
  * FORWARD(name) opens a function of  REAL z  that returns y; BACKWARD(name) one of  REAL y  and  REAL dy, the
  * loss's derivative with respect to y, that returns the one with respect to z. Only + - * /, comparisons and
  * integer operations on bits, so that every instruction set gives the same bits; no call into libm.
  * fastgd/nn/reference.py has the same formulas in Python; a change here is a change there. */
 
-/* Adding and subtracting ROUNDER rounds to the nearest integer and leaves it in the lowest bits. LN2_HIGH ends
- * in zeros, so that its product with any exponent is exact. Past EXP_MAX exp is infinite, past EXP_MIN 0;
- * from TANH_MAX on tanh is 1. */
+/* Adding and subtracting ROUNDER rounds to the nearest integer and leaves it in the lowest bits. LN2_HIGH
+ * ends in zeros, so that its product with any exponent is exact. Past EXP_MAX exp is infinite, past EXP_MIN
+ * 0; from TANH_MAX on tanh is 1. */
 #if FGD_DOUBLE
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
@@ -34,8 +34,9 @@ typedef struct exponential {
     REAL series, half, other_half;
 } exponential;
 
-/* Cody and Waite 1980, chapter 6: x = n ln 2 + r with |r| <= ln 2 / 2, then  e^r - 1 = r + r^2/2! + r^3/3! ...
- * up to r^7 in float32 and r^13 in float64. Unsigned bits, because SSE2 and AVX2 have no signed 64-bit shift. */
+/* Cody and Waite 1980, chapter 6: x = n ln 2 + r with |r| <= ln 2 / 2, then  e^r - 1 = r + r^2/2! + r^3/3!
+ * and so on up to r^7 in float32 and r^13 in float64. Unsigned bits, because SSE2 and AVX2 have no signed
+ * 64-bit shift. */
 INLINE exponential exponential_of(REAL x) {
     const REAL shifted = x * (REAL)0x1.71547652b82fep0 + ROUNDER, n = shifted - ROUNDER;
     const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW, rounder = ROUNDER;
@@ -115,9 +116,11 @@ FORWARD(sigmoid) {
 BACKWARD(sigmoid) { return dy * (y * (1 - y)); }
 
 /* The natural logarithm of a normal number above 0, in double in both precisions: x = 2^n m with m in
- * [sqrt(1/2), sqrt 2),  s = (m - 1) / (m + 1),  log m = 2 s (1 + s^2/3 + s^4/5 + ...)  up to s^20. NaN stays. */
+ * [sqrt(1/2), sqrt 2),  s = (m - 1) / (m + 1),  log m = 2 s (1 + s^2/3 + s^4/5 + ...)  up to s^20. NaN
+ * stays. */
 INLINE double log_of(double x) {
-    const uint64_t one = (uint64_t)1023 << 52, sqrt_half = 0x3fe6a09e667f3bcdu, mask = ((uint64_t)1 << 52) - 1;
+    const uint64_t one = (uint64_t)1023 << 52, mask = ((uint64_t)1 << 52) - 1;
+    const uint64_t sqrt_half = 0x3fe6a09e667f3bcdu;
     uint64_t bits;
     double m;
     memcpy(&bits, &x, sizeof bits);

@@ -36,10 +36,7 @@ static double measure_chunk(const chunk *c, measurement what, const fgd_prepare 
             largest = measure_run(k, what, n, packed, prepare, scale, lanes, largest);
         }
     }
-    if (what == MAXABS) return largest;
-    for (int width = FGD_LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    return lanes[0];
+    return what == MAXABS ? largest : fgd_fold_lanes(lanes);
 }
 
 static measurement what_to_measure(const fgd_options *o) {

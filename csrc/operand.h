@@ -16,7 +16,8 @@ typedef struct fgd_operand {
 } fgd_operand;
 
 static inline fgd_operand fgd_operand_of(const void *base, const fgd_layout *layout, int row, int64_t item) {
-    const int64_t *strides = layout && layout->ndim > 0 ? layout->strides + (int64_t)row * layout->ndim : NULL;
+    const int has_strides = layout && layout->ndim > 0;
+    const int64_t *strides = has_strides ? layout->strides + (int64_t)row * layout->ndim : NULL;
     fgd_operand o = {(char *)(uintptr_t)base, layout, strides, item};
     return o;
 }

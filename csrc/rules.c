@@ -13,6 +13,10 @@
 
 /* A function a rule, so that its switches can be enumerated under their plain names. */
 #define ROW(rule)                                                               \
+    _Static_assert((0 rule##_slots(COUNT_SLOT)) <= FGD_MAX_SLOTS &&             \
+                   (0 rule##_switches(COUNT)) <= FGD_MAX_SWITCHES &&            \
+                   (0 rule##_scalars(COUNT)) <= FGD_MAX_SCALARS,                \
+                   #rule " has more than the ABI has room for");                \
     static const fgd_rule *rule##_row(void) {                                   \
         enum { always = -1, rule##_switches(ENUMERATOR) };                      \
         static const fgd_rule row = {                                           \
@@ -58,7 +62,8 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_WORKSPACE: return "the workspace is too small or not aligned to 8 bytes";
         case FGD_ERROR_ISA: return "this CPU does not run that instruction set, or it was not compiled in";
         case FGD_ERROR_THREADS: return "the number of threads must be from 1 to 1024";
-        case FGD_ERROR_LAYOUT: return "a layout has a bad number of dimensions, or its shape is not the tensor's size";
+        case FGD_ERROR_LAYOUT:
+            return "a layout has a bad number of dimensions, or its shape is not the tensor's size";
         case FGD_ERROR_LABEL: return "a class label is outside 0 .. classes - 1";
         case FGD_ERROR_GEMM: return "no matrix product has been set for this dtype, or it failed";
         case FGD_ERROR_ACTIVATION: return "there is no such activation";

@@ -11,7 +11,8 @@
 
 /* ---- Writing --------------------------------------------------------------------------------------- */
 
-static void write_direct(const job *j, const fgd_tensor *t, const fgd_kernels *k, int64_t n, char *const *at) {
+static void write_direct(const job *j, const fgd_tensor *t, const fgd_kernels *k, int64_t n,
+                         char *const *at) {
     const fgd_group *group = j->write == WRITE_UPDATE ? &j->groups[t->group] : NULL;
     const double coef = group && group->maximize ? -j->report->clip_coef : j->report->clip_coef;
     fgd_prepare prepare = fgd_before_norm(j->options);
@@ -78,6 +79,14 @@ static int64_t part_begin(const job *j, int64_t k, int64_t n) {
     return k == n ? j->n_chunks : j->first_chunk[t] + (target - before) / (FGD_CHUNK + CHUNK_COST);
 }
 
+/* Waits for the other threads of run's team. A barrier reached with no team of our own would be one of the
+ * caller's team, whose other threads need not come. */
+static void wait_for_all(int parts) {
+    if (parts > 1) {
+#pragma omp barrier
+    }
+}
+
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
  * with its thread in both passes, so that gradients of middling size are in its cache in the second. */
 static void run_part(const job *j, double *norms, int part, int parts) {
@@ -85,9 +94,9 @@ static void run_part(const job *j, double *norms, int part, int parts) {
     int64_t cursor = 0;
     if (j->measure) {
         for (int64_t c = from; c < to; c++) fgd_measure_chunk(j, c, &cursor);
-#pragma omp barrier
+        wait_for_all(parts);
         if (part == 0) fgd_finish_measure(j, norms);
-#pragma omp barrier
+        wait_for_all(parts);
     }
     if (j->write == WRITE_NOTHING || j->report->skipped) return;
     for (int64_t c = from; c < to;) {
@@ -167,7 +176,8 @@ static int check_tensor(const fgd_tensor *t, const fgd_group *groups, int64_t n_
 static int prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace_size) {
     int64_t elements = 0;
     if (!j->report) return FGD_ERROR_NULL;
-    *j->report = (fgd_report){.clip_coef = 1, .nonfinite_tensor = -1, .nonfinite_element = -1, .error_tensor = -1};
+    *j->report = (fgd_report){
+        .clip_coef = 1, .nonfinite_tensor = -1, .nonfinite_element = -1, .error_tensor = -1};
     if (j->n_tensors < 0 || n_groups < 0) return FGD_ERROR_SIZE;
     if ((j->n_tensors && !j->tensors) || (n_groups && !j->groups)) return FGD_ERROR_NULL;
     int code = check_options(j->options);
@@ -180,8 +190,8 @@ static int prepare_job(job *j, int64_t n_groups, void *workspace, int64_t worksp
             return code;
         }
     }
-    if (!workspace || (uintptr_t)workspace % 8 || workspace_size < fgd_workspace_size(j->tensors, j->n_tensors))
-        return FGD_ERROR_WORKSPACE;
+    if (!workspace || (uintptr_t)workspace % 8) return FGD_ERROR_WORKSPACE;
+    if (workspace_size < fgd_workspace_size(j->tensors, j->n_tensors)) return FGD_ERROR_WORKSPACE;
     j->first_chunk = workspace;
     j->first_chunk[0] = 0;
     for (int64_t t = 0; t < j->n_tensors; t++) {
@@ -198,7 +208,8 @@ static int prepare_job(job *j, int64_t n_groups, void *workspace, int64_t worksp
 
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors) {
     int64_t words = 1;
-    for (int64_t t = 0; tensors && t < n_tensors; t++) words += 1 + (tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0);
+    for (int64_t t = 0; tensors && t < n_tensors; t++)
+        words += 1 + (tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0);
     return words * 8;
 }
 

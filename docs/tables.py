@@ -1,12 +1,13 @@
 """Writes what follows from the table of rules: the tables in README.md and the type stub of the package.
 
-``python docs/tables.py`` rewrites them, ``python docs/tables.py --check`` says whether they are up to date.
+`python docs/tables.py` rewrites them, `python docs/tables.py --check` says whether they are up to date.
 """
 
 import re
 import sys
 from pathlib import Path
 
+import fastgd
 from fastgd.rules import RULES, Rule
 
 ROOT = Path(__file__).parent.parent
@@ -38,11 +39,13 @@ def stub() -> str:
     source = (ROOT / "fastgd/__init__.py").read_text()
     imports = re.findall(r"^from (fastgd\.\w+) import (.*)$", source, re.MULTILINE)
     lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
-    lines += ["from fastgd import nn as nn", "from fastgd import optim as optim"]
+    lines += ["from fastgd import optim as optim"]
     for module, names in imports:
         lines += [f"from {module} import {name} as {name}" for name in names.split(", ")]
-    lines += ["from fastgd.verification import verify as verify", ""]
-    return "\n".join([*lines, *map(stub_class, RULES.values())])
+    for name, module in fastgd._LAZY.items():
+        where = module.removesuffix(f".{name}")
+        lines.append(f"from {where} import {name} as {name}")
+    return "\n".join([*lines, "", *map(stub_class, RULES.values())])
 
 
 def replaced(text: str, name: str, new: str) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from fastgd import nn as nn
 from fastgd import optim as optim
 from fastgd.clip import clip_grad_norm_ as clip_grad_norm_
 from fastgd.clip import clip_grad_value_ as clip_grad_value_
@@ -16,6 +15,7 @@ from fastgd.optim import NonFinite as NonFinite
 from fastgd.optim import Optimizer as Optimizer
 from fastgd.optim import StepReport as StepReport
 from fastgd.version import __version__ as __version__
+from fastgd import nn as nn
 from fastgd.verification import verify as verify
 
 class SGD(Optimizer):

@@ -1,7 +1,7 @@
 """One way in for any buffer: what fastgd accepts as an array, and how its memory is laid out.
 
 An array is a NumPy array, or anything that lends its memory without a copy: through the buffer protocol,
-``__array_interface__`` or DLPack on the CPU.
+`__array_interface__` or DLPack on the CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from fastgd._native import ffi
 
 #: dtypes of parameters, gradients and state, in the order of the C ABI's fgd_dtype
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,8 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
     """The value as a NumPy array over the same memory.
 
-    ``what`` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
-    for dtypes outside ``DTYPES``; ValueError for memory that may not be written though ``writable`` asks.
+    `what` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
+    for dtypes outside `DTYPES`; ValueError for memory that may not be written though `writable` asks.
     """
     array = value if type(value) is np.ndarray else _view(value, what)
     if array.dtype not in DTYPES:
@@ -70,7 +71,7 @@ def _has_buffer(value: Any) -> bool:
 
 
 def listed(values: Any, what: str) -> list[Any]:
-    """The values of a collection; ``what`` names it in errors.
+    """The values of a collection; `what` names it in errors.
 
     TypeError for what is one array, for a set, which has no order, and for what cannot be iterated over.
     """
@@ -208,5 +209,5 @@ def collapsed(arrays: Sequence[Array]) -> Layout | None:
 
 
 def as_arrays(values: Iterable[Any], what: str, *, writable: bool = False) -> list[Array]:
-    """``as_array`` for each value; errors call them "what 0", "what 1", ..."""
+    """`as_array` for each value; errors call them "what 0", "what 1", ..."""
     return [as_array(v, f"{what} {i}", writable=writable) for i, v in enumerate(listed(values, f"{what}s"))]

@@ -209,7 +209,7 @@ def run(
     """Times everything and returns {"machine", "rule", "threads", "bandwidth", "timings"}.
 
     rounds: turns that every contender takes; seconds: how long about each turn is (at least one step).
-    bandwidth: median bytes per second of what ``bandwidth`` measured, once a round of the largest workload.
+    bandwidth: median bytes per second of what `bandwidth` measured, once a round of the largest workload.
     """
     threads = threads or fastgd.get_num_threads()
     row, timings, all_rates = RULES[rule], [], []

@@ -63,7 +63,9 @@ def save_file(
         with contextlib.suppress(OSError):
             temporary.unlink()
     if os.name == "posix":
-        sync(target.parent)
+        # the file is in place, whole, whether or not its folder can be opened and synchronised
+        with contextlib.suppress(OSError):
+            sync(target.parent)
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:

@@ -35,7 +35,7 @@ def _described(value: Any) -> str:
 
 
 def number(low: float, below: float = math.inf) -> Callable[[Any], float]:
-    """A check for a number of at least ``low`` and less than ``below``."""
+    """A check for a number of at least `low` and less than `below`."""
 
     def check(value: Any) -> float:
         result = real(value)
@@ -56,7 +56,7 @@ def limit(value: Any) -> float:
 
 
 def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
-    """A check for two values that each pass ``item``."""
+    """A check for two values that each pass `item`."""
 
     def check(value: Any) -> tuple[float, float]:
         try:
@@ -76,7 +76,7 @@ def flag(value: Any) -> bool:
 
 
 def named(name: str, check: Callable[[Any], T], value: Any) -> T:
-    """``check(value)``; an error begins with the name."""
+    """`check(value)`; an error begins with the name."""
     try:
         return check(value)
     except TypeError as error:

@@ -45,7 +45,7 @@ def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str =
 
 
 def tensor_norms(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> list[float]:
-    """The norm of each array; otherwise as ``global_norm``."""
+    """The norm of each array; otherwise as `global_norm`."""
     options = Options(norm=_norm_type(norm_type), measure=True)
     return backends.get(backend).norms(as_arrays(arrays, "array"), options)
 
@@ -58,10 +58,10 @@ def clip_grad_norm_(
     *,
     backend: str = "auto",
 ) -> float:
-    """Scales gradients in place so that their global norm is at most ``max_norm``; returns the norm before.
+    """Scales gradients in place so that their global norm is at most `max_norm`; returns the norm before.
 
-    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as torch.nn.utils.clip_grad_norm_ does
-    (Pascanu, Mikolov and Bengio 2013, section 3.2). With ``error_if_nonfinite``, ValueError is raised for a
+    They are multiplied by `min(1, max_norm / (norm + 1e-6))`, as torch.nn.utils.clip_grad_norm_ does
+    (Pascanu, Mikolov and Bengio 2013, section 3.2). With `error_if_nonfinite`, ValueError is raised for a
     norm that is NaN or infinite, and nothing is changed; without it such a norm spoils all gradients, as in
     torch.
     """

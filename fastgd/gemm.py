@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd._native import ffi, lib
+from fastgd.arrays import DTYPE_CODES
 
-DTYPES = ("float32", "float64")
-_CODES = {"float32": lib.FGD_F32, "float64": lib.FGD_F64}
+_CODES = {dtype.name: code for dtype, code in DTYPE_CODES.items()}
 
 
 class Product(NamedTuple):
@@ -158,11 +158,9 @@ def ensure(dtype: str) -> str:
 def use(provider: str | None) -> None:
     """Chooses the matrix product: "onednn", "scipy" or "numpy"; None chooses the best there is.
 
-    Where the provider has no product of a dtype (oneDNN has none in float64) the best other one is used.
-
-    Raises:
-        ValueError: there is no such provider.
-        RuntimeError: it is not available here; the message says why, and nothing has changed.
+    Where the provider has no product of a dtype (oneDNN has none in float64) the best other one is used. Not
+    to be called while another thread computes. Raises ValueError when there is no such provider, and
+    RuntimeError, with the reason, when it is not available here; nothing has changed then.
     """
     global _preferred
     if provider is not None:
@@ -184,7 +182,7 @@ def info() -> dict[str, dict[str, Any]]:
     Loads every provider there is in order to find out.
     """
     report = {}
-    for dtype in DTYPES:
+    for dtype in _CODES:
         found = {provider: _find(provider, dtype) for provider in _PROVIDERS}
         report[dtype] = {
             "in_use": ensure(dtype),

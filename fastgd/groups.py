@@ -30,7 +30,7 @@ class Parameter:
 
 
 class ParamGroup(MutableMapping[str, Any]):
-    """Hyperparameters by name, as a dict; ``group["lr"] = 1e-4`` holds from the next step on.
+    """Hyperparameters by name, as a dict; `group["lr"] = 1e-4` holds from the next step on.
 
     A value out of range is refused where it is set, with ValueError or TypeError. "params" is the list of the
     group's parameters as they were given; it cannot be set.

@@ -10,25 +10,20 @@ from typing import Any
 import numpy as np
 
 from fastgd import backends
+from fastgd._native import ffi, lib
 from fastgd.version import __version__
 
-
-def _lib() -> Any:
-    from fastgd._native import ffi, lib
-
-    return ffi, lib
+MAX_THREADS: int = lib.FGD_MAX_THREADS
 
 
 def instruction_sets() -> dict[str, bool]:
     """Those compiled in, the plainest first, and whether this CPU runs them."""
-    ffi, lib = _lib()
     names = [ffi.string(lib.fgd_isa_name(i)).decode() for i in range(lib.fgd_isa_count())]
     return {name: bool(lib.fgd_isa_supported(i)) for i, name in enumerate(names)}
 
 
 def get_instruction_set() -> str:
-    """The one in use; at first the last of ``instruction_sets()`` that this CPU runs."""
-    _, lib = _lib()
+    """The one in use; at first the last of `instruction_sets()` that this CPU runs."""
     return list(instruction_sets())[int(lib.fgd_get_isa())]
 
 
@@ -37,7 +32,6 @@ def set_instruction_set(name: str) -> None:
 
     ValueError when it was not compiled in or this CPU does not run it.
     """
-    _, lib = _lib()
     known = instruction_sets()
     if not known.get(name):
         usable = ", ".join(n for n, ok in known.items() if ok)
@@ -47,20 +41,20 @@ def set_instruction_set(name: str) -> None:
 
 def get_num_threads() -> int:
     """Threads that large work is spread over; 1 in a forked child, where the parent's pool is gone."""
-    _, lib = _lib()
     return int(lib.fgd_get_num_threads())
 
 
 def set_num_threads(n: int) -> None:
-    """Sets the number of threads for large work, from 1 to 1024; results do not depend on it."""
-    _, lib = _lib()
+    """Sets the number of threads for large work, from 1 to 1024; results do not depend on it.
+
+    ValueError for anything else.
+    """
     try:
         number = 0 if isinstance(n, bool) else operator.index(n)
     except TypeError:
         number = 0
-    if not 1 <= number <= lib.FGD_MAX_THREADS or lib.fgd_set_num_threads(number) < 0:
-        most = lib.FGD_MAX_THREADS
-        raise ValueError(f"the number of threads must be a whole number from 1 to {most}, not {n!r}")
+    if not 1 <= number <= MAX_THREADS or lib.fgd_set_num_threads(number) < 0:
+        raise ValueError(f"the number of threads must be a whole number from 1 to {MAX_THREADS}, not {n!r}")
 
 
 def info() -> dict[str, Any]:
@@ -70,7 +64,6 @@ def info() -> dict[str, Any]:
     """
     from fastgd import gemm
 
-    _, lib = _lib()
     return {
         "fastgd": __version__,
         "abi": int(lib.fgd_abi_version()),

@@ -70,7 +70,7 @@ class _Prepared(NamedTuple):
 
 
 class Optimizer:
-    """Base of all optimizers; ``rule`` says which. See ``create`` for one by name.
+    """Base of all optimizers; `rule` says which. See `create` for one by name.
 
     Parameters are updated in place and must stay where they are in memory. Gradients are never written.
     """
@@ -136,7 +136,7 @@ class Optimizer:
             parameter that is to be left alone. When parameters were named, a mapping from names will do, in
             which a missing name stands for None. An array given again must have kept its shape and strides.
         clip_norm: upper limit of the global 2-norm of all gradients; None: no limit. The gradients are
-            multiplied by ``min(1, clip_norm / (norm + 1e-6))`` as in torch.nn.utils.clip_grad_norm_
+            multiplied by `min(1, clip_norm / (norm + 1e-6))` as in torch.nn.utils.clip_grad_norm_
             (Pascanu, Mikolov and Bengio 2013, section 3.2).
         clip_value: each element is limited to [-clip_value, clip_value] before the norm is taken.
         grad_scale: the gradients are divided by it first: the scale of a loss scaler.
@@ -192,8 +192,12 @@ class Optimizer:
 
     def _prepare(self, grads: Sequence[Any]) -> _Prepared:
         """A plan for these gradients: the one there is with other pointers, or a new one."""
-        old = None if self._changed else self._plan
-        self._plan = None
+        old, self._plan = self._plan, None
+        # only what has been announced so far: what another thread sets from here on is for the next step
+        announced = len(self._changed)
+        if announced:
+            del self._changed[:announced]
+            old = None
         lent: dict[int, Array] = {}
         if len(grads) != len(self._parameters):
             raise ValueError(f"got {len(grads)} gradients for {len(self._parameters)} parameters")
@@ -212,7 +216,6 @@ class Optimizer:
             run = self.backend.plan(self._work(numbers, arrays))
             plan = _Prepared(run, _ids(grads), numbers, {}, lent)
             fresh = list(range(len(numbers)))
-            self._changed.clear()
         for k, array in zip(fresh, arrays, strict=True):
             number = numbers[k]
             if array is grads[number]:
@@ -285,7 +288,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of everything but the parameters: rule, hyperparameters, step counts and state arrays.
 
-        ``{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}``.
+        `{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
         copies.
         """
@@ -297,16 +300,16 @@ class Optimizer:
                     slots = zip(self.rule.slots, self._state[i] or (), strict=True)
                     copies = {slot.name: a.copy() for slot, a in slots if a is not None}
                     state[i] = {"step": int(self._steps[i]), **copies}
-        first = 0
-        groups = []
-        for group in self.param_groups:
-            numbers = list(range(first, first + len(group.members)))
-            groups.append({**group.values_in_place, "params": numbers})
-            first += len(numbers)
+            first = 0
+            groups = []
+            for group in self.param_groups:
+                numbers = list(range(first, first + len(group.members)))
+                groups.append({**group.values_in_place, "params": numbers})
+                first += len(numbers)
         return {"rule": self.rule.name, "version": 1, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` gave. Nothing is changed unless all of it fits.
+        """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
 
         ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups
         or parameters, other shapes or dtypes, and for hyperparameters out of range.
@@ -336,13 +339,13 @@ class Optimizer:
         self.load_state_dict(state_dict)
 
     def save(self, path: Any) -> None:
-        """Writes ``state_dict()`` to a safetensors file, beside the old one and then renamed over it."""
+        """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it."""
         from fastgd.checkpoint import pack_state, save_file
 
         save_file(path, *pack_state(self.state_dict()))
 
     def load(self, path: Any) -> None:
-        """``load_state_dict`` from a file that ``save`` wrote. Never unpickles."""
+        """`load_state_dict` from a file that `save` wrote. Never unpickles."""
         from fastgd.checkpoint import load_file, unpack_state
 
         self.load_state_dict(unpack_state(*load_file(path)))

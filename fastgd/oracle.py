@@ -1,7 +1,7 @@
 """The rules once more, as the textbooks have them: float64, raw hyperparameters, no thought of speed.
 
-Nothing here is shared with rules.py. A function takes the parameter ``p``, the gradient ``g``, a dict ``x``
-of its own for state, the step ``t`` counted from 1, and the hyperparameters ``h``; it returns the new ``p``.
+Nothing here is shared with rules.py. A function takes the parameter `p`, the gradient `g`, a dict `x`
+of its own for state, the step `t` counted from 1, and the hyperparameters `h`; it returns the new `p`.
 """
 
 from __future__ import annotations

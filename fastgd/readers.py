@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import re
 import struct
@@ -131,15 +132,16 @@ def read_csv(path: Path, target: str | None) -> Table:
 
 def parse_rows(text: str, delimiter: str, strict: bool = True) -> tuple[list[int], list[list[str]]]:
     """The number of the line each row ends on, and its cells; blank lines are left out."""
-    lines = text.splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=strict)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=strict
+    )
     pairs = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     return [line for line, _ in pairs], [row for _, row in pairs]
 
 
 def sniff_delimiter(text: str) -> str:
     """The first of tab ; | , and space that cuts the first lines into equally many cells, else the comma."""
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))
     head = "".join(lines[:50])
     for delimiter in "\t;|, ":
         rows = parse_rows(head, delimiter, strict=False)[1]

@@ -1,9 +1,9 @@
 """The table of update rules: names, state slots, hyperparameters, step scalars and the body of each.
 
 Everything else follows from this table: optimizer classes, bindings, tests, benchmarks and the tables in the
-documentation. A body is the formula for one element, written for anything that has ``+ - * /`` and
-comparisons; ``xp`` supplies ``sqrt`` and ``where``. The order of operations is part of it, because it fixes
-the bits; ``csrc/rules.h`` has the same bodies in C. No backend is known here.
+documentation. A body is the formula for one element, written for anything that has `+ - * /` and
+comparisons; `xp` supplies `sqrt` and `where`. The order of operations is part of it, because it fixes
+the bits; `csrc/rules.h` has the same bodies in C. No backend is known here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
     slots: tuple[Slot, ...]
     #: switch -> whether it is on, in the kernel's order
     switches: dict[str, Callable[[Hyperparameters], bool]]
-    #: names of what ``fold`` returns, in the kernel's order
+    #: names of what `fold` returns, in the kernel's order
     scalars: tuple[str, ...]
     #: (hyperparameters, step counted from 1) -> the numbers the body needs, in float64
     fold: Callable[[Hyperparameters, int], tuple[float, ...]]

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from fastgd import nn, optim
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
+from fastgd.nn.layers import ACTIVATIONS
 from fastgd.rules import RULES
 
 __all__ = ["Checkpoint", "Epoch", "Position", "Result", "Settings", "SettingsError"]
 __all__ += ["begin", "load_checkpoint", "restore", "save_checkpoint"]
 
 Array = NDArray[Any]
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 FORMAT = "fastgd.training"
 VERSION = 1
 
@@ -35,7 +35,8 @@ class Settings:
     """What to train, on what, and how. Every field has a default; together they are `fastgd train`.
 
     data, target, task, test_size: see `fastgd.data.load`.
-    hidden: the widths of the hidden layers; () for a linear model. activation: relu, tanh or sigmoid.
+    hidden: the widths of the hidden layers; () for a linear model. activation: of each hidden layer, by its
+    name in `fastgd.nn.layers.ACTIVATIONS`.
     optimizer: the name of a rule. options: its hyperparameters, by name; those left out have its defaults.
     epochs: passes over the training part in this run. batch_size: "full", 1, or a number of examples.
     clip_norm: the largest global L2 norm of the gradients, clip_value: the largest absolute value of an

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 import fastgd
+from fastgd import backends
 
-BACKENDS = ("native", "reference")
+BACKENDS = tuple(backends.MODULES)
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:
-    """Parameters, state, step counts and hyperparameters, comparable with ``==``."""
+    """Parameters, state, step counts and hyperparameters, comparable with `==`."""
     saved = opt.state_dict()
     params = [np.asarray(p).tobytes() for group in opt.param_groups for p in group["params"]]
     state = {

@@ -71,7 +71,7 @@ def build(folder, compiler, extra, machine):
         for name in build_flags.KERNELS:
             add(CSRC / name, *macros, *kernels.flags, label=f"-{kernels.name}")
     for source in sorted(PROGRAM.glob("*.c")):
-        add(source, "-O2")
+        add(source, *openmp, "-O2")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, jobs))
     program = folder / "program"

@@ -161,6 +161,22 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     assert not load_file(path)[0]["a"].any()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="folders are synchronised on POSIX only")
+def test_a_folder_that_cannot_be_synchronised_holds_the_file_all_the_same(tmp_path, monkeypatch):
+    """Some file systems refuse it, and so does a folder that may be written but not read."""
+    real = os.open
+
+    def fail(path, *rest):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", fail)
+    save_file(tmp_path / "f", {"a": np.ones(3)})
+    monkeypatch.undo()
+    assert load_file(tmp_path / "f")[0]["a"].all()
+
+
 def test_saving_where_one_cannot(tmp_path):
     with pytest.raises(CheckpointError, match="No such file or directory"):
         save_file(tmp_path / "absent" / "f", {})

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from snapshots import BACKENDS
 
 import fastgd
 from fastgd import verification
 
 RUNNERS = verification.runners()
-BACKENDS = ("native", "reference")
 
 
 def exact_norm(arrays):

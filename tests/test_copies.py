@@ -7,17 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-from snapshots import BACKENDS, check_step, contents, random, rebuilt, unchanged
+from snapshots import check_step, contents, random, rebuilt, unchanged
 
 import fastgd
 from fastgd.rules import RULES
 
 F32 = np.float32
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
 
 
 @pytest.mark.parametrize("rule", RULES)

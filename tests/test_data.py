@@ -200,6 +200,13 @@ def test_csv_quotes_byte_order_mark_blank_lines_and_windows_ends(tmp_path):
     assert found.y.tolist() == [1, 2]
 
 
+def test_csv_rows_end_where_lines_end(tmp_path):
+    """Not at the other characters that Unicode counts as the end of a line."""
+    found = read(write(tmp_path, "a,y\nx\u2028y,1\nz\f,2\nx\x85,3\n"))
+    assert found.feature_names == ("a=x", "a=x\u2028y", "a=z")
+    assert found.y.tolist() == [1, 2, 3]
+
+
 def test_csv_target_by_name_and_number(tmp_path):
     path = write(tmp_path, "a,b,c\n1,2,3\n4,5,6\n")
     found = read(path, "b")

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from snapshots import BACKENDS, contents, random
+from snapshots import contents, random
 
 import fastgd
 from fastgd.interrupts import uninterrupted
@@ -22,11 +22,6 @@ from fastgd.interrupts import uninterrupted
 F32 = np.float32
 SIZES = (3, 70_000, 1, 500)
 PACKAGE = os.path.dirname(fastgd.__file__)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
 
 
 class Stop(Exception):
@@ -286,6 +281,49 @@ def test_steps_with_other_options_in_threads(backend):
     assert np.all(p == -50 * (2 + 1 + 4))
 
 
+def test_a_change_while_the_plan_is_built_holds_from_the_next_step_on(backend):
+    """As from another thread: after the plan has read the switches, before the step is made."""
+    p = np.zeros(3)
+    opt = fastgd.SGD([p], lr=1.0, backend=backend)
+    grads = [np.ones(3)]
+
+    class Meddling:
+        name, supports = opt.backend.name, opt.backend.supports
+
+        def plan(self, work, make=opt.backend.plan):
+            plan = make(work)
+            opt.param_groups[0]["momentum"] = 0.5
+            return plan
+
+    plain, opt.backend = opt.backend, Meddling()
+    opt.step(grads)
+    opt.backend = plain
+    for position in (-2, -3.5):
+        opt.step(grads)
+        assert p.tolist() == [position] * 3
+
+
+def test_a_snapshot_is_of_one_moment(backend):
+    """A load in another thread, as soon as the snapshot lets it in, is not half in it."""
+    opt, other = (fastgd.SGD([np.zeros(3)], lr=lr, momentum=0.5, backend=backend) for lr in (1.0, 2.0))
+    opt.step([np.ones(3)])
+    loaded = other.state_dict()
+
+    class Lock:
+        def __enter__(self):
+            opt._lock = plain
+            plain.acquire()
+
+        def __exit__(self, *_):
+            plain.release()
+            opt.load_state_dict(loaded)
+
+    plain, opt._lock = opt._lock, Lock()
+    found = opt.state_dict()
+    assert (found["state"][0]["step"], found["param_groups"][0]["lr"]) == (1, 1.0)
+    assert opt.param_groups[0]["lr"] == 2.0
+
+
 def test_an_emptied_list_of_gradients_does_no_harm(backend):
     p = np.zeros(400_000, F32)
     opt = fastgd.SGD([p], lr=1.0, backend=backend)
@@ -338,7 +376,7 @@ FORKED = """
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_forked_child_goes_on(backend):
     script = [sys.executable, "-c", textwrap.dedent(FORKED), backend]
     assert subprocess.run(script, timeout=60, check=False).returncode == 0

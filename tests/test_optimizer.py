@@ -20,11 +20,6 @@ from fastgd.rules import RULES
 F32 = np.float32
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
-
-
 # ---- groups and names ----
 
 

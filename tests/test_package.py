@@ -69,14 +69,6 @@ def test_info_names_what_is_in_use():
     assert info["threads"] == fastgd.get_num_threads()
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
-def test_threads_are_a_whole_number_of_at_least_one(bad):
-    before = fastgd.get_num_threads()
-    with pytest.raises(ValueError, match="number of threads"):
-        fastgd.set_num_threads(bad)
-    assert fastgd.get_num_threads() == before
-
-
 def test_an_instruction_set_that_is_not_there_is_refused():
     before = fastgd.info()["instruction_set"]
     with pytest.raises(ValueError, match="'sse9' cannot be used here; usable are "):

@@ -45,17 +45,23 @@ def test_names_order_and_defaults_are_torchs(rule):
     assert mine == [n for n in positional if n in mine]
 
 
+def torch_clipped(grads, max_norm=1.0, norm_type=2.0):
+    """torch's norm of the gradients, and what it makes of them."""
+    params = [torch.nn.Parameter(torch.zeros(g.shape)) for g in grads]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = torch.from_numpy(g.copy())
+    norm = float(torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type))
+    return norm, [p.grad.numpy() for p in params]
+
+
 @pytest.mark.parametrize("norm_type", [2.0, math.inf])
 def test_clip_grad_norm(norm_type):
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(n).astype(np.float32) for n in (3, 1000, 20000)]
-    params = [torch.nn.Parameter(torch.zeros(len(g))) for g in grads]
-    for p, g in zip(params, grads, strict=True):
-        p.grad = torch.from_numpy(g.copy())
-    theirs = torch.nn.utils.clip_grad_norm_(params, 1.5, norm_type)
-    assert fastgd.clip_grad_norm_(grads, 1.5, norm_type) == pytest.approx(float(theirs), rel=1e-6)
-    for p, g in zip(params, grads, strict=True):
-        np.testing.assert_allclose(g, p.grad.numpy(), rtol=1e-6)
+    norm, theirs = torch_clipped(grads, 1.5, norm_type)
+    assert fastgd.clip_grad_norm_(grads, 1.5, norm_type) == pytest.approx(norm, rel=1e-6)
+    for g, t in zip(grads, theirs, strict=True):
+        np.testing.assert_allclose(g, t, rtol=1e-6)
 
 
 def test_torch_tensors_are_updated_in_place():
@@ -102,3 +108,20 @@ def test_a_gradient_with_other_strides_is_read_where_it_lies():
     fastgd.SGD([param], lr=0.1).step([grad])
     np.testing.assert_array_equal(param, expected)
     np.testing.assert_allclose(param, 1 - 0.1 * grad, rtol=1e-6)
+    mine, theirs = (np.ones((2, 3), np.float32) for _ in range(2))
+    fastgd_step(mine, grad)
+    torch_fused(theirs, grad)
+    assert (np.sign(mine - 1) == -np.sign(grad)).all()
+    assert (np.sign(theirs - 1) != -np.sign(grad)).any(), "torch reads other elements: has it been mended?"
+
+
+def test_torchs_norm_of_thirty_million_floats_is_off():
+    """fastgd's is in test_clip.py."""
+    x = np.random.default_rng(0).random(30_000_000, np.float32)
+    assert abs(torch_clipped([x])[0] / fastgd.global_norm([x]) - 1) > 5e-4, "has torch been mended?"
+
+
+def test_torch_zeroes_gradients_of_1e20():
+    """fastgd scales them, in test_clip.py."""
+    norm, theirs = torch_clipped([np.full(1, 1e20, np.float32) for _ in range(4)])
+    assert math.isinf(norm) and not np.any(theirs), "has torch been mended?"

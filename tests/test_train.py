@@ -308,6 +308,8 @@ def test_plots_of_both_tasks_and_of_no_epochs(tmp_path, small):
         (["--clip-norm", "much"], "neither a number nor none"),
         (["-o", "betas"], "not of the form name=value"),
         (["-o", "eps=import os"], "neither a number, a list nor a truth value"),
+        (["-o", "eps={[]: 1}"], "neither a number, a list nor a truth value"),
+        (["--threads", "1025"], "1025 is not in the range 1<=x<=1024"),
         (["--load", "nothing.safetensors"], "there is no such file"),
         (["--save", "no/such/folder/f"], "its folder is missing"),
         (["--plot", "curves.txt"], "must end in .png"),

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastgd._native import ffi, lib
-from fastgd.arrays import DTYPES, Array, address, collapsed
+from fastgd.arrays import DTYPE_CODES, Array, address, collapsed
 from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work
 from fastgd.rules import RULES, Rule
-
-DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 
 
 def error_text(code: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +22,7 @@ from fastgd.rules import Rule
 CHUNK = 16384
 LANES = 16
 
-#: below this sum, squares of float64 may have lost bits; as TINY_SUM in csrc/update.c
+#: below this sum, squares of float64 may have lost bits; as TINY_SUM in csrc/measure.c
 TINY_SUM = 1e-280
 
 
@@ -43,24 +43,30 @@ def transformed(g: Array, options: Options, coef: float) -> Array:
     return bounded
 
 
-def _chunk_sums(squares: Array) -> list[float]:
-    """Sums of a flat float64 array, chunk by chunk: row after row of LANES lanes, then lanes pairwise."""
-    chunks = -(-squares.size // CHUNK)
-    rows = CHUNK // LANES if chunks > 1 else -(-squares.size // LANES)
-    padded = np.zeros(chunks * rows * LANES)
-    padded[: squares.size] = squares
-    table = padded.reshape(chunks, rows, LANES)
-    lanes = np.zeros((chunks, LANES))
-    for row in range(rows):
-        lanes += table[:, row]
+def lane_sums(terms: Array) -> Array:
+    """Sums float64 [rows, n] along n: element i into lane i modulo LANES, then the lanes in halves."""
+    rows, n = terms.shape
+    lanes: Array = np.zeros((rows, LANES))
+    for i in range(0, n, LANES):
+        part = terms[:, i : i + LANES]
+        lanes[:, : part.shape[1]] += part
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    sums: list[float] = lanes[:, 0].tolist()
+    return lanes[:, 0]
+
+
+def chunk_sums(terms: Array) -> list[float]:
+    """Sums of a flat float64 array, one for each chunk of CHUNK elements."""
+    chunks = -(-terms.size // CHUNK)
+    padded = np.zeros((chunks, min(terms.size, CHUNK)))
+    padded.reshape(-1)[: terms.size] = terms
+    sums: list[float] = lane_sums(padded).tolist()
     return sums
 
 
-def _in_order(sums: Sequence[float]) -> float:
+def in_order(sums: Iterable[float]) -> float:
+    """From the first to the last; numpy.sum adds in pairs."""
     total = 0.0
     for value in sums:
         total += value
@@ -123,8 +129,8 @@ class ReferenceBackend:
             for g in grads:
                 values = (prepared(g, unscale, bound) if clamp else g).astype(np.float64).reshape(-1) * scale
                 spoiled = 0 * g.astype(np.float64).reshape(-1)
-                sums += _chunk_sums(values * values + spoiled if clamp else values * values)
-            return _in_order(sums)
+                sums += chunk_sums(values * values + spoiled if clamp else values * values)
+            return in_order(sums)
 
         clamp = not math.isinf(bound)
         total = summed(1.0, clamp)
@@ -143,6 +149,9 @@ class _Step:
         self._backend = backend
         self._grads = [weakref.ref(item.grad) for item in work.items]
         self._work = work._replace(items=[item._replace(grad=item.param) for item in work.items])
+        # as the state that was made for them, switches stay until there is a new plan
+        self._on = [SimpleNamespace(**block.rule.active(block.values)) for block in work.blocks]
+        self._signs = [-1.0 if block.values["maximize"] else 1.0 for block in work.blocks]
 
     def set_grad(self, i: int, grad: Array) -> None:
         self._grads[i] = weakref.ref(grad)
@@ -157,7 +166,7 @@ class _Step:
         if measured.skipped:
             return measured
         with np.errstate(all="ignore"):
-            changes = _changes(work, grads, options, measured.clip_coef)
+            changes = self._changes(grads, options, measured.clip_coef)
         with uninterrupted():
             for old, new in changes:
                 np.copyto(old, new)
@@ -165,33 +174,30 @@ class _Step:
                 work.steps[item.counter] += 1
         return measured
 
-
-def _changes(
-    work: Work, grads: Sequence[Array], options: Options, clip_coef: float
-) -> list[tuple[Array, Array]]:
-    """(array, its new values) for every parameter and slot, computed without changing anything."""
-    changes: list[tuple[Array, Array]] = []
-    for item, grad in zip(work.items, grads, strict=True):
-        block = work.blocks[item.block]
-        real = item.param.dtype.type
-        coef = -clip_coef if block.values["maximize"] else clip_coef
-        g = transformed(grad, options, coef)
-        x = SimpleNamespace()
-        for slot, array in zip(block.rule.slots, item.state, strict=True):
-            if array is not None:
-                setattr(x, slot.name, array)
-        s, on = _scalars(block, int(work.steps[block.counter]) + 1, real)
-        changes.append((item.param, block.rule.body(np, item.param, g, x, s, on)))
-        for slot, array in zip(block.rule.slots, item.state, strict=True):
-            if array is not None:
-                changes.append((array, getattr(x, slot.name)))
-    return changes
+    def _changes(
+        self, grads: Sequence[Array], options: Options, clip_coef: float
+    ) -> list[tuple[Array, Array]]:
+        """(array, its new values) for every parameter and slot, computed without changing anything."""
+        work = self._work
+        changes: list[tuple[Array, Array]] = []
+        for item, grad in zip(work.items, grads, strict=True):
+            block = work.blocks[item.block]
+            g = transformed(grad, options, self._signs[item.block] * clip_coef)
+            x = SimpleNamespace()
+            for slot, array in zip(block.rule.slots, item.state, strict=True):
+                if array is not None:
+                    setattr(x, slot.name, array)
+            s = _scalars(block, int(work.steps[block.counter]) + 1, item.param.dtype.type)
+            changes.append((item.param, block.rule.body(np, item.param, g, x, s, self._on[item.block])))
+            for slot, array in zip(block.rule.slots, item.state, strict=True):
+                if array is not None:
+                    changes.append((array, getattr(x, slot.name)))
+        return changes
 
 
-def _scalars(block: Block, step: int, real: Any) -> tuple[SimpleNamespace, SimpleNamespace]:
+def _scalars(block: Block, step: int, real: Any) -> SimpleNamespace:
     numbers = map(real, block.rule.fold(block.values, step))
-    values = SimpleNamespace(**dict(zip(block.rule.scalars, numbers, strict=True)))
-    return values, SimpleNamespace(**block.rule.active(block.values))
+    return SimpleNamespace(**dict(zip(block.rule.scalars, numbers, strict=True)))
 
 
 BACKEND = ReferenceBackend()

@@ -9,6 +9,7 @@ import click
 
 from fastgd import bench as benchmark
 from fastgd import bench_epoch
+from fastgd.machine import MAX_THREADS
 from fastgd.rules import RULES
 
 __all__ = ["bench"]
@@ -25,7 +26,9 @@ EPOCH = "epoch"
     multiple=True,
     help="May be given several times. Default: all.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Default: what fastgd.get_num_threads() says.")
+@click.option(
+    "--threads", type=click.IntRange(1, MAX_THREADS), help="Default: what fastgd.get_num_threads() says."
+)
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: int, as_json: bool) -> None:

@@ -19,8 +19,10 @@ import fastgd
 from fastgd import readers, training
 from fastgd.checkpoint import CheckpointError
 from fastgd.data import DataError
+from fastgd.machine import MAX_THREADS
+from fastgd.nn.layers import ACTIVATIONS
 from fastgd.rules import RULES
-from fastgd.runs import ACTIVATIONS, SettingsError
+from fastgd.runs import SettingsError
 from fastgd.training import Checkpoint, Progress, Result, Settings
 
 __all__ = ["train"]
@@ -80,7 +82,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     words = {"true": True, "false": False, "none": None, "inf": math.inf}
     try:
         return name, words[value.lower()] if value.lower() in words else ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         raise ValueError(
             f"the value of {name}, {value!r}, is neither a number, a list nor a truth value"
         ) from None
@@ -100,7 +102,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option(
     "--hidden",
     type=Parsed("WIDTHS", parse_widths),
-    help=f'Hidden layers, like "256,128", or none.  [default: {",".join(map(str, DEFAULTS.hidden))}]',
+    help=f'Hidden layers, like "256,128", or none.  [default: {HIDDEN}]',
 )
 @click.option("--activation", type=click.Choice(list(ACTIVATIONS)), help=f"[default: {DEFAULTS.activation}]")
 @click.option("--optimizer", type=click.Choice(list(RULES)), help=f"[default: {DEFAULTS.optimizer}]")
@@ -142,7 +144,11 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option(
     "--seed", type=int, help=f"Of the split, the weights and the order.  [default: {DEFAULTS.seed}]"
 )
-@click.option("--threads", type=click.IntRange(1), help="Results do not depend on it.  [default: all cores]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="Results do not depend on it.  [default: all cores]",
+)
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Save the curves as .png, .svg or .pdf.")
 @click.option("--save", type=click.Path(), metavar="FILE", help="Save model and optimizer as safetensors.")
 @click.option(

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastgd.nn.kernels import Array, Kernels
+from fastgd.arrays import Array
+from fastgd.nn.kernels import Kernels
 
 Shape = tuple[int, ...]
 

@@ -12,11 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgd.arrays import DTYPE_CODES, Array
 from fastgd.nn import reference
-
-Array = np.ndarray[Any, Any]
-
-F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Kernels(NamedTuple):
@@ -65,13 +62,13 @@ def _native() -> Kernels:
     from fastgd import gemm
     from fastgd._native import ffi, lib
 
-    ctypes = {F32: "float[]", F64: "double[]", np.dtype(np.int64): "int64_t[]"}
-    codes = {F32: lib.FGD_F32, F64: lib.FGD_F64}
+    kinds = {"float32": "float[]", "float64": "double[]", "int64": "int64_t[]"}
+    ctypes = {np.dtype(name): kind for name, kind in kinds.items()}
     from_buffer = ffi.from_buffer
 
     def code_of(dtype: np.dtype[Any]) -> Any:
         gemm.ensure(dtype.name)
-        return codes[dtype]
+        return DTYPE_CODES[dtype]
 
     return Kernels(
         name="native",
@@ -97,9 +94,7 @@ _BACKENDS: dict[str, Callable[[], Kernels]] = {"native": cache(_native), "refere
 def kernels_of(backend: str) -> Kernels:
     """The kernels of "native" or "reference"; "auto" is the native ones.
 
-    Raises:
-        ValueError: there is no such backend.
-        ImportError: it cannot be used here.
+    Raises ValueError when there is no such backend and ImportError when it cannot be used here.
     """
     if backend == "auto":
         backend = "native"

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Pass, Shape
-from fastgd.nn.kernels import F32, F64, Array, Kernels
+from fastgd.nn.kernels import Kernels
 
 
 def checked_size(name: str, value: Any) -> int:
@@ -24,7 +25,7 @@ def checked_size(name: str, value: Any) -> int:
 
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     checked: np.dtype[Any] = np.dtype(dtype)
-    if checked not in (F32, F64):
+    if checked not in DTYPES:
         raise TypeError(f"dtype must be float32 or float64, not {checked}")
     return checked
 
@@ -73,15 +74,14 @@ class LinearPass(Pass):
 class Linear(Layer):
     """y = x W' + b, for x [batch, in_features].
 
-    Arguments:
-        in_features, out_features: sizes, 1 or more.
-        bias: whether b is added.
-        dtype: float32 (default) or float64, of parameters and activations.
-        seed: an integer or a numpy Generator the parameters are drawn with; None draws differently each time.
+    in_features, out_features: sizes, 1 or more.
+    bias: whether b is added. Default True.
+    dtype: of parameters and activations, float32 (default) or float64.
+    seed: an integer or a numpy Generator the parameters are drawn with. Default None: differently each time.
 
-    Attributes:
-        weight [out_features, in_features] and bias [out_features] or None; fixed arrays, to be changed in
-        place. Both start uniform in +-1 / sqrt(in_features), as torch.nn.Linear's do.
+    weight [out_features, in_features] and bias [out_features] or None are fixed arrays, to be changed in
+    place. Both start uniform in +-1 / sqrt(in_features), as torch.nn.Linear's do. Raises TypeError or
+    ValueError for sizes and dtypes that are none.
     """
 
     fuses_activation = True
@@ -200,3 +200,7 @@ class Sigmoid(Activation):
     """1 / (1 + exp(-z)), within 2.5 units in the last place in both precisions."""
 
     activation = "sigmoid"
+
+
+#: name in csrc/layers.def -> the layer, for each of the above
+ACTIVATIONS = {cls.activation: cls for cls in Activation.__subclasses__() if cls.activation is not None}

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fastgd.arrays import Array
 from fastgd.nn.base import Loss, LossPass, Shape
-from fastgd.nn.kernels import Array, Kernels
+from fastgd.nn.kernels import Kernels
 
 INT64 = np.dtype(np.int64)
 

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from fastgd.arrays import Array
+from fastgd.backends.reference import CHUNK, chunk_sums, in_order, lane_sums
 
 OK = 0
 ERROR_LABEL = -13
-
-# The same numbers as in csrc: elements per chunk of a sum, and lanes per chunk.
-CHUNK = 16384
-LANES = 16
 
 LOG2E = float.fromhex("0x1.71547652b82fep0")
 LN2_HIGH_F64 = float.fromhex("0x1.62e42feep-1")
@@ -142,43 +139,24 @@ def sigmoid_backward(y: Array, dy: Array) -> Array:
     return dz
 
 
-FORWARD = {
-    "identity": identity_forward,
-    "relu": relu_forward,
-    "tanh": tanh_forward,
-    "sigmoid": sigmoid_forward,
+#: name in csrc/layers.def -> its forward and its backward body
+ACTIVATIONS = {
+    "identity": (identity_forward, identity_backward),
+    "relu": (relu_forward, relu_backward),
+    "tanh": (tanh_forward, tanh_backward),
+    "sigmoid": (sigmoid_forward, sigmoid_backward),
 }
-BACKWARD = {
-    "identity": identity_backward,
-    "relu": relu_backward,
-    "tanh": tanh_backward,
-    "sigmoid": sigmoid_backward,
-}
-
-
-def sum_in_lanes(terms: Array) -> Array:
-    """Sums float64 [rows, n] along n: element i into lane i modulo LANES, then the lanes in halves."""
-    rows, n = terms.shape
-    lanes = np.zeros((rows, LANES))
-    for i in range(0, n, LANES):
-        part = terms[:, i : i + LANES]
-        lanes[:, : part.shape[1]] += part
-    width = LANES // 2
-    while width:
-        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
-        width //= 2
-    return lanes[:, 0]
 
 
 def activation_forward(dtype: Any, activation: str, n: int, z: Array, y: Array) -> int:
     with np.errstate(all="ignore"):
-        y[...] = FORWARD[activation](z)
+        y[...] = ACTIVATIONS[activation][0](z)
     return OK
 
 
 def activation_backward(dtype: Any, activation: str, n: int, y: Array, dy: Array, dz: Array) -> int:
     with np.errstate(all="ignore"):
-        dz[...] = BACKWARD[activation](y, dy)
+        dz[...] = ACTIVATIONS[activation][1](y, dy)
     return OK
 
 
@@ -195,7 +173,7 @@ def linear_forward(
 ) -> int:
     with np.errstate(all="ignore"):
         np.matmul(x, weight.T, out=y)
-        y[...] = FORWARD[activation](y if bias is None else y + bias)
+        y[...] = ACTIVATIONS[activation][0](y if bias is None else y + bias)
     return OK
 
 
@@ -214,7 +192,7 @@ def linear_backward(
     dbias: Array | None,
 ) -> int:
     with np.errstate(all="ignore"):
-        dy[...] = BACKWARD[activation](y, dy)
+        dy[...] = ACTIVATIONS[activation][1](y, dy)
         if dbias is not None:
             total = np.zeros(out_features)
             for row in dy:
@@ -242,13 +220,13 @@ def softmax_cross_entropy(
     with np.errstate(all="ignore"):
         largest = np.fmax.reduce(logits, axis=1, initial=-np.inf)
         e = exp(logits - largest[:, None])
-        total = sum_in_lanes(e.astype(np.float64))
+        total = lane_sums(e.astype(np.float64))
         row_loss[...] = log(total) - (logits[rows, labels].astype(np.float64) - largest.astype(np.float64))
         if grad is not None:
             own = (e[rows, labels].astype(np.float64) - total) / (total * batch)
             grad[...] = e * (1 / (total * batch)).astype(e.dtype)[:, None]
             grad[rows, labels] = own
-        loss[0] = sum_in_order(row_loss) / np.float64(batch)
+        loss[0] = in_order(row_loss) / np.float64(batch)
     return OK
 
 
@@ -262,17 +240,8 @@ def mean_squared_error(
     with np.errstate(all="ignore"):
         d = prediction.ravel() - target.ravel()
         wide = d.astype(np.float64)
-        for i in range(len(scratch)):
-            scratch[i] = sum_in_lanes((wide * wide)[None, i * CHUNK : (i + 1) * CHUNK])[0]
+        scratch[...] = chunk_sums(wide * wide)
         if grad is not None:
             grad[...] = (d * d.dtype.type(2 / np.float64(n))).reshape(grad.shape)
-        loss[0] = sum_in_order(scratch) / np.float64(n)
+        loss[0] = in_order(scratch) / np.float64(n)
     return OK
-
-
-def sum_in_order(values: Array) -> np.float64:
-    """numpy.sum adds in pairs; this adds from the first to the last."""
-    total = np.float64(0)
-    for value in values:
-        total += value
-    return total

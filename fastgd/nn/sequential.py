@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Loss, LossPass, Pass, Shape
-from fastgd.nn.kernels import F32, F64, Array, Kernels, kernels_of
+from fastgd.nn.kernels import Kernels, kernels_of
 
 # Shapes of batch whose buffers are kept: training, its last partial batch, validation and its last one.
 PLANS = 4
@@ -31,14 +32,14 @@ class _Plan(NamedTuple):
 class Sequential:
     """Layers applied one after another to [batch, ...], with a loss behind them.
 
-    Arguments:
-        layers: each its own object; an activation behind a Linear is done in the Linear's pass.
-        loss: what loss_and_grad and train_step minimise; None for a model that is only run forward.
-        seed: an integer or numpy Generator to draw all parameters anew with, in order; None leaves them be.
-        backend: "auto", "native" or "reference" (NumPy; the same bits but for matrix products).
+    layers: each its own object; an activation behind a Linear is done in the Linear's pass.
+    loss: what loss_and_grad and train_step minimise. Default None: the model is only run forward.
+    seed: an integer or numpy Generator to draw all parameters anew with, in order. Default None: they stay.
+    backend: "auto" (default), "native" or "reference" (NumPy; the same bits but for matrix products).
 
     Buffers are planned once for each shape of batch, and those of the last four shapes are kept. A model is
-    not to be used by two threads at once.
+    not to be used by two threads at once. Raises TypeError or ValueError for layers that are none, stand
+    twice in the model or differ in dtype.
     """
 
     def __init__(
@@ -96,9 +97,8 @@ class Sequential:
     def forward(self, x: Any, *, out: Array | None = None) -> Array:
         """The output [batch, ...] for x [batch, ...] of the model's dtype, as a new array or in `out`.
 
-        Raises:
-            TypeError: x or out has another dtype.
-            ValueError: x has no rows or a shape a layer does not take; out has another shape.
+        Raises TypeError when x or out has another dtype, and ValueError when x has no rows or a shape that a
+        layer does not take, or out another shape.
         """
         x, plan = self._prepare(x)
         result = plan.passes[-1].output
@@ -121,17 +121,12 @@ class Sequential:
     def loss_and_grad(self, x: Any, y: Any) -> tuple[float, list[Array]]:
         """The loss of x against y and its gradients with respect to parameters(), in that order.
 
+        x: [batch, ...] of the model's dtype.
+        y: what the loss takes: class labels [batch], or targets of the output's shape and dtype.
+
         The gradients are the same list of the same arrays every time, filled anew; nothing is accumulated.
-        Gradients and parameters are as they were when an exception is raised.
-
-        Arguments:
-            x: [batch, ...] of the model's dtype.
-            y: what the loss takes: class labels [batch], or targets of the output's shape and dtype.
-
-        Raises:
-            RuntimeError: the model has no loss.
-            TypeError: a dtype is wrong.
-            ValueError: a shape is wrong, the batch is empty, or a label is out of range.
+        Raises RuntimeError when the model has no loss, TypeError for a wrong dtype, and ValueError for a
+        wrong shape, an empty batch or a label out of range; gradients and parameters are then as they were.
         """
         x, plan = self._prepare(x)
         loss = self._loss_of(plan)
@@ -178,9 +173,9 @@ class Sequential:
     # ---- Planning
 
     def _make_plan(self, x: Array) -> _Plan:
-        if x.dtype != (self._dtype or x.dtype) or x.dtype not in (F32, F64):
+        if x.dtype != (self._dtype or x.dtype) or x.dtype not in DTYPES:
             wanted = self._dtype or "float32 or float64"
-            how = f"x.astype('{self._dtype or F32}')"
+            how = f"x.astype('{self._dtype or DTYPES[0]}')"
             raise TypeError(f"x is {x.dtype} but the model computes in {wanted}: {how}")
         if x.ndim < 2:
             raise ValueError(f"x must have shape [batch, ...], not {list(x.shape)}")
@@ -241,10 +236,8 @@ class Sequential:
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copies each array into the parameter of its name.
 
-        Raises:
-            KeyError: a name is missing or unknown.
-            TypeError, ValueError: an array has another dtype or shape than its parameter.
-            Nothing has changed then.
+        Raises KeyError for a name that is missing or unknown, TypeError for an array of another dtype than
+        its parameter's and ValueError for one of another shape; nothing has changed then.
         """
         names = {name for name, _ in self._named}
         missing, unknown = sorted(names - set(state)), sorted(set(state) - names)

@@ -1,4 +1,4 @@
-/* The number of threads, calls from several threads at once, and calls in a forked child. */
+/* The number of threads, calls from several threads at once, in an OpenMP team, and in a forked child. */
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -56,6 +56,28 @@ static void test_callers(void) {
     }
 }
 
+/* Every thread of a team of the caller's own, each a different number of times: a barrier of fgd_update that
+ * waited for the caller's team would wait forever, and then the alarm ends it. */
+static void test_team(void) {
+    static const int64_t sizes[] = {100, ELEMENTS};
+    for (int k = 0; k < 2; k++) {
+        int wrong = 0;
+        alarm(20);
+#pragma omp parallel for num_threads(CALLERS) schedule(static, 1) reduction(+ : wrong)
+        for (int i = 0; i < CALLERS; i++) {
+            caller *c = &callers[i];
+            const fgd_options options = {2, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
+            const fgd_tensor tensor = {.size = sizes[k], .grad = c->grad};
+            for (int n = 0; n <= i; n++)
+                wrong += fgd_measure(&tensor, 1, &options, NULL, c->workspace, sizeof c->workspace,
+                                     &c->report);
+            wrong += c->report.norm != sqrt(16.0 * (double)sizes[k]) / 2;
+        }
+        alarm(0);
+        CHECK(!wrong, "%d of %lld elements", wrong, (long long)sizes[k]);
+    }
+}
+
 /* The parent has used its pool of threads; a child that tried to would hang, and then the alarm ends it. */
 static void test_fork(void) {
     int status = -1;
@@ -73,6 +95,7 @@ static void test_fork(void) {
 void test_threads(void) {
     test_setting();
     test_callers();
+    test_team();
     descend(&callers[0]);
     test_fork();
 }

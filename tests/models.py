@@ -1,0 +1,62 @@
+"""Small models and batches for the tests of fastgd.nn, and what they are compared with."""
+
+import numpy as np
+
+from fastgd import nn
+
+
+def same_bits(a, b):
+    """Equal bits; any NaN is as good as another."""
+    assert a.dtype == b.dtype and a.shape == b.shape
+    bits = np.uint32 if a.dtype == np.float32 else np.uint64
+    different = (a.view(bits) != b.view(bits)) & ~(np.isnan(a) & np.isnan(b))
+    assert not different.any(), (
+        f"{different.sum()} of {a.size}: {a[different][:3]} against {b[different][:3]}"
+    )
+
+
+class Pass(nn.Layer):
+    """A layer from outside the package, y = x: tests the interface, and reaches losses directly."""
+
+    def output_shape(self, shape):
+        return shape
+
+    def bind(self, kernels, shape, dtype, gradients, needs_dx, activation):
+        return Through(kernels, np.empty(shape, dtype))
+
+
+class Through(nn.Pass):
+    def __init__(self, kernels, output):
+        self.output, self.kernels = output, kernels
+        self.args = kernels.dtype(output.dtype), kernels.activation("identity"), output.size
+        self.y = kernels.handle(output)
+
+    def forward(self, x, training):
+        self.kernels.check(self.kernels.activation_forward(*self.args, x, self.y))
+        return self.y
+
+    def backward(self, dy):
+        return dy
+
+
+class Descent:
+    """A stand-in for an optimizer."""
+
+    def __init__(self, params, lr):
+        self.params, self.lr = params, lr
+
+    def step(self, grads, **options):
+        for parameter, grad in zip(self.params, grads, strict=True):
+            parameter -= self.lr * grad
+        return options
+
+
+def classifier(backend="auto", dtype=np.float32):
+    layers = nn.Linear(6, 16, dtype=dtype), nn.Tanh(), nn.Linear(16, 3, dtype=dtype)
+    return nn.Sequential(*layers, loss=nn.CrossEntropyLoss(), seed=0, backend=backend)
+
+
+def batch(n=12, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 6)).astype(dtype)
+    return x, np.argmax(x[:, :3], axis=1)

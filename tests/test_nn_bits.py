@@ -1,0 +1,197 @@
+"""The kernels of the layers: the same bits on every instruction set, thread count and backend."""
+
+import numpy as np
+import pytest
+from models import same_bits
+from snapshots import BACKENDS
+
+from fastgd import gemm, nn
+from fastgd._native import ffi, lib
+from fastgd.arrays import DTYPE_CODES, DTYPES
+from fastgd.nn import reference
+from fastgd.nn.kernels import kernels_of
+from fastgd.nn.layers import ACTIVATIONS as LAYERS
+
+SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 1000, 16384, 16385, 50001]
+ACTIVATIONS = [ffi.string(lib.fgd_activation_name(i)).decode() for i in range(lib.fgd_activation_count())]
+SUPPORTED = [isa for isa in range(lib.fgd_isa_count()) if lib.fgd_isa_supported(isa)]
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
+
+
+@pytest.fixture(params=SUPPORTED, ids=lambda isa: ffi.string(lib.fgd_isa_name(isa)).decode())
+def isa(request):
+    before = lib.fgd_get_isa()
+    assert lib.fgd_set_isa(request.param) == 0
+    yield request.param
+    lib.fgd_set_isa(before)
+
+
+@pytest.fixture(params=[1, 2, 3, 8])
+def threads(request):
+    before = lib.fgd_get_num_threads()
+    assert lib.fgd_set_num_threads(request.param) == 0
+    yield request.param
+    lib.fgd_set_num_threads(before)
+
+
+@pytest.fixture
+def numpy_products():
+    gemm.use("numpy")
+    for dtype in DTYPES:
+        gemm.ensure(dtype.name)
+    yield
+    gemm.use(None)
+
+
+def numbers(n, dtype, seed=0, special=True):
+    """Of all magnitudes that matter, with the special ones spread among them."""
+    rng = np.random.default_rng([seed, n])
+    x = (rng.standard_normal(n) * np.exp(rng.uniform(-12, 5, n))).astype(dtype)
+    with np.errstate(over="ignore"):
+        for i, value in enumerate(SPECIAL if special else []):
+            if n > 4 * len(SPECIAL):
+                x[(i * 7919) % n] = value
+    return x
+
+
+def both(call, *outputs):
+    """What the native and the reference kernels leave in copies of `outputs` by call(kernels, *outputs)."""
+    results = []
+    for name in BACKENDS:
+        mine = [array.copy() for array in outputs]
+        assert call(kernels_of(name), *mine) == 0
+        results.append(mine)
+    return zip(*results, strict=True)
+
+
+def test_the_layers_and_the_reference_have_every_activation_of_the_table():
+    assert [*reference.ACTIVATIONS] == ["identity", *LAYERS] == ACTIVATIONS
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_have_the_bits_of_the_reference(name, dtype, isa, threads):
+    for n in SIZES:
+        z, dy = numbers(n, dtype), numbers(n, dtype, seed=1)
+
+        def forward(k, y, z=z, n=n):
+            return k.activation_forward(k.dtype(z.dtype), k.activation(name), n, k.handle(z), k.handle(y))
+
+        ((y, expected),) = both(forward, np.full(n, 9, dtype))
+        same_bits(y, expected)
+
+        def backward(k, dz, y=y, dy=dy, n=n):
+            arrays = (k.handle(array) for array in (y, dy, dz))
+            return k.activation_backward(k.dtype(y.dtype), k.activation(name), n, *arrays)
+
+        ((dz, expected),) = both(backward, np.full(n, 9, dtype))
+        same_bits(dz, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_has_the_bits_of_the_reference_around_the_same_product(
+    name, dtype, bias, isa, threads, numpy_products
+):
+    for batch, inside, out in [(1, 1, 1), (3, 5, 1), (17, 9, 33), (2, 3, 300), (600, 2, 129), (5, 1, 20000)]:
+        x = numbers(batch * inside, dtype, special=False).reshape(batch, inside)
+        w = numbers(out * inside, dtype, seed=1, special=False).reshape(out, inside)
+        b = numbers(out, dtype, seed=2)
+        dy = numbers(batch * out, dtype, seed=3, special=False).reshape(batch, out)
+        sizes = (batch, inside, out)
+
+        def forward(k, y, x=x, w=w, b=b, sizes=sizes):
+            at = k.handle(b) if bias else k.null
+            codes = k.dtype(x.dtype), k.activation(name)
+            return k.linear_forward(*codes, *sizes, k.handle(x), k.handle(w), at, k.handle(y))
+
+        ((y, expected),) = both(forward, np.full((batch, out), 9, dtype))
+        same_bits(y, expected)
+
+        def backward(k, dy, dx, dw, db, x=x, w=w, y=y, sizes=sizes):
+            at = (k.handle(array) for array in (x, w, y, dy, dx, dw))
+            codes = k.dtype(x.dtype), k.activation(name)
+            return k.linear_backward(*codes, *sizes, *at, k.handle(db) if bias else k.null)
+
+        for mine, expected in both(backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
+            same_bits(mine, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_grad", [True, False])
+def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, isa, threads):
+    shapes = [(1, 1), (3, 2), (7, 10), (5, 15), (5, 16), (5, 17), (33, 65), (3, 1000), (5, 16385), (4000, 10)]
+    for rows, classes in shapes:
+        rng = np.random.default_rng(rows)
+        logits = (rng.standard_normal((rows, classes)) * rng.choice([0.1, 3, 40], (rows, 1))).astype(dtype)
+        if rows > 4:
+            logits[1, 0], logits[2, 1], logits[3, 2], logits[4] = np.nan, np.inf, -np.inf, -np.inf
+        labels = rng.integers(0, classes, rows)
+
+        def call(k, grad, row_loss, loss, logits=logits, labels=labels):
+            at = [k.handle(array) for array in (logits, labels, grad, row_loss, loss)]
+            at[2] = at[2] if with_grad else k.null
+            return k.softmax_cross_entropy(k.dtype(logits.dtype), *logits.shape, *at)
+
+        for mine, expected in both(call, np.full_like(logits, 9), np.full(rows, 9.0), np.zeros(1)):
+            same_bits(mine, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_grad", [True, False])
+def test_mean_squared_error_has_the_bits_of_the_reference(dtype, with_grad, isa, threads):
+    for n in SIZES:
+        p, t = numbers(n, dtype, special=False), numbers(n, dtype, seed=1, special=False)
+
+        def call(k, grad, loss, p=p, t=t, n=n):
+            scratch = np.zeros(k.mean_squared_error_scratch(n))
+            at = [k.handle(array) for array in (p, t, grad, scratch, loss)]
+            at[2] = at[2] if with_grad else k.null
+            return k.mean_squared_error(k.dtype(p.dtype), n, *at)
+
+        for mine, expected in both(call, np.full_like(p, 9), np.zeros(1)):
+            same_bits(mine, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_outputs_may_be_inputs(dtype, isa):
+    n, code, at = 1001, DTYPE_CODES[dtype], ffi.from_buffer
+    for name in ACTIVATIONS:
+        i = lib.fgd_activation_find(name.encode())
+        z, dy = numbers(n, dtype), numbers(n, dtype, seed=1)
+        y, dz = np.empty_like(z), np.empty_like(z)
+        lib.fgd_activation_forward(code, i, n, at(z), at(y))
+        lib.fgd_activation_forward(code, i, n, at(z), at(z))
+        same_bits(z, y)
+        lib.fgd_activation_backward(code, i, n, at(y), at(dy), at(dz))
+        lib.fgd_activation_backward(code, i, n, at(y), at(dy), at(dy))
+        same_bits(dy, dz)
+    logits, labels = numbers(77 * 13, dtype).reshape(77, 13), np.arange(77) % 13
+    grad, rows, loss = np.empty_like(logits), np.empty(77), ffi.new("double *")
+    rest = ffi.from_buffer("int64_t[]", labels), at(grad), ffi.from_buffer("double[]", rows), loss
+    lib.fgd_softmax_cross_entropy(code, 77, 13, at(logits), *rest)
+    lib.fgd_softmax_cross_entropy(code, 77, 13, at(logits), rest[0], at(logits), *rest[2:])
+    same_bits(logits, grad)
+
+
+def test_a_model_has_the_bits_of_the_reference(numpy_products):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((33, 20), dtype=np.float32), rng.integers(0, 7, 33)
+    results = []
+    for backend in BACKENDS:
+        layers = (
+            nn.Linear(20, 30),
+            nn.Tanh(),
+            nn.Linear(30, 30, bias=False),
+            nn.ReLU(),
+            nn.Sigmoid(),
+            nn.Linear(30, 7),
+        )
+        model = nn.Sequential(*layers, loss=nn.CrossEntropyLoss(), seed=1, backend=backend)
+        results.append((model.forward(x), *model.loss_and_grad(x, y)))
+    (forward, loss, grads), (forward2, loss2, grads2) = results
+    same_bits(forward, forward2)
+    assert loss == loss2
+    for mine, expected in zip(grads, grads2, strict=True):
+        same_bits(mine, expected)

@@ -1,0 +1,127 @@
+"""Sequential: training, buffers, layouts, initial parameters, names and state."""
+
+import math
+
+import numpy as np
+import pytest
+from models import Descent, batch, classifier, same_bits
+
+from fastgd import nn
+
+
+def test_training_lowers_the_loss(backend):
+    model = classifier(backend)
+    x, y = batch(200)
+    opt = Descent(model.parameters(), 1.0)
+    first = model.train_step(x, y, opt, clip_norm=1.0)
+    assert first.report == {"clip_norm": 1.0}
+    for _ in range(200):
+        last = model.train_step(x, y, opt)
+    assert isinstance(last.loss, float) and last.loss < first.loss / 5
+    assert np.mean(np.argmax(model.forward(x), axis=1) == y) > 0.95
+
+
+def test_gradients_are_the_same_objects_every_time():
+    model = classifier()
+    gradients = model.gradients()
+    inside = list(gradients)
+    for n in (12, 5, 12, 1, 2, 3, 4, 7):
+        assert model.loss_and_grad(*batch(n))[1] is gradients
+        assert all(a is b for a, b in zip(gradients, inside, strict=True))
+    assert [g.shape for g in gradients] == [p.shape for p in model.parameters()]
+
+
+def test_shapes_may_alternate_and_only_a_few_plans_are_kept():
+    model, x, y = classifier(), *batch(40)
+    expected = {n: model.loss(x[:n], y[:n]) for n in range(1, 40)}
+    for n in [*range(1, 40), 32, 8, 32, 8]:
+        assert model.loss(x[:n], y[:n]) == expected[n]
+    assert len(model._plans) == 4
+    kept = model._plans[(32, 6), np.dtype(np.float32)]
+    for n in range(1, 20):
+        model.loss_and_grad(x[:n], y[:n])
+        model.loss_and_grad(x[:32], y[:32])
+    assert model._plans[(32, 6), np.dtype(np.float32)] is kept
+
+
+def test_forward_gives_an_array_of_the_users_own():
+    model, (x, _) = classifier(), batch()
+    first = model.forward(x)
+    kept = first.copy()
+    model.forward(-x)
+    assert np.array_equal(first, kept)
+    out = np.empty_like(first)
+    assert model.forward(x, out=out) is out
+    assert np.array_equal(out, kept)
+    with pytest.raises(ValueError, match=r"out must be float32 of shape \[12, 3\]"):
+        model.forward(x, out=np.empty((3, 3), np.float32))
+    with pytest.raises(TypeError, match="out must be float32"):
+        model.forward(x, out=np.empty((12, 3)))
+
+
+def test_any_layout_of_x_and_y():
+    model, (x, y) = classifier(), batch(12)
+    value, grads = model.loss_and_grad(x, y)
+    grads = [grad.copy() for grad in grads]
+    shifted = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    shifted[...] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    every_other = np.repeat(y, 2)[::2]
+    for other in (
+        np.asfortranarray(x),
+        np.repeat(x, 2, axis=1)[:, ::2],
+        x[::-1][::-1],
+        shifted,
+        frozen,
+        x.tolist(),
+    ):
+        other = other if isinstance(other, np.ndarray) else np.array(other, np.float32)
+        for labels in (y, y.tolist(), y.astype(np.int8), y.astype(np.uint64), y.astype(">i4"), every_other):
+            assert model.loss_and_grad(other, labels)[0] == value
+            for grad, expected in zip(model.gradients(), grads, strict=True):
+                same_bits(grad, expected)
+
+
+def test_initial_parameters():
+    layer = nn.Linear(100, 300, seed=1)
+    for parameter in (layer.weight, layer.bias):
+        assert parameter.dtype == np.float32
+        assert np.abs(parameter).max() <= 0.1
+        assert np.abs(parameter).max() > 0.098
+        assert abs(parameter.std() - 0.1 / math.sqrt(3)) < 0.003
+    assert np.array_equal(layer.weight, nn.Linear(100, 300, seed=1).weight)
+    assert not np.array_equal(layer.weight, nn.Linear(100, 300).weight)
+    assert nn.Linear(3, 2, bias=False).bias is None
+    before = layer.weight.copy()
+    nn.Sequential(layer)
+    assert np.array_equal(layer.weight, before)
+    nn.Sequential(layer, seed=5)
+    assert not np.array_equal(layer.weight, before)
+    with pytest.raises(AttributeError):
+        layer.weight = before
+
+
+def test_names_and_state():
+    model = classifier()
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert all(a is b for (_, a), b in zip(model.named_parameters(), model.parameters(), strict=True))
+    x, y = batch()
+    state, value = model.state_dict(), model.loss(x, y)
+    for parameter in model.parameters():
+        parameter += 1
+    assert model.loss(x, y) != value
+    bad = [
+        ({"0.bias": None}, KeyError, "lacks the parameters \\['0.bias'\\]"),
+        ({"9.bias": np.zeros(1)}, KeyError, "9.bias"),
+        ({"2.bias": np.zeros(4, np.float32)}, ValueError, r"2.bias has shape \[4\] in state but \[3\]"),
+        ({"2.bias": np.zeros(3)}, TypeError, "2.bias is float64 in state but float32"),
+    ]
+    before = model.state_dict()
+    for change, error, match in bad:
+        changed = {name: array for name, array in {**state, **change}.items() if array is not None}
+        with pytest.raises(error, match=match):
+            model.load_state_dict(changed)
+        assert all(np.array_equal(a, before[name]) for name, a in model.named_parameters())
+    model.load_state_dict(state)
+    assert model.loss(x, y) == value
