@@ -35,7 +35,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if not self.can_compile("int main(void) { return 0; }", []):
-            sys.exit(NO_COMPILER)
+            sys.exit(f"\nerror: {NO_COMPILER}\n")
         openmp = self.openmp_flags()
         ext.include_dirs.append(str(CSRC))
         ext.extra_compile_args += [*COMMON_FLAGS, *openmp]

@@ -58,7 +58,7 @@ FGD_RULES(STRUCTS)
         rule##_values s;                                                        \
         rule##_choice on = {.always = 1};                                       \
         rule##_switches(SWITCH_READ) rule##_scalars(SCALAR_READ) rule##_slots(SLOT_POINTER) \
-        (void)k; (void)bit;                                                     \
+        (void)k; (void)bit; (void)switches; (void)slots; (void)scalars;         \
         _Pragma("omp simd")                                                     \
         for (int64_t i = 0; i < n; i++) {                                       \
             rule##_state x = {0};                                               \

@@ -40,6 +40,10 @@ __all__ = [  # the optimizers are those of the table of rules
 globals().update({cls.__name__: cls for cls in _optim.CLASSES.values()})
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> _Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'fastgd' has no attribute {name!r}")

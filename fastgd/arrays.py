@@ -6,7 +6,7 @@ An array is a NumPy array, or anything that lends its memory without a copy: thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def listed(values: Any, what: str) -> list[Any]:
     """
     if hasattr(values, "__dlpack__") or hasattr(values, "__array_interface__") or _has_buffer(values):
         raise TypeError(f"{what} is one array, not a list of arrays: put it in a list")
-    if isinstance(values, Set):
+    if isinstance(values, (set, frozenset)):
         raise TypeError(f"{what} is a set, which has no order: give a list of arrays")
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{what} is {type(values).__name__}, not a list of arrays")

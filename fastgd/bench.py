@@ -91,9 +91,11 @@ def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grads, strict=True):
             tensor.grad = torch.from_numpy(grad)
+        if not rule.in_torch:
+            return None
         try:
             opt = getattr(torch.optim, rule.title)(tensors, **{variant: True})
-        except (AttributeError, TypeError):
+        except TypeError:  # torch has the rule, but not this variant of it
             return None
 
         def step() -> None:
@@ -214,7 +216,7 @@ def run(
     threads = threads or fastgd.get_num_threads()
     row, timings, all_rates = RULES[rule], [], []
     probe = bandwidth(threads)
-    for workload in workloads or list(WORKLOADS):
+    for workload in WORKLOADS if workloads is None else workloads:
         shapes = WORKLOADS[workload][1]
         for operation, clip_norm in OPERATIONS.items():
             progress(f"{workload}: {operation}")

@@ -24,7 +24,7 @@ def missing() -> str | None:
 
 def _fastgd(dataset: Dataset) -> tuple[float, float]:
     result = train(SETTINGS, dataset=dataset)
-    return result.seconds_per_epoch, result.scores["accuracy"]
+    return sum(epoch.seconds for epoch in result.history) / EPOCHS, result.scores["accuracy"]
 
 
 def _sklearn(dataset: Dataset) -> tuple[float, float]:

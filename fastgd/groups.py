@@ -94,7 +94,8 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def summary(self) -> str:
         values = ", ".join(f"{k}={v!r}" for k, v in self.values_in_place.items())
-        return f"{len(self.members)} parameters, {values}"
+        n = len(self.members)
+        return f"{n} parameter{'' if n == 1 else 's'}, {values}"
 
     def __repr__(self) -> str:
         return f"ParamGroup({self.summary()})"

@@ -18,32 +18,37 @@ from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
 from fastgd.checks import flag, limit, named, real
 from fastgd.groups import Parameter, check_memory, make_groups
 from fastgd.interrupts import uninterrupted
-from fastgd.rules import RULES, Rule
+from fastgd.rules import HYPERPARAMETERS, RULES, Rule
 
 
 class NonFinite(NamedTuple):
-    """A gradient element that is NaN or infinite."""
+    """A gradient element that is NaN or infinite.
 
-    #: index of the parameter group and of the parameter within it
+    group, parameter: index of the parameter group, and of the parameter within it.
+    name: the parameter's, when it was given one.
+    element: index in the parameter's shape. value: what stands there.
+    """
+
     group: int
     parameter: int
-    #: the parameter's name, when it was given one
     name: str | None
-    #: index of the element in the parameter's shape
     element: tuple[int, ...]
     value: float
 
 
 class StepReport(NamedTuple):
-    """What one step did."""
+    """What one step did.
 
-    #: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm; None: not measured
+    grad_norm: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm; None when
+        they were not measured, because neither clip_norm nor skip_nonfinite was asked for.
+    clip_coef: what the gradients were multiplied by to respect clip_norm; 1.0 when they were not clipped.
+    skipped: True when a gradient was not finite, skip_nonfinite was set, and nothing at all was changed.
+    nonfinite: the first element that was not finite; None when there was none, or nothing was measured.
+    """
+
     grad_norm: float | None
-    #: what the gradients were multiplied by to respect clip_norm; 1.0 when they were not clipped
     clip_coef: float
-    #: True: a gradient was not finite, skip_nonfinite was set, and nothing at all was changed
     skipped: bool
-    #: the first element that was not finite, when the gradients were measured and there was one
     nonfinite: NonFinite | None
 
 
@@ -120,6 +125,15 @@ class Optimizer:
     def __repr__(self) -> str:
         head = f"{self.rule.title} ({len(self._parameters)} parameters, backend {self.backend.name})"
         return "\n".join([head, *(f"  group {i}: {g.summary()}" for i, g in enumerate(self.param_groups))])
+
+    def parameters(self) -> list[Any]:
+        """The parameters as they were given, through all groups: the order in which step takes gradients."""
+        return [p.given for p in self._parameters]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).rule.defaults:
+            raise AttributeError(f"hyperparameters are set in groups: opt.param_groups[0][{name!r}] = ...")
+        object.__setattr__(self, name, value)
 
     def step(
         self,
@@ -247,7 +261,10 @@ class Optimizer:
         if array.shape != p.array.shape:
             raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
         if array.dtype != p.array.dtype:
-            raise TypeError(f"gradient of {p} has dtype {array.dtype}, the parameter {p.array.dtype}")
+            raise TypeError(
+                f"gradient of {p} has dtype {array.dtype}, the parameter {p.array.dtype}: "
+                f"give gradient.astype('{p.array.dtype}')"
+            )
         return array
 
     def _work(self, numbers: list[int], grads: list[Array]) -> Work:
@@ -383,9 +400,14 @@ def _options(
 
 
 def _optimizer_class(rule: Rule) -> type[Optimizer]:
-    settings = "\n".join(f"    {name}: default {value!r}" for name, value in rule.defaults.items())
+    settings = "\n".join(
+        f"    {name}: {HYPERPARAMETERS[name].meaning}. Default {value!r}."
+        for name, value in rule.defaults.items()
+    )
+    like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""
     doc = (
-        f"{rule.summary}\n\n{rule.source}. Hyperparameters as in torch.optim.{rule.title}:\n\n{settings}\n\n"
+        f"{rule.summary}\n\n{rule.source}. Hyperparameters{like}:\n\n{settings}\n\n"
+        "They can be changed at any time, for all parameters of a group: opt.param_groups[0]['lr'] = 1e-4.\n"
         "params: arrays (float32 or float64, updated in place), (name, array) pairs, a mapping from names\n"
         'to arrays, or parameter groups: dicts with "params" and the hyperparameters in which they differ.\n'
         'backend: "auto", or one that fastgd.info() lists.\n\n'

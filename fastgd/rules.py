@@ -54,6 +54,8 @@ class Rule(NamedTuple):
     body: Callable[..., Any]
     #: refuses hyperparameters that do not go together
     check: Callable[[Hyperparameters], None] = lambda h: None
+    #: whether torch.optim has it under this title
+    in_torch: bool = True
 
     def active(self, h: Hyperparameters) -> dict[str, bool]:
         """Every switch with its state under these hyperparameters."""
@@ -65,24 +67,28 @@ class Rule(NamedTuple):
         return tuple(s if s.switch is None or on[s.switch] else None for s in self.slots)
 
 
-# ---- Hyperparameters: one meaning and one range for each name, whatever the rule --------------------
+class Hyperparameter(NamedTuple):
+    """What a name means, whatever the rule."""
+
+    #: returns a value in its canonical type, or raises TypeError or ValueError
+    check: Callable[[Any], Any]
+    meaning: str
 
 
-#: name -> a function that returns the value in its canonical type or raises TypeError or ValueError
-CHECKS: dict[str, Callable[[Any], Any]] = {
-    "lr": number(0),
-    "momentum": number(0),
-    "dampening": number(0),
-    "weight_decay": number(0),
-    "nesterov": flag,
-    "lr_decay": number(0),
-    "initial_accumulator_value": number(0),
-    "eps": number(0),
-    "alpha": number(0, 1),
-    "centered": flag,
-    "betas": pair(number(0, 1)),
-    "amsgrad": flag,
-    "maximize": flag,
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    "lr": Hyperparameter(number(0), "learning rate"),
+    "momentum": Hyperparameter(number(0), "what is kept of the running sum of steps; 0 for none"),
+    "dampening": Hyperparameter(number(0), "what a gradient loses before it is added to the running sum"),
+    "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
+    "nesterov": Hyperparameter(flag, "whether momentum looks ahead, as Nesterov's"),
+    "lr_decay": Hyperparameter(number(0), "lr is divided by 1 + (step - 1) lr_decay"),
+    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum of squares"),
+    "eps": Hyperparameter(number(0), "added to the denominator, against division by 0"),
+    "alpha": Hyperparameter(number(0, 1), "what is kept of the running averages at every step"),
+    "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
+    "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
+    "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
 }
 
 
@@ -91,7 +97,7 @@ def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     if name not in rule.defaults:
         known = ", ".join(rule.defaults)
         raise TypeError(f"{rule.title} has no hyperparameter {name!r}; it has {known}")
-    return named(name, CHECKS[name], value)
+    return named(name, HYPERPARAMETERS[name].check, value)
 
 
 def _power(base: float, n: int) -> float:
@@ -325,5 +331,20 @@ ADAMW = ADAM._replace(
     fold=lambda h, step: _adam_scalars(h, step, 1.0 - h["lr"] * h["weight_decay"]),
 )
 
+
+def table(*rules: Rule) -> dict[str, Rule]:
+    """Rules by name, once each is found to be complete; ValueError that says what is missing."""
+    for rule in rules:
+        unknown = rule.defaults.keys() - HYPERPARAMETERS.keys()
+        if unknown:
+            raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
+        if "maximize" not in rule.defaults:
+            raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
+        folded = rule.fold(rule.defaults, 1)
+        if len(folded) != len(rule.scalars):
+            raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
+    return {rule.name: rule for rule in rules}
+
+
 #: name -> rule, in the order of the documentation
-RULES: dict[str, Rule] = {rule.name: rule for rule in (SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)}
+RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)

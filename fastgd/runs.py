@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -112,12 +113,14 @@ class Position:
 
     generator: the state of the bit generator before this epoch's permutation was drawn.
     consumed: the examples of this epoch that have been used.
+    last_epoch: the number of epochs after which the run was to end.
     """
 
     epoch: int
     consumed: int
     n_train: int
     generator: dict[str, Any]
+    last_epoch: int = 0
 
 
 @dataclass
@@ -159,8 +162,9 @@ class Result:
 
     @property
     def seconds_per_epoch(self) -> float:
-        full = [epoch.seconds for epoch in self.history]
-        return sum(full) / len(full) if full else math.nan
+        """The median over the epochs that were completed; NaN before the first."""
+        complete = [epoch.seconds for epoch in self.history if epoch.epoch <= self.position.epoch]
+        return statistics.median(complete) if complete else math.nan
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,12 @@ class Checkpoint:
     scaling: Scaling
     history: list[Epoch]
     grad_norms: list[float]
+
+
+def resumed_settings(saved: Checkpoint) -> Settings:
+    """The settings to go on with: those that were saved, with the epochs an interrupted run has left."""
+    left = saved.position.last_epoch - saved.position.epoch
+    return replace(saved.settings, epochs=left) if left > 0 else saved.settings
 
 
 def build_model(settings: Settings, dataset: Dataset) -> nn.Sequential:

@@ -25,6 +25,7 @@ from fastgd.runs import (
     check_same_model,
     load_checkpoint,
     restore,
+    resumed_settings,
     save_checkpoint,
 )
 
@@ -54,7 +55,8 @@ def train(
 ) -> Result:
     """Trains a multilayer perceptron with mini-batch gradient descent.
 
-    settings: Default: those of `resume`, else Settings(). dataset: Default: loaded as the settings say.
+    settings: Default: those of `resume`, with the epochs it has left if it was interrupted, else Settings().
+    dataset: Default: loaded as the settings say.
     resume: a checkpoint to go on from; N epochs and then M more give the same bits as N + M at once.
     on_step: called after every step.
 
@@ -65,7 +67,7 @@ def train(
     Raises SettingsError and fastgd.data.DataError.
     """
     if settings is None:
-        settings = resume.settings if resume else Settings()
+        settings = resumed_settings(resume) if resume else Settings()
     settings.check()
     if resume:
         check_same_model(settings, resume.settings)
@@ -79,7 +81,7 @@ def train(
             scaling=resume.scaling if resume else None,
         )
     result = restore(settings, dataset, resume) if resume else begin(settings, dataset)
-    last_epoch = result.position.epoch + settings.epochs
+    last_epoch = result.position.last_epoch = result.position.epoch + settings.epochs
     # What overflows is told in words below, not by NumPy's warnings.
     with deferred_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore"):
         while result.position.epoch < last_epoch and not (result.interrupted or result.problem):
@@ -144,7 +146,8 @@ def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
     """Adds a step over n examples to its epoch; returns the sentence that says why it has to be the last."""
     report = step.report
     where = f"in epoch {epoch.epoch}, step {epoch.steps + 1}"
-    advice = "a smaller learning rate or clipping the gradients may help"
+    clips = result.settings.clip_norm is not None
+    advice = f"a smaller learning rate{'' if clips else ' or clipping the gradients'} may help"
     if report.skipped and not result.settings.skip_nonfinite:
         name = report.nonfinite.name
         return f"the gradient of {name} is NaN or infinite {where}, which was not applied; {advice}"

@@ -338,3 +338,18 @@ def test_entangled_strides_count_as_sharing():
     a = strided(memory, (1049, 1049, 1049), (36674, 61119, 85569))
     b = strided(memory[64_023_025:], (1049, 1049, 1), (12223, 12224, 1))
     assert first_overlap([a, b]) == (0, 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hyperparameter_set_on_the_optimizer_is_refused(backend):
+    opt = fastgd.SGD([np.ones(2)], backend=backend)
+    with pytest.raises(AttributeError, match=r"opt\.param_groups\[0\]\['lr'\] = "):
+        opt.lr = 0.1
+    assert opt.param_groups[0]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_items_of_a_dict_are_named_parameters(backend):
+    assert [
+        g.members[0].name for g in fastgd.SGD({"w": np.ones(2)}.items(), backend=backend).param_groups
+    ] == ["w"]

@@ -39,6 +39,10 @@ def test_contenders_end_with_the_same_parameters(rule, operation, monkeypatch):
         np.testing.assert_allclose(end, ends["fastgd"], atol=2e-6, err_msg=name)
 
 
+def test_no_workload_is_not_every_workload():
+    assert bench.run(workloads=[])["timings"] == []
+
+
 def test_bytes_moved():
     assert bench.bytes_moved(RULES["adamw"], [(10, 10)]) == 28 * 100
     assert bench.bytes_moved(RULES["sgd"], [(10,), (5,)]) == 12 * 15

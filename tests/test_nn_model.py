@@ -1,11 +1,14 @@
 """Sequential: training, buffers, layouts, initial parameters, names and state."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 from models import Descent, batch, classifier, same_bits
 
+import fastgd
 from fastgd import nn
 
 
@@ -125,3 +128,36 @@ def test_names_and_state():
         assert all(np.array_equal(a, before[name]) for name, a in model.named_parameters())
     model.load_state_dict(state)
     assert model.loss(x, y) == value
+
+
+def test_a_model_is_copied_and_pickled_together_with_its_optimizer():
+    model, (x, y) = classifier(), batch()
+    opt = fastgd.AdamW(model.named_parameters())
+    model.train_step(x, y, opt)
+    for again, own in (copy.deepcopy((model, opt)), pickle.loads(pickle.dumps((model, opt)))):
+        expected = copy.deepcopy((model, opt))
+        assert again.train_step(x, y, own).loss == expected[0].train_step(x, y, expected[1]).loss
+        for name, array in again.state_dict().items():
+            assert array.tobytes() == expected[0].state_dict()[name].tobytes()
+            assert array.tobytes() != model.state_dict()[name].tobytes()
+
+
+def test_an_optimizer_of_another_model_is_refused_before_anything_changes():
+    model, (x, y) = classifier(), batch()
+    other = classifier()
+    before = [p.copy() for p in (*model.parameters(), *other.parameters())]
+    for held in (other.parameters(), model.parameters()[::-1], model.parameters()[:-1]):
+        with pytest.raises(ValueError, match="does not hold this model's parameters"):
+            model.train_step(x, y, fastgd.SGD(held))
+    for p, old in zip((*model.parameters(), *other.parameters()), before, strict=True):
+        assert p.tobytes() == old.tobytes()
+    model.train_step(x, y, fastgd.SGD(model.parameters()))
+
+
+def test_a_model_is_saved_and_loaded(tmp_path):
+    model, (x, _) = classifier(), batch()
+    model.save(tmp_path / "model.safetensors")
+    again = classifier()
+    again.parameters()[0][...] = 0
+    again.load(tmp_path / "model.safetensors")
+    assert again.forward(x).tobytes() == model.forward(x).tobytes()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import fastgd
-from fastgd.rules import CHECKS, RULES
+from fastgd import backends
+from fastgd.rules import HYPERPARAMETERS, RULES, table
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
@@ -53,7 +54,7 @@ def test_every_rule_is_a_documented_class_with_its_signature(rule):
     assert rule.source in cls.__doc__
     parameters = inspect.signature(cls).parameters
     assert {k: p.default for k, p in parameters.items() if k in rule.defaults} == rule.defaults
-    assert rule.defaults.keys() <= CHECKS.keys()
+    assert all(HYPERPARAMETERS[name].meaning in cls.__doc__ for name in rule.defaults)
 
 
 def test_what_the_table_of_rules_makes_is_up_to_date():
@@ -81,3 +82,41 @@ def test_unknown_backends_and_rules_are_refused_by_name():
         fastgd.SGD([], backend="metal")
     with pytest.raises(ValueError, match="no rule 'adamx'; there are sgd, "):
         fastgd.optim.create("adamx", [])
+
+
+def test_a_native_backend_that_cannot_be_used_is_not_replaced_in_silence(monkeypatch):
+    monkeypatch.setattr(backends, "unavailable", lambda name: "no rule" if name == "native" else None)
+    backends.get.cache_clear()
+    try:
+        with pytest.raises(ImportError, match="backend 'native' cannot be used here: no rule"):
+            fastgd.SGD([])
+        with pytest.raises(ImportError, match="no rule"):
+            fastgd.verify(["sgd"])
+    finally:
+        backends.get.cache_clear()
+
+
+def test_only_public_names_are_listed():
+    assert dir(fastgd) == sorted(fastgd.__all__)
+    assert {"nn", "verify", "AdamW"} <= set(dir(fastgd))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"defaults": {"lr": 0.1}}, "every rule has the hyperparameter 'maximize'"),
+        ({"defaults": {**RULES["sgd"].defaults, "zeal": 1.0}}, "'zeal' has no entry in HYPERPARAMETERS"),
+        ({"scalars": ("lr",)}, "fold gives 4 scalars, 1 are named"),
+    ],
+)
+def test_an_incomplete_rule_is_refused_where_the_table_is_made(change, reason):
+    with pytest.raises(ValueError, match=f"sgd: {reason}"):
+        table(RULES["sgd"]._replace(**change))
+
+
+def test_python_m_fastgd():
+    pytest.importorskip("click", reason="click belongs to the extra cli")
+    result = subprocess.run(
+        [sys.executable, "-m", "fastgd", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "train" in result.stdout

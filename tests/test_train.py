@@ -136,6 +136,21 @@ def test_interrupted_in_an_epoch_and_resumed(tmp_path, small):
     assert [epoch.steps for epoch in resumed.history] == [5, 5, 5]
 
 
+def test_an_interrupted_run_is_finished_by_default(tmp_path, small):
+    def interrupt(at):
+        if at.epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = train(Settings(**{**SMALL, "epochs": 4}), dataset=small, on_step=interrupt)
+    assert stopped.interrupted
+    save_checkpoint(tmp_path / "run", stopped)
+    resumed = train(resume=load_checkpoint(tmp_path / "run"), dataset=small)
+    assert resumed.position.epoch == 4
+    assert same_bits(resumed, train(Settings(**{**SMALL, "epochs": 4}), dataset=small))
+    save_checkpoint(tmp_path / "run", resumed)
+    assert train(resume=load_checkpoint(tmp_path / "run"), dataset=small).position.epoch > 4
+
+
 def test_no_epochs_only_evaluates(tmp_path, small):
     trained = train(Settings(**SMALL), dataset=small)
     save_checkpoint(tmp_path / "run", trained)

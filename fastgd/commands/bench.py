@@ -17,7 +17,7 @@ __all__ = ["bench"]
 EPOCH = "epoch"
 
 
-@click.command()
+@click.command(short_help="Time the step beside torch and NumPy, and an epoch beside scikit-learn.")
 @click.option("--rule", type=click.Choice(list(RULES)), default="adamw", show_default=True)
 @click.option(
     "--workload",

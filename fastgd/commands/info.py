@@ -26,8 +26,10 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """The leaves of nested tables, each with the names that lead to it."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from flatten(item, f"{name} {key}".strip())
+            yield from flatten(item, f"{name} {key.replace('_', ' ')}".strip())
     elif isinstance(value, (list, tuple)):
         yield name, ", ".join(map(str, value)) or "none"
+    elif isinstance(value, bool):
+        yield name, "yes" if value else "no"
     else:
         yield name, str(value)

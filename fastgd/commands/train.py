@@ -22,7 +22,7 @@ from fastgd.data import DataError
 from fastgd.machine import MAX_THREADS
 from fastgd.nn.layers import ACTIVATIONS
 from fastgd.rules import RULES
-from fastgd.runs import SettingsError
+from fastgd.runs import SettingsError, resumed_settings
 from fastgd.training import Checkpoint, Progress, Result, Settings
 
 __all__ = ["train"]
@@ -88,11 +88,12 @@ def parse_option(text: str) -> tuple[str, Any]:
         ) from None
 
 
-@click.command()
+@click.command(short_help="Train a classifier or regressor on real data.")
 @click.option(
     "--data",
     metavar="NAME|PATH",
-    help=f"{BUILT_IN}, a CSV or NPZ file, or a folder of IDX files.  [default: {DEFAULTS.data}]",
+    help=f"{BUILT_IN}; a CSV file, its last column the target; an NPZ file of x and y, or of x_train, "
+    f"y_train, x_test and y_test; or a folder of IDX files.  [default: {DEFAULTS.data}]",
 )
 @click.option("--target", metavar="NAME", help="Column of a CSV file to predict.  [default: the last]")
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="[default: by the target]")
@@ -120,7 +121,8 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option(
     "--epochs",
     type=int,
-    help=f"Passes over the training part; 0 only evaluates.  [default: {DEFAULTS.epochs}]",
+    help="Passes over the training part, further ones after --load; 0 only evaluates."
+    f"  [default: {DEFAULTS.epochs}, or what an interrupted run has left]",
 )
 @click.option(
     "--batch-size",
@@ -155,7 +157,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     "--load",
     type=click.Path(),
     metavar="FILE",
-    help="Go on from a saved run; its settings become the defaults.",
+    help="Go on from a saved run, whose settings become the defaults.",
 )
 @click.option("--quiet", is_flag=True, help="Neither progress bar nor table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
@@ -196,14 +198,18 @@ def run(chosen: dict[str, Any]) -> int:
     settings = merge(chosen, resume)
     with progress_bar(hidden=quiet or as_json) as on_step:
         result = training.train(settings, resume=resume, on_step=on_step)
+    saved = ""
     if save and not result.problem:
         training.save_checkpoint(save, result)
+        saved = f"saved to {save}; to go on: fastgd train --load {save}"
     if plot:
         save_plot(plot, result)
     if as_json:
         click.echo(json.dumps(finite(summary(result)), indent=2, allow_nan=False))
     elif not quiet:
         print_table(result)
+        for line in filter(None, (saved, f"curves in {plot}" if plot else "")):
+            click.echo(line)
     if result.problem:
         unsaved = f" Nothing was saved to {save}." if save else ""
         click.echo(f"Training ended: {result.problem}.{unsaved}", err=True)
@@ -213,7 +219,7 @@ def run(chosen: dict[str, Any]) -> int:
 
 def merge(chosen: dict[str, Any], resume: Checkpoint | None) -> Settings:
     """The settings of the loaded run, or the defaults, with what was given in their place."""
-    settings = resume.settings if resume else Settings()
+    settings = resumed_settings(resume) if resume else Settings()
     names = {item.name for item in fields(Settings)} - {"options"}
     options = dict(chosen.get("options", ()))
     options |= {name: chosen[name] for name in ("lr", "weight_decay", "momentum") if name in chosen}
@@ -275,7 +281,7 @@ class progress_bar:
             return
         self.shown = now
         done = (at.epoch - 1) * at.n_train + at.consumed
-        text = f"epoch {at.epoch}/{at.last_epoch}  loss {at.loss:.4f}"
+        text = f"epoch {at.epoch}/{at.last_epoch}  loss {at.loss:.4g}"
         self.bar.update(self.task, completed=done, total=at.last_epoch * at.n_train, description=text)
 
 
@@ -287,7 +293,8 @@ def print_table(result: Result) -> None:
     n_train, n_test = len(data.x_train), len(data.x_test)
     table = Table(title=f"{Path(data.name).name}: {data.task}, {n_train} + {n_test} examples", min_width=44)
     table.add_column(result.settings.optimizer)
-    table.add_column(f"{len(result.history)} epochs", justify="right")
+    epochs = len(result.history)
+    table.add_column(f"{epochs} epoch{'' if epochs == 1 else 's'}", justify="right")
     for name, value in rows(result):
         table.add_row(name, value)
     Console().print(table)
@@ -296,7 +303,7 @@ def print_table(result: Result) -> None:
 def rows(result: Result) -> list[tuple[str, str]]:
     found = summary(result)
     scores = result.scores
-    lines = [("training loss", f"{found['train_loss']:.4f}")]
+    lines = [("training loss", f"{found['train_loss']:.4g}")]
     if "accuracy" in scores:
         lines.append(("test accuracy", f"{100 * scores['accuracy']:.2f} %"))
     else:

@@ -9,7 +9,7 @@ import click
 __all__ = ["verify"]
 
 
-@click.command()
+@click.command(short_help="Compare backends, instruction sets and thread counts on this machine.")
 def verify() -> None:
     """Compare all that can compute on this machine, bit for bit and with the float64 oracle.
 

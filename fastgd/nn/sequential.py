@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Loss, LossPass, Pass, Shape
 from fastgd.nn.kernels import Kernels, kernels_of
+from fastgd.optim import Optimizer
 
 # Shapes of batch whose buffers are kept: training, its last partial batch, validation and its last one.
 PLANS = 4
@@ -73,11 +75,17 @@ class Sequential:
         self._dtype = dtypes.pop() if dtypes else None
         self._parameters = [array for _, array in self._named]
         self._gradients = [np.zeros_like(array) for array in self._parameters]
+        # the optimizer that train_step has last found to be this model's
+        self._optimizer: Callable[[], Optimizer | None] = lambda: None
         self._plans: OrderedDict[tuple[Shape, np.dtype[Any]], _Plan] = OrderedDict()
         if seed is not None:
             rng = np.random.default_rng(seed)
             for layer in layers:
                 layer.reset_parameters(rng)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: the layers with their parameters; buffers are planned anew."""
+        return _restored, (self._layers, self._loss, self.backend)
 
     def __repr__(self) -> str:
         inside = [str(layer) for layer in self._layers] + ([f"loss={self._loss}"] if self._loss else [])
@@ -140,10 +148,26 @@ class Sequential:
     def train_step(self, x: Any, y: Any, opt: Any, **options: Any) -> TrainStep:
         """loss_and_grad, then opt.step(gradients, **options). Returns (loss, what opt.step returned).
 
-        opt holds this model's parameters() in their order. Errors as loss_and_grad's and opt.step's.
+        opt holds this model's parameters() in their order; ValueError when a fastgd optimizer does not. Other
+        errors as loss_and_grad's and opt.step's.
         """
+        if self._optimizer() is not opt:
+            self._check_optimizer(opt)
         value, gradients = self.loss_and_grad(x, y)
         return TrainStep(value, opt.step(gradients, **options))
+
+    def _check_optimizer(self, opt: Any) -> None:
+        """Refuses an optimizer of fastgd's that would update something else with these gradients."""
+        if not isinstance(opt, Optimizer):
+            return
+        held = opt.parameters()
+        same = len(held) == len(self._parameters)
+        if not same or any(a is not b for a, b in zip(held, self._parameters, strict=True)):
+            raise ValueError(
+                "the optimizer does not hold this model's parameters, or not in this order: "
+                "make it from model.named_parameters()"
+            )
+        self._optimizer = weakref.ref(opt)
 
     def _prepare(self, x: Any) -> tuple[Array, _Plan]:
         """x checked and contiguous, and the plan for its shape."""
@@ -256,3 +280,22 @@ class Sequential:
             loaded.append(new)
         for (_, array), new in zip(self._named, loaded, strict=True):
             array[...] = new
+
+    def save(self, path: Any) -> None:
+        """Writes state_dict() to a safetensors file, beside the old one and then renamed over it.
+
+        Raises fastgd.checkpoint.CheckpointError when it cannot be written.
+        """
+        from fastgd.checkpoint import save_file
+
+        save_file(path, self.state_dict(), {})
+
+    def load(self, path: Any) -> None:
+        """load_state_dict from a safetensors file, its own or another framework's with the same names."""
+        from fastgd.checkpoint import load_file
+
+        self.load_state_dict(load_file(path)[0])
+
+
+def _restored(layers: tuple[Layer, ...], loss: Loss | None, backend: str) -> Sequential:
+    return Sequential(*layers, loss=loss, backend=backend)
