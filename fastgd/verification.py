@@ -13,6 +13,7 @@ import numpy as np
 from fastgd import backends, machine, optim
 from fastgd.arrays import DTYPES, Array
 from fastgd.oracle import ORACLE, trajectory
+from fastgd.report import StepReport
 from fastgd.rules import RULES
 
 #: sizes around the vector widths (4, 8, 16 elements), the lanes of sums (16) and the chunk (16384)
@@ -89,7 +90,7 @@ class Outcome(NamedTuple):
     params: list[Array]
     #: slot name -> array, for each parameter
     state: list[dict[str, Array]]
-    reports: list[optim.StepReport]
+    reports: list[StepReport]
 
     def same_bits(self, other: Outcome) -> bool:
         mine, others = self._flat(), other._flat()
