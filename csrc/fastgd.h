@@ -150,7 +150,8 @@ int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *op
 /* ---- Layers: forward and backward passes ------------------------------------------------------------ */
 
 /* Activations are functions of one element whose derivative follows from their output. Elements have the same
- * bits on every instruction set and with any number of threads; only matrix products may differ. */
+ * bits on every instruction set and with any number of threads; only matrix products may differ. Here every
+ * array is contiguous and aligned to its elements. */
 int fgd_activation_count(void);
 const char *fgd_activation_name(int activation); /* NULL when there is no such activation */
 int fgd_activation_find(const char *name);       /* its index, or FGD_ERROR_ACTIVATION */

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fastgd.arrays import Array
 
 __all__ = ["CheckpointError", "load_file", "pack_state", "save_file", "unpack_state"]
 
-Array = NDArray[Any]
 STATE_KEY = "fastgd.state"
 DTYPES = frozenset(
     ["bool", "float16", "float32", "float64", "bfloat16", "complex64"]

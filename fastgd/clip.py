@@ -61,9 +61,9 @@ def clip_grad_norm_(
     """Scales gradients in place so that their global norm is at most `max_norm`; returns the norm before.
 
     They are multiplied by `min(1, max_norm / (norm + 1e-6))`, as torch.nn.utils.clip_grad_norm_ does
-    (Pascanu, Mikolov and Bengio 2013, section 3.2). With `error_if_nonfinite`, ValueError is raised for a
-    norm that is NaN or infinite, and nothing is changed; without it such a norm spoils all gradients, as in
-    torch.
+    (Pascanu, Mikolov and Bengio 2013, section 3.2). With `error_if_nonfinite`, ValueError is raised
+    when an element is NaN or infinite, and nothing is changed; without it such an element spoils all
+    gradients, as in torch.
     """
     arrays = _owned(grads)
     options = Options(

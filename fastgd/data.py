@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgd.arrays import Array
 from fastgd.readers import DataError, Table, read
 
 __all__ = ["DataError", "Dataset", "Scaling", "batches", "load", "prepare"]
 
-Array = NDArray[Any]
 Task = Literal["classification", "regression"]
 BatchSize = int | Literal["full"]
 MAX_INFERRED_CLASSES = 20

@@ -18,39 +18,8 @@ from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
 from fastgd.checks import flag, limit, named, real
 from fastgd.groups import Parameter, check_memory, make_groups
 from fastgd.interrupts import uninterrupted
+from fastgd.report import NonFinite, StepReport
 from fastgd.rules import HYPERPARAMETERS, RULES, Rule
-
-
-class NonFinite(NamedTuple):
-    """A gradient element that is NaN or infinite.
-
-    group, parameter: index of the parameter group, and of the parameter within it.
-    name: the parameter's, when it was given one.
-    element: index in the parameter's shape. value: what stands there.
-    """
-
-    group: int
-    parameter: int
-    name: str | None
-    element: tuple[int, ...]
-    value: float
-
-
-class StepReport(NamedTuple):
-    """What one step did.
-
-    grad_norm: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm; None when
-        they were not measured, because neither clip_norm nor skip_nonfinite was asked for.
-    clip_coef: what the gradients were multiplied by to respect clip_norm; 1.0 when they were not clipped.
-    skipped: True when a gradient was not finite, skip_nonfinite was set, and nothing at all was changed.
-    nonfinite: the first element that was not finite; None when there was none, or nothing was measured.
-    """
-
-    grad_norm: float | None
-    clip_coef: float
-    skipped: bool
-    nonfinite: NonFinite | None
-
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
 
@@ -407,7 +376,7 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
     like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""
     doc = (
         f"{rule.summary}\n\n{rule.source}. Hyperparameters{like}:\n\n{settings}\n\n"
-        "They can be changed at any time, for all parameters of a group: opt.param_groups[0]['lr'] = 1e-4.\n"
+        "They can be changed at any time, for a group of parameters: opt.param_groups[0]['lr'] = 1e-4.\n\n"
         "params: arrays (float32 or float64, updated in place), (name, array) pairs, a mapping from names\n"
         'to arrays, or parameter groups: dicts with "params" and the hyperparameters in which they differ.\n'
         'backend: "auto", or one that fastgd.info() lists.\n\n'

@@ -41,7 +41,8 @@ def save_curves(path: str | os.PathLike[str], result: Result) -> None:
     norm_axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss_axes, score_axes, norm_axes):
         axes.grid(alpha=0.3)
-        axes.legend(loc="best")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="best")
     figure.savefig(path)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fastgd.arrays import Array
 
 __all__ = ["BUILT_IN", "DataError", "Table", "read"]
 
-Array = NDArray[Any]
 MAX_CATEGORIES = 20
 MISSING = frozenset(["", "na", "n/a", "nan", "null", "?"])
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")

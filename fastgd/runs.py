@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgd import nn, optim
+from fastgd.arrays import Array
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
 from fastgd.nn.layers import ACTIVATIONS
@@ -22,7 +22,6 @@ from fastgd.rules import RULES
 __all__ = ["Checkpoint", "Epoch", "Position", "Result", "Settings", "SettingsError"]
 __all__ += ["begin", "load_checkpoint", "restore", "save_checkpoint"]
 
-Array = NDArray[Any]
 FORMAT = "fastgd.training"
 VERSION = 1
 

@@ -13,6 +13,7 @@ import numpy as np
 from fastgd import backends, machine, optim
 from fastgd.arrays import DTYPES, Array
 from fastgd.oracle import ORACLE, trajectory
+from fastgd.report import StepReport
 from fastgd.rules import RULES
 
 #: sizes around the vector widths (4, 8, 16 elements), the lanes of sums (16) and the chunk (16384)
@@ -88,7 +89,7 @@ class Outcome(NamedTuple):
     params: list[Array]
     #: slot name -> array, for each parameter
     state: list[dict[str, Array]]
-    reports: list[optim.StepReport]
+    reports: list[StepReport]
 
     def same_bits(self, other: Outcome) -> bool:
         mine, others = self._flat(), other._flat()
@@ -149,10 +150,15 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
     """Runs every rule in every dtype on every backend, instruction set and thread count of this machine.
 
     Each verdict says how far from the float64 oracle the results are and which runners, if any, did not give
-    the bits of the reference backend. Takes some seconds.
+    the bits of the reference backend. Takes some seconds. rules: names; default all. ValueError for one that
+    does not exist.
     """
+    names = list(RULES) if rules is None else list(rules)
+    unknown = [name for name in names if name not in RULES]
+    if unknown:
+        raise ValueError(f"there is no rule {unknown[0]!r}; there are {', '.join(RULES)}")
     verdicts = []
-    for rule in rules or RULES:
+    for rule in names:
         for dtype in DTYPES:
             error, different = 0.0, set()
             for case in cases(rule, dtype):
@@ -160,6 +166,6 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
                 reference = next(iter(outcomes.values()))
                 error = max(error, *(oracle_error(case, outcome) for outcome in outcomes.values()))
                 different |= {name for name, o in outcomes.items() if not o.same_bits(reference)}
-            names = [str(runner) for runner in runners()]
-            verdicts.append(Verdict(rule, dtype.name, error, TOLERANCE[dtype], names, sorted(different)))
+            compared = [str(runner) for runner in runners()]
+            verdicts.append(Verdict(rule, dtype.name, error, TOLERANCE[dtype], compared, sorted(different)))
     return verdicts

@@ -131,3 +131,6 @@ def test_verify_reports_every_rule_and_dtype():
         (rule, dtype.name) for rule in ("sgd", "adagrad") for dtype in DTYPES
     ]
     assert all(v.ok and len(v.runners) == len(RUNNERS) for v in verdicts)
+    assert verification.verify([]) == []
+    with pytest.raises(ValueError, match="there is no rule 'adamx'; there are sgd, "):
+        verification.verify(["sgd", "adamx"])

@@ -11,6 +11,7 @@ from fastgd.arrays import DTYPE_CODES, DTYPES
 from fastgd.nn import reference
 from fastgd.nn.kernels import kernels_of
 from fastgd.nn.layers import ACTIVATIONS as LAYERS
+from fastgd.verification import THREADS
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 1000, 16384, 16385, 50001]
 ACTIVATIONS = [ffi.string(lib.fgd_activation_name(i)).decode() for i in range(lib.fgd_activation_count())]
@@ -26,7 +27,7 @@ def isa(request):
     lib.fgd_set_isa(before)
 
 
-@pytest.fixture(params=[1, 2, 3, 8])
+@pytest.fixture(params=THREADS)
 def threads(request):
     before = lib.fgd_get_num_threads()
     assert lib.fgd_set_num_threads(request.param) == 0

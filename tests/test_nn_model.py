@@ -58,6 +58,8 @@ def test_forward_gives_an_array_of_the_users_own():
     assert np.array_equal(out, kept)
     with pytest.raises(ValueError, match=r"out must be float32 of shape \[12, 3\]"):
         model.forward(x, out=np.empty((3, 3), np.float32))
+    with pytest.raises(TypeError, match="out must be a NumPy array, not list"):
+        model.forward(x, out=[])
     with pytest.raises(TypeError, match="out must be float32"):
         model.forward(x, out=np.empty((12, 3)))
 

@@ -304,12 +304,16 @@ def test_quiet(run):
     assert run(*QUICK, "--quiet").output == ""
 
 
-def test_plots_of_both_tasks_and_of_no_epochs(tmp_path, small):
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_plots_of_no_epochs_and_of_no_clipping(tmp_path, small, epochs, clip_norm):
     from fastgd.plots import save_curves
 
-    for epochs in (0, 1):
-        save_curves(tmp_path / "a.svg", train(Settings(**{**SMALL, "epochs": epochs}), dataset=small))
-        assert "gradient" in (tmp_path / "a.svg").read_text() or epochs == 0
+    settings = Settings(hidden=(8,), epochs=epochs, clip_norm=clip_norm)
+    save_curves(tmp_path / "a.svg", train(settings, dataset=small))
+    picture = (tmp_path / "a.svg").read_text()
+    assert ("gradient norm before clipping" in picture) == (epochs > 0)
+    assert ("clipped above 1" in picture) == (clip_norm is not None)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ class Sequential:
         """
         x, plan = self._prepare(x)
         result = plan.passes[-1].output
+        if out is not None and not isinstance(out, np.ndarray):
+            raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
         if out is not None and (out.dtype != result.dtype or out.shape != result.shape):
             what = f"{result.dtype} of shape {list(result.shape)}, not {out.dtype} of shape {list(out.shape)}"
             raise (TypeError if out.dtype != result.dtype else ValueError)(f"out must be {what}")
