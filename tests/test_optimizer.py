@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
+import itertools
 import warnings
 import weakref
 
@@ -117,6 +118,23 @@ def test_gradients_reused_rewritten_and_fresh(backend):
         if t == 3:
             kept[1] = np.asfortranarray(kept[1])
         check_step(opt, [random(s, 50 + t) for s in (5, (3, 4), 0, 1)], clip_norm=0.5)
+
+
+#: a copy of an array in another memory order
+ORDERS = {
+    "C": np.ascontiguousarray,
+    "F": np.asfortranarray,
+    "gaps": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gradients_may_change_their_order_from_step_to_step(backend, order):
+    """Whichever order the plan was made for, and whether or not it is the parameter's."""
+    for before, after in itertools.permutations(ORDERS, 2):
+        opt = fastgd.AdamW([ORDERS[order](random((3, 4), 0))], backend=backend)
+        for t, of in enumerate([before, before, after, before, after]):
+            check_step(opt, [ORDERS[of](random((3, 4), t))])
 
 
 def test_an_id_taken_over_by_another_array_is_noticed(backend):

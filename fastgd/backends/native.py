@@ -129,6 +129,10 @@ class _Step:
         # parameters and state must outlive the pointers to them; gradients are the caller's to keep
         self._steps = work.steps
         self._tensors = [(item.param, item.state) for item in work.items]
+        # without a layout all operands lie in one order, which need not be C's
+        self._in_c_order = [
+            all(a is None or a.flags.c_contiguous for a in (param, *state)) for param, state in self._tensors
+        ]
         for i, item in enumerate(work.items):
             row = table.fill(i, item.grad, item.param, item.state)
             row.group = item.block
@@ -149,11 +153,11 @@ class _Step:
 
     def set_grad(self, i: int, grad: Array) -> None:
         row = self._table.rows[i]
-        if row.layout or not grad.flags.c_contiguous:
+        if self._in_c_order[i] and grad.flags.c_contiguous and not row.layout:
+            row.grad = ffi.from_buffer(grad)
+        else:
             param, state = self._tensors[i]
             self._table.fill(i, grad, param, state)
-        else:
-            row.grad = ffi.from_buffer(grad)
 
     def step(self, options: Options) -> Measured:
         if options is not self._set:
