@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 
 from fastgd.clip import clip_grad_norm_, clip_grad_value_, global_norm, tensor_norms
 from fastgd.machine import get_num_threads, info, set_instruction_set, set_num_threads
-from fastgd.optim import Optimizer
+from fastgd.optimizer import Optimizer
 from fastgd.report import NonFinite, StepReport
 from fastgd.version import __version__
 

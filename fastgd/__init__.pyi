@@ -11,7 +11,7 @@ from fastgd.machine import get_num_threads as get_num_threads
 from fastgd.machine import info as info
 from fastgd.machine import set_instruction_set as set_instruction_set
 from fastgd.machine import set_num_threads as set_num_threads
-from fastgd.optim import Optimizer as Optimizer
+from fastgd.optimizer import Optimizer as Optimizer
 from fastgd.report import NonFinite as NonFinite
 from fastgd.report import StepReport as StepReport
 from fastgd.version import __version__ as __version__

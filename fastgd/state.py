@@ -12,7 +12,7 @@ from fastgd.arrays import Array, as_array
 from fastgd.rules import check_hyperparameter
 
 if TYPE_CHECKING:
-    from fastgd.optim import Optimizer
+    from fastgd.optimizer import Optimizer
 
 #: the version that state_dict writes
 VERSION = 1

@@ -12,7 +12,7 @@ import numpy as np
 from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Loss, LossPass, Pass, Shape
 from fastgd.nn.kernels import Kernels, kernels_of
-from fastgd.optim import Optimizer
+from fastgd.optimizer import Optimizer
 
 # Shapes of batch whose buffers are kept: training, its last partial batch, validation and its last one.
 PLANS = 4
