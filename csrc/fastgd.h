@@ -117,7 +117,7 @@ typedef struct fgd_options {
     double clip_norm;       /* INFINITY for none */
     int32_t norm;           /* fgd_norm that clip_norm means */
     int32_t measure;        /* 1: fill the report's norm even when nothing needs it */
-    int32_t skip_nonfinite; /* 1: change nothing at all when a gradient holds NaN or an infinity */
+    int32_t skip_nonfinite; /* 1: change nothing at all when a gradient, or the norm, is NaN or infinite */
 } fgd_options;
 
 typedef struct fgd_report {

@@ -140,7 +140,8 @@ void fgd_finish_measure(const job *j, double *norms) {
         const double coef = j->options->clip_norm / (r->norm + 1e-6);
         r->clip_coef = coef > 1 ? 1 : coef;
     }
-    r->skipped = j->options->skip_nonfinite && r->nonfinite_tensor >= 0;
+    /* finite elements of float64 may have a norm beyond it, by which nothing can be clipped */
+    r->skipped = j->options->skip_nonfinite && (r->nonfinite_tensor >= 0 || !isfinite(r->norm));
     for (int64_t t = 0; norms && t < j->n_tensors; t++) {
         const int64_t from = j->first_chunk[t], to = j->first_chunk[t + 1];
         const double own = fold(j->partial, from, to, what);

@@ -6,6 +6,8 @@
 
 #define NAME_SLOT(name, when) #name,
 #define NAME(name) #name,
+#define TEXT_(number) #number
+#define TEXT(number) TEXT_(number)
 #define SWITCH_OF_SLOT(name, when) when,
 #define COUNT_SLOT(name, when) +1
 #define COUNT(name) +1
@@ -61,7 +63,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_OPTION: return "an option is NaN or outside its range";
         case FGD_ERROR_WORKSPACE: return "the workspace is too small or not aligned to 8 bytes";
         case FGD_ERROR_ISA: return "this CPU does not run that instruction set, or it was not compiled in";
-        case FGD_ERROR_THREADS: return "the number of threads must be from 1 to 1024";
+        case FGD_ERROR_THREADS: return "the number of threads must be from 1 to " TEXT(FGD_MAX_THREADS);
         case FGD_ERROR_LAYOUT:
             return "a layout has a bad number of dimensions, or its shape is not the tensor's size";
         case FGD_ERROR_LABEL: return "a class label is outside 0 .. classes - 1";

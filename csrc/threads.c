@@ -36,7 +36,7 @@ int fgd_get_num_threads(void) {
 #ifdef _OPENMP
     if (n == 0) n = omp_get_max_threads();
 #endif
-    return n;
+    return n < FGD_MAX_THREADS ? n : FGD_MAX_THREADS;
 }
 
 int fgd_set_num_threads(int n) {

@@ -74,7 +74,9 @@ def clip_grad_norm_(
     )
     measured = backends.get(backend).clip(arrays, options)
     if measured.skipped:
-        raise ValueError(f"the global norm is {measured.norm}: gradient {measured.nonfinite} is not finite")
+        i = measured.nonfinite
+        why = "all gradients are finite" if i is None else f"gradient {i} is not finite"
+        raise ValueError(f"the global norm is {measured.norm}: {why}")
     return measured.norm
 
 

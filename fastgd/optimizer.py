@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +77,7 @@ class Optimizer:
         )
         #: one step, snapshot or load at a time, whatever the thread
         self._lock = threading.RLock()
+        _OPTIMIZERS.add(self)
 
     @classmethod
     def _bind(cls, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -336,6 +338,20 @@ class Optimizer:
         self.load_state_dict(unpack_state(*load_file(path)))
 
 
+#: those whose locks a forked child makes anew: the thread that held one does not exist there
+_OPTIMIZERS: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for opt in _OPTIMIZERS:
+        opt._lock = threading.RLock()
+        opt._plan = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _restored(cls: type[Optimizer], groups: Any, backend: str) -> Optimizer:
     return cls(groups, backend=backend)
 
@@ -357,8 +373,8 @@ def _options(
     scale = named("grad_scale", real, grad_scale)
     if not 0 < scale < math.inf:
         raise ValueError(f"grad_scale must be above 0 and finite, not {scale!r}")
-    if not 1 / scale <= float(np.finfo(narrowest).max):
-        raise ValueError(f"grad_scale must have an inverse that is finite in {narrowest}, not {scale!r}")
+    if not float(np.finfo(narrowest).smallest_subnormal) <= 1 / scale <= float(np.finfo(narrowest).max):
+        raise ValueError(f"grad_scale must have an inverse that {narrowest} can hold, not {scale!r}")
     return Options(
         grad_scale=scale,
         clip_value=math.inf if clip_value is None else named("clip_value", limit, clip_value),

@@ -96,6 +96,8 @@ def _entry(
     if strange:
         raise ValueError(f"{what}: {opt.rule.title} has no {min(strange, key=str)!r}")
     step = _step(what, entry)
+    if step == 0 and len(entry) > 1:
+        raise ValueError(f"{what} has arrays though no step was made")
     arrays: list[Array | None] = []
     for slot, active in zip(opt.rule.slots, opt.rule.active_slots(values), strict=True):
         if slot.name not in entry:

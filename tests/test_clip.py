@@ -43,6 +43,16 @@ def test_norms_are_right_and_have_the_same_bits_everywhere(runner, dtype):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_norm_beyond_float64_is_an_error_where_that_is_asked_for(backend):
+    grads = [np.full(4, 1.7e308)]
+    with pytest.raises(ValueError, match="the global norm is inf: all gradients are finite"):
+        fastgd.clip_grad_norm_(grads, 1.0, error_if_nonfinite=True, backend=backend)
+    assert (grads[0] == 1.7e308).all()
+    report = fastgd.SGD([np.ones(4)], backend=backend).step(grads, clip_norm=1.0, skip_nonfinite=True)
+    assert report == (math.inf, 0.0, True, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [1e200, 1e-200, 5e-324, 1.7e308])
 def test_float64_squares_neither_overflow_nor_vanish(backend, value):
     arrays = [np.full(3, value), np.full(1, value)]

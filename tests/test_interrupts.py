@@ -380,3 +380,31 @@ FORKED = """
 def test_forked_child_goes_on(backend):
     script = [sys.executable, "-c", textwrap.dedent(FORKED), backend]
     assert subprocess.run(script, timeout=60, check=False).returncode == 0
+
+
+HELD = """
+import os, threading, time
+import numpy as np
+import fastgd
+
+param, started = np.ones(2), threading.Event()
+opt = fastgd.SGD([param], lr=0.5)
+
+def hold():
+    with opt._lock:
+        started.set()
+        time.sleep(60)
+
+threading.Thread(target=hold, daemon=True).start()
+started.wait()
+pid = os.fork()
+if pid == 0:
+    opt.step([np.ones(2)])
+    os._exit(0 if (param == 0.5).all() else 3)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_another_thread_steps_does_not_wait_for_it():
+    assert subprocess.run([sys.executable, "-c", HELD], timeout=30, check=False).returncode == 0

@@ -170,10 +170,14 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, database=None)
-@given(backend=st.sampled_from(BACKENDS), actions=st.lists(ACTIONS, min_size=1, max_size=12))
-def test_any_history_leaves_what_a_new_optimizer_has(backend, actions):
+@given(
+    backend=st.sampled_from(BACKENDS),
+    order=st.sampled_from("CF"),
+    actions=st.lists(ACTIONS, min_size=1, max_size=12),
+)
+def test_any_history_leaves_what_a_new_optimizer_has(backend, order, actions):
     shapes = [(3, 4), (5,), ()]
-    params = [random(s, i) for i, s in enumerate(shapes)]
+    params = [np.asarray(random(s, i), order=order) for i, s in enumerate(shapes)]
     opt = fastgd.Adam([{"params": params[:2]}, {"params": params[2:]}], backend=backend)
     grads = [random(s, 9 + i) for i, s in enumerate(shapes)]
     for t, (what, *rest) in enumerate(actions):

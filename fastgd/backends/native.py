@@ -171,8 +171,9 @@ class _Step:
             _check(code, report)
         if not report.measured:
             return UNMEASURED
-        if report.nonfinite_tensor < 0:
-            return _all_finite((report.norm, report.clip_coef, None, False))
+        norm = report.norm
+        if norm < math.inf:  # then every element is finite
+            return _all_finite((norm, report.clip_coef, None, False))
         return _measured(report)
 
 

@@ -114,7 +114,8 @@ class ReferenceBackend:
         if not math.isinf(options.clip_norm):
             ratio = options.clip_norm / (norm + 1e-6)
             coef = 1.0 if ratio > 1 else ratio
-        return Measured(norm, coef, nonfinite, options.skip_nonfinite and nonfinite is not None)
+        skipped = options.skip_nonfinite and (nonfinite is not None or not math.isfinite(norm))
+        return Measured(norm, coef, nonfinite, skipped)
 
     def _norm(self, grads: Sequence[Array], options: Options, finite: bool) -> float:
         unscale, bound = 1 / options.grad_scale, options.clip_value

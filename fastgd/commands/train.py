@@ -196,20 +196,19 @@ def run(chosen: dict[str, Any]) -> int:
         fastgd.set_num_threads(chosen["threads"])
     resume = training.load_checkpoint(load) if load else None
     settings = merge(chosen, resume)
-    with progress_bar(hidden=quiet or as_json) as on_step:
+    with ProgressBar(hidden=quiet or as_json) as on_step:
         result = training.train(settings, resume=resume, on_step=on_step)
-    saved = ""
-    if save and not result.problem:
-        training.save_checkpoint(save, result)
-        saved = f"saved to {save}; to go on: fastgd train --load {save}"
-    if plot:
-        save_plot(plot, result)
     if as_json:
         click.echo(json.dumps(finite(summary(result)), indent=2, allow_nan=False))
     elif not quiet:
         print_table(result)
-        for line in filter(None, (saved, f"curves in {plot}" if plot else "")):
-            click.echo(line)
+    tell = (lambda line: None) if quiet or as_json else click.echo
+    if save and not result.problem:
+        training.save_checkpoint(save, result)
+        tell(f"saved to {save}; to go on: fastgd train --load {save}")
+    if plot:
+        save_plot(plot, result)
+        tell(f"curves in {plot}")
     if result.problem:
         unsaved = f" Nothing was saved to {save}." if save else ""
         click.echo(f"Training ended: {result.problem}.{unsaved}", err=True)
@@ -251,7 +250,7 @@ def save_plot(path: str, result: Result) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-class progress_bar:
+class ProgressBar:
     """A bar over all examples of the run on standard error, where that is a terminal; enters to `on_step`."""
 
     def __init__(self, hidden: bool) -> None:
