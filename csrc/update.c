@@ -87,6 +87,12 @@ static void wait_for_all(int parts) {
     }
 }
 
+/* Whether clipping would write every element as it is: gradients within the limit cost one read. */
+static int is_identity(const job *j) {
+    const fgd_options *o = j->options;
+    return j->write == WRITE_CLIPPED && j->report->clip_coef == 1 && o->grad_scale == 1 && isinf(o->clip_value);
+}
+
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
  * with its thread in both passes, so that gradients of middling size are in its cache in the second. */
 static void run_part(const job *j, double *norms, int part, int parts) {
@@ -98,7 +104,7 @@ static void run_part(const job *j, double *norms, int part, int parts) {
         if (part == 0) fgd_finish_measure(j, norms);
         wait_for_all(parts);
     }
-    if (j->write == WRITE_NOTHING || j->report->skipped) return;
+    if (j->write == WRITE_NOTHING || j->report->skipped || is_identity(j)) return;
     for (int64_t c = from; c < to;) {
         chunk run = fgd_chunk_at(j, c, &cursor);
         const int64_t left = run.tensor->size - run.offset, chunks = to - c;

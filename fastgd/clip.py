@@ -62,8 +62,8 @@ def clip_grad_norm_(
 
     They are multiplied by `min(1, max_norm / (norm + 1e-6))`, as torch.nn.utils.clip_grad_norm_ does
     (Pascanu, Mikolov and Bengio 2013, section 3.2). With `error_if_nonfinite`, ValueError is raised
-    when an element is NaN or infinite, and nothing is changed; without it such an element spoils all
-    gradients, as in torch.
+    when an element, or the norm itself, is NaN or infinite, and nothing is changed; without it such an
+    element spoils all gradients, as in torch.
     """
     arrays = _owned(grads)
     options = Options(

@@ -124,7 +124,8 @@ class Optimizer:
             (Pascanu, Mikolov and Bengio 2013, section 3.2).
         clip_value: each element is limited to [-clip_value, clip_value] before the norm is taken.
         grad_scale: the gradients are divided by it first: the scale of a loss scaler.
-        skip_nonfinite: when a gradient holds NaN or an infinity, change nothing, counters included.
+        skip_nonfinite: when a gradient holds NaN or an infinity, or the norm is beyond float64, change
+            nothing, counters included.
 
         The gradients themselves are not written. Raises TypeError or ValueError, naming the parameter,
         before anything is changed.
