@@ -89,8 +89,8 @@ static void wait_for_all(int parts) {
 
 /* Whether clipping would write every element as it is: gradients within the limit cost one read. */
 static int is_identity(const job *j) {
-    const fgd_options *o = j->options;
-    return j->write == WRITE_CLIPPED && j->report->clip_coef == 1 && o->grad_scale == 1 && isinf(o->clip_value);
+    const fgd_prepare prepare = fgd_before_norm(j->options);
+    return j->write == WRITE_CLIPPED && prepare.unscale * j->report->clip_coef == 1 && isinf(prepare.bound);
 }
 
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
