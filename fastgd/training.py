@@ -187,7 +187,7 @@ def evaluate(model: nn.Sequential, dataset: Dataset) -> dict[str, float]:
 
 def generator_from(state: dict[str, Any]) -> np.random.Generator:
     bit_generator = np.random.PCG64()
-    bit_generator.state = state  # type: ignore[assignment]
+    bit_generator.state = state  # type: ignore[assignment]  # a dict, whose exact keys its stub asks for
     return np.random.Generator(bit_generator)
 
 

@@ -51,3 +51,22 @@ def check_step(opt, grads, **options):
     expected = other.step([None if g is None else np.array(g) for g in grads], **options)
     assert opt.step(grads, **options) == expected
     assert contents(opt) == contents(other)
+
+
+def stepped(opt, params):
+    """The number of steps that parameters and state agree to have been made, with gradients of one.
+
+    With lr 1 and momentum 1, the buffer is t after t steps and the parameter -t (t + 1) / 2.
+    """
+    state = opt.state_dict()["state"]
+    if not state:
+        assert all(not p.any() for p in params)
+        return 0
+    counts = {entry["step"] for entry in state.values()}
+    assert len(state) == len(params)
+    assert len(counts) == 1
+    t = counts.pop()
+    for i, p in enumerate(params):
+        assert np.all(state[i]["momentum_buffer"] == t)
+        assert np.all(p == -t * (t + 1) / 2)
+    return t

@@ -14,7 +14,7 @@ import pytest
 CSRC = Path(__file__).parents[1] / "csrc"
 PROGRAM = Path(__file__).parent / "c"
 sys.path.insert(0, str(CSRC))
-import build_flags  # noqa: E402
+import build_flags  # noqa: E402  (found through the line before)
 
 STRICT = ["-Werror"]
 SANITIZERS = {

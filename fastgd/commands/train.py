@@ -236,7 +236,7 @@ def check_outputs(plot: str | None, save: str | None) -> None:
         if Path(plot).suffix.lower() not in PICTURES:
             raise UserError(f"the picture's name must end in {', '.join(PICTURES)}, and {plot} does not")
         try:
-            import matplotlib  # noqa: F401
+            import matplotlib  # noqa: F401  (only whether it is there)
         except ModuleNotFoundError as error:
             raise UserError('--plot needs matplotlib, which is missing: pip install "fastgd[cli]"') from error
 
