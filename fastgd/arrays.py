@@ -91,6 +91,17 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+_ADDRESS = ffi.typeof("intptr_t")
+
+
+def addresses(arrays: Sequence[Array]) -> Array:
+    """The `address` of each, as int64."""
+    cast, memory = ffi.cast, ffi.from_buffer
+    return np.array(
+        [int(cast(_ADDRESS, memory(a))) if a.flags.c_contiguous else address(a) for a in arrays], np.int64
+    )
+
+
 def bounds(array: Array) -> tuple[int, int]:
     """The first byte and the byte after the last that the array may touch; equal when it is empty."""
     if array.flags.c_contiguous:
@@ -155,14 +166,21 @@ class Spans:
         self._high = np.maximum.accumulate(np.array([high for _, high, _ in spans], np.int64))
         self._order = [i for _, _, i in spans]
 
-    def find(self, others: Sequence[Array]) -> tuple[int, int] | None:
-        """(index among the others, index among the arrays) of two that share memory, or None."""
+    def find(self, others: Sequence[Array], at: Array) -> tuple[int, int] | None:
+        """(index among the others, index among the arrays) of two that share memory, or None.
+
+        at: `addresses(others)`.
+        """
         if not self._order or not others:
             return None
-        span = np.array([bounds(a) for a in others], np.int64)
-        first = np.searchsorted(self._high, span[:, 0], side="right")
-        last = np.searchsorted(self._low, span[:, 1], side="left")
-        for k in np.nonzero((first < last) & (span[:, 0] < span[:, 1]))[0]:
+        low: Array = at
+        high: Array = at + np.array([a.nbytes for a in others], np.int64)
+        if not all(a.flags.c_contiguous for a in others):
+            span = np.array([bounds(a) for a in others], np.int64)
+            low, high = span[:, 0], span[:, 1]
+        first = np.searchsorted(self._high, low, side="right")
+        last = np.searchsorted(self._low, high, side="left")
+        for k in np.nonzero((first < last) & (low < high))[0]:
             for at in range(int(first[k]), int(last[k])):
                 i = self._order[at]
                 if _share(self.arrays[i], others[int(k)]):

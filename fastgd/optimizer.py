@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import DTYPES, Array, Spans, as_array, listed
+from fastgd.arrays import DTYPES, Array, Spans, addresses, as_array, listed
 from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
 from fastgd.checks import flag, limit, named, real
 from fastgd.groups import Parameter, check_memory, make_groups
@@ -191,13 +191,12 @@ class Optimizer:
             plan = old._replace(grad_ids=_ids(grads), lent=lent)
             watch = plan.watch
             fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
-            arrays = self._check_grads([numbers[k] for k in fresh], grads)
-            for k, array in zip(fresh, arrays, strict=True):
-                plan.run.set_grad(k, array)
+            arrays, at = self._check_grads([numbers[k] for k in fresh], grads)
+            plan.run.set_grads(fresh, arrays, at)
         else:
             for number, group in enumerate(self.param_groups):
                 group.check_together(number)
-            arrays = self._check_grads(numbers, grads)
+            arrays, _ = self._check_grads(numbers, grads)
             run = self.backend.plan(self._work(numbers, arrays))
             plan = _Prepared(run, _ids(grads), numbers, {}, lent)
             fresh = list(range(len(numbers)))
@@ -212,19 +211,20 @@ class Optimizer:
         self._plan = plan
         return plan
 
-    def _check_grads(self, numbers: Sequence[int], grads: Sequence[Any]) -> list[Array]:
-        """The gradients of these parameters as arrays, once all of them are found to be right."""
+    def _check_grads(self, numbers: Sequence[int], grads: Sequence[Any]) -> tuple[list[Array], Array]:
+        """These parameters' gradients as arrays, and their addresses, once all are found to be right."""
         arrays: list[Array] = []
         for i in numbers:
             g, param = grads[i], self._parameters[i].array
             if type(g) is not np.ndarray or g.dtype != param.dtype or g.shape != param.shape:
                 g = self._check_grad(i, g)
             arrays.append(g)
-        alias = self._spans.find(arrays)
+        at = addresses(arrays)
+        alias = self._spans.find(arrays, at)
         if alias:
             grad, touched = self._parameters[numbers[alias[0]]], self._parameters[alias[1]]
             raise ValueError(f"gradient of {grad} shares memory with {touched}")
-        return arrays
+        return arrays, at
 
     def _check_grad(self, i: int, grad: Any) -> Array:
         p = self._parameters[i]

@@ -81,8 +81,8 @@ class Work(NamedTuple):
 class Plan(Protocol):
     """A step prepared once for the same parameters, to be made again and again."""
 
-    def set_grad(self, i: int, grad: Array) -> None:
-        """Item i has another gradient from now on. The plan does not keep gradients alive."""
+    def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
+        """These items have other gradients from now on, at these addresses. They are not kept alive."""
 
     def step(self, options: Options) -> Measured:
         """Makes one step: all of it, or, when it is skipped or fails, nothing."""

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, Array, address, collapsed
 from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work
@@ -66,6 +68,13 @@ class Table:
         for i, array in enumerate(arrays):
             table.fill(i, array, array if writing else None)
         return table
+
+    def grad_column(self) -> Array:
+        """The grad pointers of all rows as an array over the same memory, to be set many at a time."""
+        offset, size = ffi.offsetof("fgd_tensor", "grad"), ffi.sizeof("fgd_tensor")
+        words = np.frombuffer(ffi.buffer(self.rows), np.intp).reshape(-1, size // np.intp().itemsize)
+        column: Array = words[: self.count, offset // np.intp().itemsize]
+        return column
 
     def fill(
         self, i: int, grad: Array, param: Array | None = None, state: Sequence[Array | None] = ()
@@ -133,8 +142,12 @@ class _Step:
         self._in_c_order = [
             all(a is None or a.flags.c_contiguous for a in (param, *state)) for param, state in self._tensors
         ]
+        #: items that only need another pointer when another gradient in C order comes
+        self._packed = np.zeros(len(work.items), np.bool_)
+        self._grad_column = table.grad_column()
         for i, item in enumerate(work.items):
             row = table.fill(i, item.grad, item.param, item.state)
+            self._packed[i] = self._in_c_order[i] and not row.layout
             row.group = item.block
             row.step = self._counters + item.counter
         self._groups = ffi.new("fgd_group[]", max(len(work.blocks), 1))
@@ -151,13 +164,14 @@ class _Step:
         tables = (self._groups, len(work.blocks), table.rows, table.count)
         self._arguments = (*tables, self._options, *table.workspace(), self._report)
 
-    def set_grad(self, i: int, grad: Array) -> None:
-        row = self._table.rows[i]
-        if self._in_c_order[i] and grad.flags.c_contiguous and not row.layout:
-            row.grad = ffi.from_buffer(grad)
-        else:
+    def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
+        if self._packed[items].all() and all(g.flags.c_contiguous for g in grads):
+            self._grad_column[items] = at
+            return
+        for i, grad in zip(items, grads, strict=True):
             param, state = self._tensors[i]
-            self._table.fill(i, grad, param, state)
+            row = self._table.fill(i, grad, param, state)
+            self._packed[i] = self._in_c_order[i] and not row.layout
 
     def step(self, options: Options) -> Measured:
         if options is not self._set:

@@ -154,8 +154,9 @@ class _Step:
         self._on = [SimpleNamespace(**block.rule.active(block.values)) for block in work.blocks]
         self._signs = [-1.0 if block.values["maximize"] else 1.0 for block in work.blocks]
 
-    def set_grad(self, i: int, grad: Array) -> None:
-        self._grads[i] = weakref.ref(grad)
+    def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
+        for i, grad in zip(items, grads, strict=True):
+            self._grads[i] = weakref.ref(grad)
 
     def step(self, options: Options) -> Measured:
         work, measured = self._work, UNMEASURED
