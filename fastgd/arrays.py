@@ -173,16 +173,14 @@ class Spans:
         """
         if not self._order or not others:
             return None
-        low: Array = at
-        high: Array = at + np.array([a.nbytes for a in others], np.int64)
+        low, high = at, at + np.array([a.nbytes for a in others], np.int64)
         if not all(a.flags.c_contiguous for a in others):
             span = np.array([bounds(a) for a in others], np.int64)
             low, high = span[:, 0], span[:, 1]
         first = np.searchsorted(self._high, low, side="right")
         last = np.searchsorted(self._low, high, side="left")
         for k in np.nonzero((first < last) & (low < high))[0]:
-            for at in range(int(first[k]), int(last[k])):
-                i = self._order[at]
+            for i in self._order[int(first[k]) : int(last[k])]:
                 if _share(self.arrays[i], others[int(k)]):
                     return int(k), i
         return None
