@@ -15,11 +15,12 @@ extern "C" {
 
 /* cdef begin: from here to "cdef end" the text is also read by cffi */
 
-#define FGD_ABI_VERSION 1
+#define FGD_ABI_VERSION 2
 #define FGD_MAX_SLOTS 8
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
 #define FGD_MAX_DIMS 64
+#define FGD_BLOCK 256 /* elements that share one exponent in FGD_CODES */
 #define FGD_MAX_THREADS 1024 /* asking OpenMP for more than the system has would end the process */
 
 typedef enum fgd_error {
@@ -38,11 +39,29 @@ typedef enum fgd_error {
     FGD_ERROR_LAYOUT = -12,
     FGD_ERROR_LABEL = -13,
     FGD_ERROR_GEMM = -14,
-    FGD_ERROR_ACTIVATION = -15
+    FGD_ERROR_ACTIVATION = -15,
+    FGD_ERROR_ROUNDING = -16,
+    FGD_ERROR_ROWS = -17
 } fgd_error;
 
-typedef enum fgd_dtype { FGD_F32 = 0, FGD_F64 = 1 } fgd_dtype;
+/* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and an array of exponents,
+ * one byte for each FGD_BLOCK elements (storage.h has the format). */
+typedef enum fgd_dtype { FGD_F32 = 0, FGD_F64 = 1, FGD_BF16 = 2, FGD_F16 = 3, FGD_CODES = 4 } fgd_dtype;
 typedef enum fgd_norm { FGD_NORM_2 = 0, FGD_NORM_INF = 1 } fgd_norm;
+
+/* What clip_norm limits: the norm of all gradients, of those of each norm_group, or of each tensor. */
+typedef enum fgd_scope { FGD_SCOPE_ALL = 0, FGD_SCOPE_GROUP = 1, FGD_SCOPE_TENSOR = 2 } fgd_scope;
+
+/* How a new number becomes a stored one. The last three are for 16-bit parameters and keep what rounding
+ * loses in fgd_tensor.residual: as a number of the parameter's dtype (Kahan 1965), as a whole FGD_F32 that the
+ * parameter is the rounding of, or (bfloat16 only) as the missing 16 bits of that FGD_F32. */
+typedef enum fgd_rounding {
+    FGD_NEAREST = 0,
+    FGD_STOCHASTIC = 1,
+    FGD_KAHAN = 2,
+    FGD_MASTER = 3,
+    FGD_SPLIT = 4
+} fgd_rounding;
 
 int fgd_abi_version(void);
 const char *fgd_error_text(int code); /* one English sentence; never NULL */
@@ -81,21 +100,34 @@ int fgd_set_num_threads(int n);
 /* ---- The step -------------------------------------------------------------------------------------- */
 
 /* Where elements lie when not every operand of a tensor is contiguous. strides holds one row of ndim
- * strides for param, one for grad, and one for each slot of the rule in its order. */
+ * strides for param, one for grad, one for each slot of the rule in its order, and one each for residual,
+ * average and copy. */
 typedef struct fgd_layout {
     int32_t ndim;
     const int64_t *shape;
     const int64_t *strides;
 } fgd_layout;
 
+/* Arithmetic is in float64 for a parameter of FGD_F64 and in float32 for all others; dtypes say how numbers
+ * are stored. */
 typedef struct fgd_tensor {
     int64_t size;
-    int32_t dtype; /* fgd_dtype of param, grad and state */
-    int32_t group; /* index into the groups */
+    int32_t group;      /* index into the groups */
+    int32_t norm_group; /* for FGD_SCOPE_GROUP; those of one norm_group follow each other */
+    int32_t dtype, grad_dtype, copy_dtype;
+    int32_t state_dtype[FGD_MAX_SLOTS];
     void *param;
     const void *grad;
     void *state[FGD_MAX_SLOTS];
-    int64_t *step;            /* incremented when the update has been applied; may be NULL */
+    uint8_t *exponents[FGD_MAX_SLOTS]; /* of the slots in FGD_CODES */
+    void *residual;                    /* as the group's rounding asks; else NULL */
+    void *average; /* running average of the parameter, in the precision of its arithmetic; NULL for none */
+    void *copy;    /* receives the new parameter, rounded to copy_dtype; NULL for none */
+    int64_t *step; /* incremented when the update has been applied; may be NULL without stochastic rounding */
+    uint64_t stream;          /* tells the random bits of this tensor from another's */
+    int64_t unit;             /* elements of a unit for clip_unit; 0: the whole tensor is one */
+    const int64_t *rows;      /* NULL, or: gradient row r is for row rows[r] of the others, each once */
+    int64_t n_rows, width;    /* with rows: size = n_rows * width, and no layout */
     const fgd_layout *layout; /* NULL: every operand is contiguous */
 } fgd_tensor;
 
@@ -104,18 +136,31 @@ typedef struct fgd_tensor {
 typedef struct fgd_group {
     int32_t rule;
     uint32_t switches;
-    int32_t maximize; /* 1: the gradient's sign is turned */
+    int32_t maximize;       /* 1: the gradient's sign is turned */
+    int32_t cautious;       /* 1: only elements whose step descends are changed (Liang et al. 2024) */
+    int32_t rounding;       /* fgd_rounding of parameters of 16 bits */
+    int32_t state_rounding; /* FGD_NEAREST or FGD_STOCHASTIC, of state of 16 or 8 bits */
+    uint64_t seed;          /* of the random bits */
+    double average_weight;  /* average = average + average_weight * (new parameter - average) */
     double scalars[FGD_MAX_SCALARS];
 } fgd_group;
 
 /* What happens to gradients before the rule sees them, in this order:
  *   g = g / grad_scale;  g = min(max(g, -clip_value), clip_value);  g = g * clip_coef
- * with clip_coef = min(1, clip_norm / (norm + 1e-6)). Gradients are never written by fgd_update. */
+ * with clip_coef = min(1, clip_norm / (norm + 1e-6)), or without the min when normalize is 1. With clip_unit
+ * (then clip_norm is INFINITY), the coefficient is each unit's own: min(1, clip_unit * max(norm of the
+ * parameter's unit, unit_eps) / norm of the gradient's) (Brock et al. 2021, equation 3). Gradients are never
+ * written by fgd_update. */
 typedef struct fgd_options {
     double grad_scale;      /* 1 for none; above 0, and neither it nor 1 / it infinite */
     double clip_value;      /* INFINITY for none */
     double clip_norm;       /* INFINITY for none */
+    double clip_unit;       /* INFINITY for none */
+    double unit_eps;        /* the norm below which a parameter's unit counts as this */
+    double total_norm;      /* -1: measure; else the norm itself, as all machines together have it */
     int32_t norm;           /* fgd_norm that clip_norm means */
+    int32_t scope;          /* fgd_scope of clip_norm */
+    int32_t normalize;      /* 1: gradients are brought to clip_norm also where their norm is less */
     int32_t measure;        /* 1: fill the report's norm even when nothing needs it */
     int32_t skip_nonfinite; /* 1: change nothing at all when a gradient, or the norm, is NaN or infinite */
 } fgd_options;
@@ -125,7 +170,7 @@ typedef struct fgd_report {
     int32_t skipped;  /* 1: nothing was changed, because of nonfinite_* */
     double norm;      /* global norm after grad_scale and clip_value, before clip_norm */
     double sumsq;     /* norm squared as it was summed; may overflow where norm does not */
-    double clip_coef; /* what the gradients were multiplied by; 1 when not clipped */
+    double clip_coef; /* what the gradients were multiplied by; the smallest where there are several */
     int64_t nonfinite_tensor, nonfinite_element; /* the first such element, in the layout's order; -1: none */
     int64_t error_tensor;                        /* with an error code: the tensor it is about, or -1 */
 } fgd_report;

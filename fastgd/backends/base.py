@@ -11,7 +11,7 @@ from fastgd.rules import Rule
 
 
 class Options(NamedTuple):
-    """What happens to gradients before a rule sees them; as fgd_options in csrc/fastgd.h.
+    """What happens to gradients before a rule sees them; as fgd_options in csrc/fastgd.h, where the formulas are.
 
     g / grad_scale, then clamped to +-clip_value, then times min(1, clip_norm / (norm + 1e-6)).
     """
@@ -24,10 +24,24 @@ class Options(NamedTuple):
     #: take the norm even when nothing needs it
     measure: bool = False
     skip_nonfinite: bool = False
+    #: what clip_norm limits: SCOPES
+    scope: str = "all"
+    #: bring gradients to clip_norm also where their norm is less
+    normalize: bool = False
+    #: the global norm, when others have measured it; None: measure
+    total_norm: float | None = None
+    #: limit of the ratio of a gradient's unit to its parameter's, which counts as unit_eps at least
+    clip_unit: float = math.inf
+    unit_eps: float = 1e-3
 
     @property
     def needs_measure(self) -> bool:
-        return self.measure or self.skip_nonfinite or not math.isinf(self.clip_norm)
+        needed = self.measure or self.skip_nonfinite
+        return needed or (not math.isinf(self.clip_norm) and self.total_norm is None)
+
+
+#: by fgd_scope
+SCOPES = ("all", "group", "tensor")
 
 
 class Measured(NamedTuple):
@@ -35,7 +49,7 @@ class Measured(NamedTuple):
 
     #: global norm after grad_scale and clip_value, before clip_norm
     norm: float
-    #: what the gradients are multiplied by to be clipped
+    #: what the gradients are multiplied by to be clipped; the smallest where there are several
     clip_coef: float
     #: index of the first array that holds NaN or an infinity; None: all are finite
     nonfinite: int | None
@@ -46,24 +60,51 @@ class Measured(NamedTuple):
 UNMEASURED = Measured(math.nan, 1.0, None, False)
 
 
+class Codes(NamedTuple):
+    """An array stored in 8 bits a number; csrc/storage.h has the format."""
+
+    #: uint8, of the parameter's shape, C-contiguous
+    codes: Array
+    #: uint8, one for each BLOCK of codes in C order
+    exponents: Array
+
+
+#: as FGD_BLOCK in csrc/fastgd.h
+BLOCK = 256
+
+State = Array | Codes
+
+
 class Item(NamedTuple):
-    """One tensor to update."""
+    """One tensor to update. Arithmetic is in float64 for a float64 parameter and in float32 for all others."""
 
     param: Array
     grad: Array
     #: an array for each slot of the rule, None where its switches leave one out
-    state: tuple[Array | None, ...]
+    state: tuple[State | None, ...]
     #: index into Work.blocks
     block: int
-    #: index into Work.steps
+    #: index into Work.steps; also tells the random bits of this tensor from another's
     counter: int
+    #: the axes, slowest first, in which elements are counted
+    order: tuple[int, ...]
+    #: number of the parameter group, for the scope "group"
+    group: int = 0
+    #: what rounding a 16-bit parameter loses, as the block's rounding asks
+    residual: Array | None = None
+    #: running average of the parameter, in the precision of the arithmetic
+    average: Array | None = None
+    #: receives the new parameter, rounded to its dtype
+    copy: Array | None = None
+    #: int64 [n], each once: grad [n, ...] is of these rows of the parameter only; None: of all
+    rows: Array | None = None
 
 
 class Block(NamedTuple):
     """Tensors that share hyperparameters and have made the same number of steps."""
 
     rule: Rule
-    #: validated hyperparameters; the optimizer changes this dict in place
+    #: validated hyperparameters and settings (fastgd.settings); the optimizer changes this dict in place
     values: dict[str, Any]
     #: index into Work.steps of one of its tensors
     counter: int
@@ -76,13 +117,16 @@ class Work(NamedTuple):
     items: Sequence[Item]
     #: int64, steps made by every parameter of the optimizer; a step that is not skipped counts up its items'
     steps: Array
+    #: of the random bits
+    seed: int = 0
 
 
 class Plan(Protocol):
     """A step prepared once for the same parameters, to be made again and again."""
 
     def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
-        """These items have other gradients from now on, at these addresses. They are not kept alive."""
+        """These items, which have no rows, have other gradients of the same dtype from now on, at these
+        addresses. They are not kept alive."""
 
     def step(self, options: Options) -> Measured:
         """Makes one step: all of it, or, when it is skipped or fails, nothing."""

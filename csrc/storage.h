@@ -1,0 +1,157 @@
+/* How one number is stored in fewer bits than it is computed in: float32 to and from bfloat16, float16 and
+ * 8-bit codes, rounded to nearest or stochastically. Integer operations and exact float32 ones only, so that
+ * every instruction set gives the same bits; fastgd/storage.py has the same formulas in Python. */
+#ifndef FGD_STORAGE_H
+#define FGD_STORAGE_H
+
+#include <string.h>
+
+#include "real.h"
+
+INLINE uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+#define SIGN_BIT 0x80000000u
+#define INFINITE_BITS 0x7f800000u
+
+/* float32 from a REAL on its way to fewer bits. From float64 it is rounded to odd (cut off, the last bit set
+ * when something was lost), so that the rounding that follows is the only one: Boldo and Melquiond 2008,
+ * theorem 3. */
+INLINE float narrowed(REAL x) {
+#if FGD_DOUBLE
+    const uint64_t lost = ((uint64_t)1 << 29) - 1;
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits & lost) && x == x ? (bits & ~lost) | (lost + 1) : bits;
+    memcpy(&x, &bits, sizeof x);
+    return (float)x;
+#else
+    return x;
+#endif
+}
+
+/* ---- Random bits ----------------------------------------------------------------------------------- */
+
+/* The hash "lowbias32" with the constants of Ettinger's hash-prospector (16 21f0aaad 15 735a2d97 15), keyed
+ * before each multiplication. A counter-based generator: no state, any element can be had at once. */
+INLINE uint32_t random_bits(uint32_t element, uint32_t key0, uint32_t key1) {
+    uint32_t z = element ^ key0;
+    z = (z ^ z >> 16) * 0x21f0aaadu;
+    z += key1;
+    z = (z ^ z >> 15) * 0x735a2d97u;
+    return z ^ z >> 15;
+}
+
+/* ---- bfloat16: the upper half of a float32 ---------------------------------------------------------- */
+
+INLINE float bf16_decode(uint16_t b) { return from_bits((uint32_t)b << 16); }
+
+/* `below` is what is added before the lower half is cut off: random, or half an ulp less one and ties to even */
+INLINE uint16_t bf16_cut(uint32_t bits, uint32_t below) {
+    const uint32_t nan = (bits >> 16 & 0x8000) | 0x7fc0;
+    return (uint16_t)((bits & ~SIGN_BIT) > INFINITE_BITS ? nan : (bits + below) >> 16);
+}
+
+INLINE uint16_t bf16_nearest(float x) {
+    const uint32_t bits = bits_of(x);
+    return bf16_cut(bits, 0x7fff + (bits >> 16 & 1));
+}
+
+INLINE uint16_t bf16_stochastic(float x, uint32_t random) { return bf16_cut(bits_of(x), random >> 16); }
+
+/* ---- float16 --------------------------------------------------------------------------------------- */
+
+#define F16_REBIAS (112u << 23)     /* between the exponents' biases, 127 and 15 */
+#define F16_MIN_NORMAL (113u << 23) /* 2^-14 */
+#define F16_INFINITE 0x7c00u
+
+INLINE float f16_decode(uint16_t h) {
+    const uint32_t magnitude = h & 0x7fff, shifted = (magnitude << 13) + F16_REBIAS;
+    const float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
+    const uint32_t large = magnitude >= F16_INFINITE ? shifted + F16_REBIAS : shifted;
+    const uint32_t bits = magnitude < 0x400 ? bits_of(subnormal) : large;
+    return from_bits(bits | (uint32_t)(h & 0x8000) << 16);
+}
+
+/* From the magnitude's bits and what is added to them, both for normal results and for subnormal ones. */
+INLINE uint16_t f16_pack(uint32_t bits, uint32_t normal, uint32_t subnormal) {
+    const uint32_t magnitude = bits & ~SIGN_BIT;
+    uint32_t h = magnitude < F16_MIN_NORMAL ? subnormal : normal;
+    h = magnitude >= 143u << 23 ? F16_INFINITE : h; /* 2^16 and above */
+    h = magnitude > INFINITE_BITS ? 0x7e00 : h;
+    return (uint16_t)(h | (bits >> 16 & 0x8000));
+}
+
+/* Subnormals of float16 are multiples of 2^-24, the last place of numbers from 0.5 to 1. */
+INLINE uint16_t f16_nearest(float x) {
+    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT;
+    const float small = magnitude < F16_MIN_NORMAL ? from_bits(magnitude) : 0;
+    const uint32_t normal = (magnitude - F16_REBIAS + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    return f16_pack(bits, normal, bits_of(small + 0.5f) - bits_of(0.5f));
+}
+
+INLINE uint16_t f16_stochastic(float x, uint32_t random) {
+    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT, below = random >> 19;
+    const float small = magnitude < F16_MIN_NORMAL ? from_bits(magnitude) : 0;
+    const uint32_t fixed = (uint32_t)(int32_t)(small * 0x1p37f); /* in units of 2^-37 */
+    return f16_pack(bits, (magnitude - F16_REBIAS + below) >> 13, (fixed + below) >> 13);
+}
+
+/* ---- Split float32: bfloat16 rounded to nearest, and the 16 bits between it and the whole ------------ */
+
+INLINE float split_join(uint16_t high, int16_t low) {
+    return from_bits(((uint32_t)high << 16) + (uint32_t)(int32_t)low);
+}
+
+/* Half an ulp rounds up, so that the rest is in -2^15 .. 2^15 - 1. NaN has no rest. */
+INLINE uint16_t split_high(float x) { return bf16_cut(bits_of(x), 0x8000); }
+INLINE int16_t split_low(float x) { return x == x ? (int16_t)(uint16_t)bits_of(x) : 0; }
+
+/* ---- 8 bits ---------------------------------------------------------------------------------------- */
+
+/* A block of FGD_BLOCK numbers shares an exponent, as in the OCP Microscaling formats (MX v1.0, section 5):
+ * that of its largest magnitude. Code k > 0 stands for the float32 whose upper 12 bits are base + k: 3 bits of
+ * fraction, and an exponent of 4 bits and a sign, or of 5 bits for numbers that are never negative; code 0 is
+ * 0. Numbers on a block's grid stay on it when the shared exponent changes, so only what really changes is
+ * rounded. Infinity and NaN are kept. */
+#define CODE_SHIFT 20
+
+INLINE int32_t code_base(uint32_t exponent, int is_unsigned) {
+    const int32_t base = (int32_t)(exponent + 1) * 8 - (is_unsigned ? 256 : 128);
+    return base > 0 ? base : 0;
+}
+
+/* The shared exponent for a block with this largest magnitude, after it has been rounded up. */
+INLINE uint8_t block_exponent(uint32_t largest) {
+    const uint32_t exponent = (largest + ((1u << CODE_SHIFT) - 1)) >> 23;
+    return (uint8_t)(exponent < 255 ? exponent : 255);
+}
+
+INLINE float code_decode(uint8_t code, int32_t base, int is_unsigned) {
+    const uint32_t k = is_unsigned ? code : code & 0x7f;
+    const uint32_t magnitude = k ? (k + (uint32_t)base) << CODE_SHIFT : 0;
+    return from_bits(is_unsigned ? magnitude : magnitude | (uint32_t)(code & 0x80) << 24);
+}
+
+/* `below`: random, or half an ulp. What is never negative divides, so it is not rounded to 0 either. */
+INLINE uint8_t code_encode(float x, uint32_t below, int32_t base, int is_unsigned) {
+    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT;
+    const int32_t largest = is_unsigned ? 255 : 127, least = is_unsigned && magnitude ? 1 : 0;
+    int32_t k = (int32_t)((magnitude + below) >> CODE_SHIFT) - base;
+    k = k < least ? least : k > largest ? largest : k;
+    return (uint8_t)(is_unsigned ? (uint32_t)k : (uint32_t)k | (bits >> 24 & 0x80));
+}
+
+#define NEAREST_CODE (1u << (CODE_SHIFT - 1))
+INLINE uint32_t stochastic_code(uint32_t random) { return random >> (32 - CODE_SHIFT); }
+
+#endif

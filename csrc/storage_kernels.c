@@ -1,0 +1,213 @@
+/* The loops that load and store numbers and combine runs of them, compiled once per instruction set and
+ * precision. */
+#include "storage_kernels.h"
+
+#include "storage.h"
+
+/* ---- Random bits ----------------------------------------------------------------------------------- */
+
+typedef struct keys {
+    uint32_t first, key0, key1;
+} keys;
+
+/* Elements are counted in 64 bits; a run does not cross a multiple of 2^32, whose upper half is hashed in here
+ * (the finaliser of splitmix64, Steele, Lea and Flood 2014). */
+static keys keys_of(const fgd_noise *noise) {
+    uint64_t z = noise->key + (uint64_t)(noise->first >> 32) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return (keys){(uint32_t)noise->first, (uint32_t)z, (uint32_t)(z >> 32)};
+}
+
+#define RANDOM(i) random_bits(k.first + (uint32_t)(i), k.key0, k.key1)
+
+/* ---- One number at a time --------------------------------------------------------------------------- */
+
+#define LOADS(name, type, DECODE)                                               \
+    static void load_##name(int64_t n, const void *stored, void *real) {        \
+        const type *restrict in = stored;                                       \
+        REAL *restrict out = real;                                              \
+        _Pragma("omp simd")                                                     \
+        for (int64_t i = 0; i < n; i++) out[i] = (REAL)DECODE(in[i]);           \
+    }
+LOADS(f32, float, )
+LOADS(f64, double, )
+LOADS(bf16, uint16_t, bf16_decode)
+LOADS(f16, uint16_t, f16_decode)
+
+#define WIDE_STORES(name, type)                                                 \
+    static void store_##name(int64_t n, const void *real, void *stored, int is_unsigned UNUSED, \
+                             const fgd_noise *noise UNUSED) {                   \
+        const REAL *restrict in = real;                                         \
+        type *restrict out = stored;                                            \
+        _Pragma("omp simd")                                                     \
+        for (int64_t i = 0; i < n; i++) out[i] = (type)in[i];                   \
+    }
+WIDE_STORES(f32, float)
+WIDE_STORES(f64, double)
+
+/* The smallest number in place of 0 for what is not 0 and may not become it. */
+INLINE uint16_t above_zero(uint16_t stored, float x, int is_unsigned) {
+    return is_unsigned && x > 0 && stored == 0 ? 1 : stored;
+}
+
+#define NARROW_STORES(name)                                                     \
+    static void store_##name(int64_t n, const void *real, void *stored, int is_unsigned, \
+                             const fgd_noise *noise) {                          \
+        const REAL *restrict in = real;                                         \
+        uint16_t *restrict out = stored;                                        \
+        if (!noise) {                                                           \
+            _Pragma("omp simd")                                                 \
+            for (int64_t i = 0; i < n; i++) {                                   \
+                const float x = narrowed(in[i]);                                \
+                out[i] = above_zero(name##_nearest(x), x, is_unsigned);         \
+            }                                                                   \
+            return;                                                             \
+        }                                                                       \
+        const keys k = keys_of(noise);                                          \
+        _Pragma("omp simd")                                                     \
+        for (int64_t i = 0; i < n; i++) {                                       \
+            const float x = narrowed(in[i]);                                    \
+            out[i] = above_zero(name##_stochastic(x, RANDOM(i)), x, is_unsigned); \
+        }                                                                       \
+    }
+NARROW_STORES(bf16)
+NARROW_STORES(f16)
+
+static void load_split(int64_t n, const void *high, const void *low, void *real) {
+    const uint16_t *restrict upper = high;
+    const int16_t *restrict lower = low;
+    REAL *restrict out = real;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = (REAL)split_join(upper[i], lower[i]);
+}
+
+static void store_split(int64_t n, const void *real, void *high, void *low) {
+    const REAL *restrict in = real;
+    uint16_t *restrict upper = high;
+    int16_t *restrict lower = low;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const float x = narrowed(in[i]);
+        upper[i] = split_high(x);
+        lower[i] = split_low(x);
+    }
+}
+
+/* ---- Codes: a block at a time ------------------------------------------------------------------------ */
+
+INLINE void decode_block(int64_t n, const uint8_t *restrict codes, int32_t base, REAL *restrict out,
+                         const int is_unsigned) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = (REAL)code_decode(codes[i], base, is_unsigned);
+}
+
+static void load_codes(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real, int is_unsigned) {
+    REAL *out = real;
+    for (int64_t i = 0; i < n; i += FGD_BLOCK) {
+        const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
+        const int32_t base = code_base(*exponents++, is_unsigned);
+        if (is_unsigned) decode_block(m, codes + i, base, out + i, 1);
+        else decode_block(m, codes + i, base, out + i, 0);
+    }
+}
+
+INLINE void encode_block(int64_t n, const REAL *restrict in, uint8_t *restrict codes, int32_t base,
+                         const int is_unsigned, const keys *noise, uint32_t at) {
+    if (!noise) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            codes[i] = code_encode(narrowed(in[i]), NEAREST_CODE, base, is_unsigned);
+        return;
+    }
+    const keys k = *noise;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t below = stochastic_code(RANDOM(at + i));
+        codes[i] = code_encode(narrowed(in[i]), below, base, is_unsigned);
+    }
+}
+
+static void store_codes(int64_t n, const void *real, uint8_t *codes, uint8_t *exponents, int is_unsigned,
+                        const fgd_noise *noise) {
+    const REAL *in = real;
+    const keys k = noise ? keys_of(noise) : (keys){0, 0, 0}, *random = noise ? &k : NULL;
+    for (int64_t i = 0; i < n; i += FGD_BLOCK) {
+        const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
+        uint32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t e = 0; e < m; e++) {
+            const uint32_t magnitude = bits_of(narrowed(in[i + e])) & ~SIGN_BIT;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        const int32_t base = code_base(*exponents++ = block_exponent(largest), is_unsigned);
+        if (is_unsigned) encode_block(m, in + i, codes + i, base, 1, random, (uint32_t)i);
+        else encode_block(m, in + i, codes + i, base, 0, random, (uint32_t)i);
+    }
+}
+
+/* ---- Combining -------------------------------------------------------------------------------------- */
+
+static void add(int64_t n, const void *a, const void *b, void *out) {
+    const REAL *x = a, *y = b;
+    REAL *z = out;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) z[i] = x[i] + y[i];
+}
+
+static void subtract(int64_t n, const void *a, const void *b, void *out) {
+    const REAL *x = a, *y = b;
+    REAL *z = out;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) z[i] = x[i] - y[i];
+}
+
+static void follow(int64_t n, const void *stored, const void *rounded, void *real) {
+    const REAL *restrict s = stored, *restrict r = rounded;
+    REAL *restrict x = real;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) x[i] = r[i] == s[i] ? x[i] : s[i];
+}
+
+static void average(int64_t n, void *averages, const void *real, double weight) {
+    const REAL *restrict x = real, w = (REAL)weight;
+    REAL *restrict a = averages;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) a[i] = a[i] + w * (x[i] - a[i]);
+}
+
+static int64_t descending(int64_t n, void *change, const void *grad) {
+    const REAL *restrict g = grad;
+    REAL *restrict v = change;
+    int64_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int64_t i = 0; i < n; i++) {
+        const int down = (v[i] < 0 && g[i] > 0) || (v[i] > 0 && g[i] < 0);
+        v[i] = down ? v[i] : 0;
+        count += down;
+    }
+    return count;
+}
+
+static void apply(int64_t n, void *value, const void *base, double base_weight, double scale) {
+    const REAL w = (REAL)base_weight, s = (REAL)scale, *restrict b = base;
+    REAL *restrict v = value;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) v[i] = w * b[i] + s * v[i];
+}
+
+const fgd_storage FGD_TABLE(fgd_storage) = {
+    .load = {load_f32, load_f64, load_bf16, load_f16},
+    .store = {store_f32, store_f64, store_bf16, store_f16},
+    .load_codes = load_codes,
+    .store_codes = store_codes,
+    .load_split = load_split,
+    .store_split = store_split,
+    .add = add,
+    .subtract = subtract,
+    .follow = follow,
+    .average = average,
+    .descending = descending,
+    .apply = apply,
+};
