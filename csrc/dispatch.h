@@ -4,14 +4,23 @@
 
 #include "kernels.h"
 #include "layer_kernels.h"
+#include "storage_kernels.h"
 
-/* The tables of the instruction set in use. dtype has been checked. */
-const fgd_kernels *fgd_kernels_for(int dtype);
-const fgd_layers *fgd_layers_for(int dtype);
+/* The tables of the instruction set in use, for what is computed in: FGD_F32 or FGD_F64. */
+const fgd_kernels *fgd_kernels_for(int real);
+const fgd_storage *fgd_storage_for(int real);
+const fgd_layers *fgd_layers_for(int real);
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);
 
-static inline int64_t fgd_item_size(int dtype) { return dtype == FGD_F64 ? 8 : 4; }
+/* Bytes of an element by fgd_dtype. */
+static inline int64_t fgd_item_size(int dtype) {
+    static const int8_t sizes[] = {[FGD_F32] = 4, [FGD_F64] = 8, [FGD_BF16] = 2, [FGD_F16] = 2, [FGD_CODES] = 1};
+    return sizes[dtype];
+}
+
+/* What numbers of this dtype are computed in. */
+static inline int fgd_real_of(int dtype) { return dtype == FGD_F64 ? FGD_F64 : FGD_F32; }
 
 #endif

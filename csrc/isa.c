@@ -13,6 +13,7 @@
 
 #define FGD_ISA(name, flags, test) \
     extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64; \
+    extern const fgd_storage fgd_storage_##name##_f32, fgd_storage_##name##_f64; \
     extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64;
 #include "isa.def"
 #undef FGD_ISA
@@ -25,11 +26,13 @@
 static const struct {
     const char *name;
     int (*supported)(void);
-    const fgd_kernels *kernels[2]; /* by fgd_dtype */
+    const fgd_kernels *kernels[2]; /* by the precision computed in: FGD_F32 or FGD_F64 */
+    const fgd_storage *storage[2];
     const fgd_layers *layers[2];
 } sets[] = {
 #define FGD_ISA(name, flags, test) \
     {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}, \
+     {&fgd_storage_##name##_f32, &fgd_storage_##name##_f64}, \
      {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}},
 #include "isa.def"
 #undef FGD_ISA
@@ -62,6 +65,8 @@ int fgd_set_isa(int isa) {
     return FGD_OK;
 }
 
-const fgd_kernels *fgd_kernels_for(int dtype) { return sets[fgd_get_isa()].kernels[dtype]; }
+const fgd_kernels *fgd_kernels_for(int real) { return sets[fgd_get_isa()].kernels[real]; }
 
-const fgd_layers *fgd_layers_for(int dtype) { return sets[fgd_get_isa()].layers[dtype]; }
+const fgd_storage *fgd_storage_for(int real) { return sets[fgd_get_isa()].storage[real]; }
+
+const fgd_layers *fgd_layers_for(int real) { return sets[fgd_get_isa()].layers[real]; }

@@ -2,23 +2,35 @@
 #ifndef FGD_JOB_H
 #define FGD_JOB_H
 
+#include <math.h>
+
 #include "dispatch.h"
 
-/* Elements gathered at a time from memory the kernels cannot use directly. A multiple of FGD_LANES, so
- * that sums take the same order as over contiguous memory. */
-#define GATHER 512
-
-enum { PARAM_ROW = 0, GRAD_ROW = 1, SLOT_ROW = 2 };
 enum { WRITE_NOTHING, WRITE_UPDATE, WRITE_CLIPPED };
+
+/* What is summed over a tensor before its rule is applied: squares of the parameter, squares of the other
+ * vector of its trust ratio, and elements whose step descends. */
+enum { SUM_PARAM, SUM_OTHER, SUM_DESCENDING, SUMS };
+
+/* What one tensor's elements are multiplied by. */
+typedef struct factors {
+    double coef;  /* the gradient, by a norm of its own: scopes other than FGD_SCOPE_ALL */
+    double trust; /* the trust ratio */
+    double scale; /* the steps that a cautious group keeps */
+} factors;
 
 typedef struct job {
     const fgd_group *groups;
     const fgd_tensor *tensors;
     int64_t n_tensors, n_chunks;
     const fgd_options *options;
-    int write, measure, threads;
-    int64_t *first_chunk; /* n_tensors + 1 */
-    double *partial;      /* n_chunks */
+    int write, measure, trial, threads; /* trial: some group needs SUMS */
+    int64_t *first_chunk;               /* n_tensors + 1 */
+    int64_t *first_unit;                /* n_tensors + 1 */
+    double *partial;                    /* n_chunks */
+    double *sums;                       /* n_chunks * SUMS */
+    factors *factors;                   /* n_tensors */
+    double *unit_coef;                  /* one for each unit */
     fgd_report *report;
 } job;
 
@@ -29,6 +41,10 @@ typedef struct chunk {
 } chunk;
 
 static inline int64_t fgd_chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
+
+static inline int64_t fgd_units_of(const fgd_tensor *t) {
+    return t->size <= 0 ? 0 : t->unit > 0 ? t->size / t->unit : 1;
+}
 
 /* Finds chunk c; *tensor is a cursor that is near when chunks are asked for one after the other. */
 static inline chunk fgd_chunk_at(const job *j, int64_t c, int64_t *tensor) {
@@ -46,10 +62,21 @@ static inline fgd_prepare fgd_before_norm(const fgd_options *o) {
     return p;
 }
 
-/* Fills partial[c] from chunk c; *cursor as in fgd_chunk_at. */
+/* What the gradients of a tensor are computed in. */
+static inline int fgd_gradient_real(const job *j, const fgd_tensor *t) {
+    return fgd_real_of(j->write == WRITE_UPDATE ? t->dtype : t->grad_dtype);
+}
+
+static inline int fgd_clips_units(const job *j) { return !isinf(j->options->clip_unit); }
+
+/* check.c: checks all arguments and lays the job out in the workspace. */
+int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace_size);
+
+/* measure.c: fills partial[c] from chunk c; *cursor as in fgd_chunk_at. */
 void fgd_measure_chunk(const job *j, int64_t c, int64_t *cursor);
 
-/* From partial results to the report and, unless norms is NULL, the norm of every tensor. */
+/* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of every
+ * tensor. Without a measurement, from options->total_norm to the coefficient. */
 void fgd_finish_measure(const job *j, double *norms);
 
 #endif

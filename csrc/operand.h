@@ -72,14 +72,22 @@ static inline __attribute__((always_inline)) void fgd_walk(const fgd_operand *o,
     }
 }
 
+/* With the size of an element as a constant the copies become plain moves. */
+static inline void fgd_copy(const fgd_operand *o, int64_t offset, int64_t n, void *packed, int to_packed) {
+    switch (o->item) {
+        case 1: fgd_walk(o, offset, n, packed, 1, to_packed); break;
+        case 2: fgd_walk(o, offset, n, packed, 2, to_packed); break;
+        case 4: fgd_walk(o, offset, n, packed, 4, to_packed); break;
+        case 8: fgd_walk(o, offset, n, packed, 8, to_packed); break;
+    }
+}
+
 static inline void fgd_gather(const fgd_operand *o, int64_t offset, int64_t n, void *packed) {
-    if (o->item == 8) fgd_walk(o, offset, n, packed, 8, 1);
-    else fgd_walk(o, offset, n, packed, 4, 1);
+    fgd_copy(o, offset, n, packed, 1);
 }
 
 static inline void fgd_scatter(const fgd_operand *o, int64_t offset, int64_t n, void *packed) {
-    if (o->item == 8) fgd_walk(o, offset, n, packed, 8, 0);
-    else fgd_walk(o, offset, n, packed, 4, 0);
+    fgd_copy(o, offset, n, packed, 0);
 }
 
 #endif

@@ -190,11 +190,11 @@ static int64_t descending(int64_t n, void *change, const void *grad) {
     return count;
 }
 
-static void apply(int64_t n, void *value, const void *base, double base_weight, double scale) {
-    const REAL w = (REAL)base_weight, s = (REAL)scale, *restrict b = base;
-    REAL *restrict v = value;
+static void apply(int64_t n, void *real, const void *change, double decay, double scale) {
+    const REAL d = (REAL)decay, s = (REAL)scale, *restrict c = change;
+    REAL *restrict x = real;
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) v[i] = w * b[i] + s * v[i];
+    for (int64_t i = 0; i < n; i++) x[i] = d * x[i] + s * c[i];
 }
 
 const fgd_storage FGD_TABLE(fgd_storage) = {

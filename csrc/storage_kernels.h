@@ -34,8 +34,8 @@ typedef struct fgd_storage {
     /* change = 0 where it does not descend, its sign being that of the gradient or either being 0; how many
      * do descend */
     int64_t (*descending)(int64_t n, void *change, const void *grad);
-    /* value = base_weight * base + scale * value */
-    void (*apply)(int64_t n, void *value, const void *base, double base_weight, double scale);
+    /* real = decay * real + scale * change */
+    void (*apply)(int64_t n, void *real, const void *change, double decay, double scale);
 } fgd_storage;
 
 #endif
