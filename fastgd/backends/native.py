@@ -32,11 +32,11 @@ def _kernel_index(rule: Rule) -> int:
     row = lib.fgd_rule_at(index)
     switches = _names(row.switches, row.n_switches)
     slots = tuple(
-        (name, switches[row.slot_switch[i]] if row.slot_switch[i] >= 0 else None)
+        (name, switches[row.slot_switch[i]] if row.slot_switch[i] >= 0 else None, bool(row.slot_unsigned[i]))
         for i, name in enumerate(_names(row.slots, row.n_slots))
     )
     compiled = (slots, switches, _names(row.scalars, row.n_scalars))
-    declared = (tuple((s.name, s.switch) for s in rule.slots), tuple(rule.switches), rule.scalars)
+    declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
             f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
@@ -179,7 +179,7 @@ class _Step:
             self._set = options
         counters, report = self._counters, self._report
         for group, fold, values, counter in self._folds:
-            group.scalars = fold(values, counters[counter] + 1)
+            group.scalars = fold(values, counters[counter] + 1, ())
         code = self._update(*self._arguments)
         if code:
             _check(code, report)

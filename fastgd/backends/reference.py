@@ -198,7 +198,7 @@ class _Step:
 
 
 def _scalars(block: Block, step: int, real: Any) -> SimpleNamespace:
-    numbers = map(real, block.rule.fold(block.values, step))
+    numbers = map(real, block.rule.fold(block.values, step, ()))
     return SimpleNamespace(**dict(zip(block.rule.scalars, numbers, strict=True)))
 
 
