@@ -363,6 +363,9 @@ def table(*rules: Rule) -> dict[str, Rule]:
             raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
         if "maximize" not in rule.defaults:
             raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
+        kept = ["step", *(s.name for s in rule.slots), *(name for name, _ in rule.carried)]
+        if len(set(kept)) < len(kept):
+            raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
         folded = rule.fold(rule.defaults, 1, rule.carried_at_first)
         if len(folded) != len(rule.scalars):
             raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
