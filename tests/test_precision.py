@@ -1,5 +1,5 @@
-"""Stored precisions: every rule, in every dtype of parameters, state and gradients and with every rounding, has
-the bits of the reference on every instruction set, in any layout and with any number of threads.
+"""Stored precisions: every rule, in every dtype of parameters, state and gradients and with every rounding,
+has the bits of the reference on every instruction set, in any layout and with any number of threads.
 """
 
 from __future__ import annotations
