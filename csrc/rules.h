@@ -61,3 +61,27 @@ RULE(adam) {
     }
     *p = s->decay * *p - s->step_size * (x->exp_avg / (SQRT(second) * s->inv_sqrt_bias_correction2 + s->eps));
 }
+
+/* LAMB, You et al. 2020, algorithm 2. trust is the trust ratio of the tensor (trust.c):
+ *   u = m_hat / (sqrt(v_hat) + eps) + weight_decay p;   p = p - lr trust u */
+RULE(lamb) {
+    REAL update;
+    x->exp_avg = x->exp_avg + s->one_minus_beta1 * (g - x->exp_avg);
+    x->exp_avg_sq = s->beta2 * x->exp_avg_sq + s->one_minus_beta2 * (g * g);
+    update = x->exp_avg / (SQRT(x->exp_avg_sq) * s->inv_sqrt_bias_correction2 + s->eps);
+    update = s->inv_bias_correction1 * update;
+    if (on.weight_decay) update = update + s->weight_decay * *p;
+    *p = s->decay * *p - s->lr * (s->trust * update);
+}
+
+/* LARS, You, Gitman and Ginsburg 2017, algorithm 1:  b = momentum b + lr trust (g + weight_decay p);  p = p - b
+ * or with Nesterov  p = p - (momentum b + lr trust (g + weight_decay p)). */
+RULE(lars) {
+    REAL update = on.weight_decay ? g + s->weight_decay * *p : g;
+    update = s->lr * (s->trust * update);
+    if (on.momentum) {
+        x->momentum_buffer = s->momentum * x->momentum_buffer + update;
+        update = on.nesterov ? update + s->momentum * x->momentum_buffer : x->momentum_buffer;
+    }
+    *p = s->decay * *p - update;
+}
