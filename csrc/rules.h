@@ -61,3 +61,11 @@ RULE(adam) {
     }
     *p = s->decay * *p - s->step_size * (x->exp_avg / (SQRT(second) * s->inv_sqrt_bias_correction2 + s->eps));
 }
+
+/* An average takes in what stands in place of the gradient:  p = p + weight (g - p)
+ * From the nearer end, so that weight 1 gives g exactly: past one half decay is 0 and  p = g - rest (g - p)
+ * with rest = 1 - weight. */
+RULE(lerp) {
+    const REAL back = on.past_half ? s->rest * (g - *p) - g : s->weight * (*p - g);
+    *p = s->decay * *p - back;
+}

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fastgd.checks import flag, named, number, pair
+from fastgd.checks import finite, flag, named, number, pair
 
 Hyperparameters = Mapping[str, Any]
 
@@ -108,6 +108,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
     "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
     "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
+    "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
 }
 
 
@@ -355,6 +356,36 @@ ADAMW = ADAM._replace(
 )
 
 
+def _lerp(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    back = s.rest * (g - p) - g if on.past_half else s.weight * (p - g)
+    return s.decay * p - back
+
+
+def _lerp_past_half(h: Hyperparameters) -> bool:
+    return bool(abs(h["weight"]) >= 0.5)
+
+
+def _lerp_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
+    return 0.0 if _lerp_past_half(h) else 1.0, h["weight"], 1.0 - h["weight"]
+
+
+#: no optimizer's rule: averages, with what they average in place of the gradient
+LERP = Rule(
+    name="lerp",
+    title="Lerp",
+    summary="Goes a part of the way to what is given, from the nearer end.",
+    source="linear interpolation as in torch.lerp",
+    defaults={"weight": 0.5, "maximize": False},
+    kernel="lerp",
+    slots=(),
+    switches={"past_half": _lerp_past_half},
+    scalars=("decay", "weight", "rest"),
+    fold=_lerp_fold,
+    body=_lerp,
+    in_torch=False,
+)
+
+
 def table(*rules: Rule) -> dict[str, Rule]:
     """Rules by name, once each is found to be complete; ValueError that says what is missing."""
     for rule in rules:
@@ -381,3 +412,6 @@ def table(*rules: Rule) -> dict[str, Rule]:
 
 #: name -> rule, in the order of the documentation
 RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)
+
+#: the same for rules that are no optimizer's but run as kernels too
+INTERNAL = table(LERP)
