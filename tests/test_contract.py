@@ -12,7 +12,7 @@ from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.oracle import ORACLE
 from fastgd.rules import LERP, RULES
 
-SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name][1]]
+SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name].settings]
 LERPS = [(LERP, {"weight": weight}) for weight in (0.3, 0.7)]
 SIZE = 37
 

@@ -39,7 +39,7 @@ def _kernel_index(rule: Rule) -> int:
     declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
-            f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
+            f"rule {rule.name!r} differs: fastgd/rules has {declared}, csrc/rules.def {compiled}"
         )
     return index
 
