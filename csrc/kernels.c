@@ -21,7 +21,7 @@
         (void)k; (void)slots;                                                   \
         _Pragma("omp simd")                                                     \
         for (int64_t i = 0; i < n; i++) {                                       \
-            rule##_state x = {0};                                               \
+            rule##_state x = {};                                                \
             rule##_slots(SLOT_LOAD)                                             \
             rule##_body(p + i, clamped(g[i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
             rule##_slots(SLOT_STORE)                                            \

@@ -3,7 +3,7 @@
  * RULE(name) opens a function of  REAL *p  (the parameter),  REAL g  (its gradient, unscaled and clipped),
  * x  (the state slots),  s  (the scalars)  and  on  (the switches, constants when compiled). Only + - * /
  * and sqrt, which IEEE 754 rounds correctly, so that every instruction set gives the same bits.
- * fastgd/rules.py has the same formulas in Python; a change here is a change there.
+ * fastgd/rules/ has the same formulas in Python; a change here is a change there.
  *
  * Every body ends in  *p = s->decay * *p - <the step>;  decay is 1 when nothing decays. Callers rely on it: with
  * decay 0 a kernel leaves exactly minus the step in *p. So the parameter enters the step only where the formula
@@ -84,4 +84,12 @@ RULE(lars) {
         update = on.nesterov ? update + s->momentum * x->momentum_buffer : x->momentum_buffer;
     }
     *p = s->decay * *p - update;
+}
+
+/* An average takes in what stands in place of the gradient:  p = p + weight (g - p)
+ * From the nearer end, so that weight 1 gives g exactly: past one half decay is 0 and  p = g - rest (g - p)
+ * with rest = 1 - weight. */
+RULE(lerp) {
+    const REAL back = on.past_half ? s->rest * (g - *p) - g : s->weight * (*p - g);
+    *p = s->decay * *p - back;
 }

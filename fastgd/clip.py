@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastgd import backends
-from fastgd.arrays import Array, as_arrays, first_overlap, overlaps_itself
+from fastgd.arrays import as_arrays, owned_arrays
 from fastgd.backends.base import Options
 from fastgd.checks import flag, limit, named, real
 
@@ -17,17 +17,6 @@ def _norm_type(norm_type: float) -> float:
     if value not in (2.0, math.inf):
         raise ValueError(f"norm_type must be 2 or infinity, not {norm_type!r}")
     return value
-
-
-def _owned(grads: Iterable[Any]) -> list[Array]:
-    arrays = as_arrays(grads, "gradient", writable=True)
-    for i, array in enumerate(arrays):
-        if overlaps_itself(array):
-            raise ValueError(f"gradient {i} overlaps itself: several of its elements share memory")
-    pair = first_overlap(arrays)
-    if pair:
-        raise ValueError(f"gradient {pair[0]} and gradient {pair[1]} share memory")
-    return arrays
 
 
 def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> float:
@@ -65,7 +54,7 @@ def clip_grad_norm_(
     when an element, or the norm itself, is NaN or infinite, and nothing is changed; without it such an
     element spoils all gradients, as in torch.
     """
-    arrays = _owned(grads)
+    arrays = owned_arrays(grads, "gradient")
     options = Options(
         clip_norm=named("max_norm", limit, max_norm),
         norm=_norm_type(norm_type),
@@ -82,6 +71,6 @@ def clip_grad_norm_(
 
 def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = "auto") -> None:
     """Limits every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN."""
-    arrays = _owned(grads)
+    arrays = owned_arrays(grads, "gradient")
     options = Options(clip_value=named("clip_value", limit, clip_value))
     backends.get(backend).clip(arrays, options)

@@ -12,7 +12,7 @@ import numpy as np
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, Array, address, collapsed
 from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work, folding
-from fastgd.rules import RULES, Rule
+from fastgd.rules import INTERNAL, RULES, Rule
 
 
 def error_text(code: int) -> str:
@@ -39,12 +39,12 @@ def _kernel_index(rule: Rule) -> int:
     declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
-            f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
+            f"rule {rule.name!r} differs: fastgd/rules has {declared}, csrc/rules.def {compiled}"
         )
     return index
 
 
-KERNELS = {rule.name: _kernel_index(rule) for rule in RULES.values()}
+KERNELS = {name: _kernel_index(rule) for name, rule in (RULES | INTERNAL).items()}
 
 
 def _pointer(array: Array) -> Any:
