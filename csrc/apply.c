@@ -18,8 +18,9 @@ typedef struct pass {
     double own[FGD_MAX_SCALARS], step[FGD_MAX_SCALARS];
     int real, n_slots, rounding;
     view param, grad, slots[FGD_MAX_SLOTS], residual, average, copy;
-    uint64_t key; /* of the random bits */
-    int plain;    /* kernels can work on the memory of every operand, and nothing else is asked for */
+    uint64_t key;             /* of the random bits */
+    int plain;                /* kernels can work on the memory of every operand, and nothing else is asked for */
+    fgd_stored_kernel stored; /* or a kernel that converts on the way can; else NULL */
 } pass;
 
 /* Elements [first, first + n) of the parameter and its state, and where the gradient of the first lies. */
@@ -27,13 +28,10 @@ typedef struct piece {
     int64_t first, grad, n;
 } piece;
 
-enum { PARAM_ROW = 0, GRAD_ROW = 1, SLOT_ROW = 2 };
-
-/* Numbers in the precision computed in. Rows do not begin a multiple of 4096 bytes apart, where they would
- * compete for the same lines of the cache. */
+/* A piece of every operand in the precision computed in. */
 typedef struct buffers {
     struct row {
-        char bytes[PIECE_BYTES + 192];
+        char bytes[PIECE_BYTES];
     } param, grad, prepared, spare, change, average, slots[FGD_MAX_SLOTS];
 } __attribute__((aligned(64))) buffers;
 
@@ -48,6 +46,22 @@ static uint64_t mixed(uint64_t z) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;
+}
+
+/* Which way of storing with loops of its own this is; -1 for none of them. */
+static int stored_kind(const pass *w) {
+    const int narrow = w->param.dtype == FGD_BF16;
+    int state = -1;
+    if (!w->param.direct || !w->grad.direct || w->grad.dtype != w->param.dtype) return -1;
+    if (!narrow && !w->param.in_place) return -1;
+    for (int k = 0; k < w->n_slots; k++) {
+        const view *slot = &w->slots[k];
+        if (!slot->where.base) continue;
+        if (!slot->direct || (state >= 0 && slot->dtype != state)) return -1;
+        state = slot->dtype;
+    }
+    if (narrow) return state < 0 || state == FGD_BF16 ? FGD_ALL_BF16 : -1;
+    return state == FGD_BF16 ? FGD_STATE_BF16 : state == FGD_CODES ? FGD_STATE_CODES : -1;
 }
 
 static void prepare_update(pass *w) {
@@ -70,12 +84,24 @@ static void prepare_update(pass *w) {
     if (w->rounding >= FGD_KAHAN) w->residual = fgd_view_of(t->residual, residual_dtype, w->real, l, row);
     if (t->average) w->average = fgd_view_of(t->average, w->real, w->real, l, row + 1);
     if (t->copy) w->copy = fgd_view_of(t->copy, t->copy_dtype, w->real, l, row + 2);
-    w->plain &= !t->average && !t->copy && !w->group->cautious && !t->rows && !fgd_clips_units(w->j);
+    const int extras = t->average || t->copy || w->group->cautious || t->rows || fgd_clips_units(w->j);
+    const int kind = extras || w->rounding >= FGD_KAHAN ? -1 : stored_kind(w);
+    if (kind >= 0) w->stored = fgd_stored_for(w->real)->update[kind][w->group->rule];
+    w->plain &= !extras;
     memcpy(w->own, w->group->scalars, sizeof w->own);
     if (w->rule->trust >= 0) w->own[w->rule->trust] = w->factors.trust;
     memcpy(w->step, w->own, sizeof w->step);
     w->step[w->rule->decay] = 0;
     w->scalars = w->own;
+}
+
+/* Two neighbouring slots share the 32 random bits of an element. */
+static fgd_noise slot_noise(const pass *w, int slot, int64_t first) {
+    return (fgd_noise){mixed(w->key + (uint64_t)(SLOT_ROW + slot / 2 * 2)), first, slot % 2};
+}
+
+static fgd_noise param_noise(const pass *w, int64_t first) {
+    return (fgd_noise){mixed(w->key + PARAM_ROW), first, 0};
 }
 
 static void prepare_pass(pass *w, const job *j, const fgd_tensor *t) {
@@ -108,7 +134,7 @@ static piece next_piece(const pass *w, int64_t *at, int64_t end) {
         a.first = t->rows[row] * t->width + column;
         if (a.n > t->width - column) a.n = t->width - column;
     }
-    if (a.n > fgd_piece_size(w->real)) a.n = fgd_piece_size(w->real);
+    if (a.n > PIECE) a.n = PIECE;
     *at += a.n;
     return a;
 }
@@ -169,7 +195,7 @@ static void *load_param(const pass *w, piece a, buffers *b, int keep) {
 static void store_param(const pass *w, piece a, void *x, buffers *b) {
     char high[PIECE_BYTES], low[PIECE_BYTES];
     const int64_t first = a.first, n = a.n;
-    const fgd_noise noise = {mixed(w->key + PARAM_ROW), first};
+    const fgd_noise noise = param_noise(w, first);
     switch (w->rounding) {
         case FGD_KAHAN:
             fgd_store(&w->param, first, n, x, NULL);
@@ -201,7 +227,7 @@ static void load_slots(const pass *w, piece a, buffers *b, void **at, int keep) 
 
 static void store_slots(const pass *w, piece a, void *const *at) {
     for (int k = 0; k < w->n_slots; k++) {
-        const fgd_noise noise = {mixed(w->key + (uint64_t)(SLOT_ROW + k)), a.first};
+        const fgd_noise noise = slot_noise(w, k, a.first);
         const int stochastic = w->group->state_rounding == FGD_STOCHASTIC;
         if (at[k]) fgd_store(&w->slots[k], a.first, a.n, at[k], stochastic ? &noise : NULL);
     }
@@ -242,16 +268,40 @@ static void clip_piece(const pass *w, piece a, buffers *b) {
     fgd_store(&w->param, a.first, a.n, g, NULL);
 }
 
+static void slot_runs(const pass *w, int64_t first, int64_t n, void **slots, uint8_t **exponents) {
+    for (int k = 0; k < w->n_slots; k++) {
+        const view *slot = &w->slots[k];
+        slots[k] = slot->where.base ? fgd_run_in(slot, first, n, NULL) : NULL;
+        exponents[k] = slot->exponents ? slot->exponents + first / FGD_BLOCK : NULL;
+    }
+}
+
+/* No detour through buffers: one pass over the memory of every operand. */
+static void stream_run(const pass *w, int64_t first, int64_t n) {
+    fgd_noise noise[FGD_NOISES] = {param_noise(w, first)};
+    void *slots[FGD_MAX_SLOTS];
+    uint8_t *exponents[FGD_MAX_SLOTS];
+    slot_runs(w, first, n, slots, exponents);
+    void *x = fgd_run_in(&w->param, first, n, NULL);
+    const void *g = fgd_run_in(&w->grad, first, n, NULL);
+    if (!w->stored) {
+        call_rule(w, n, x, g, slots, w->scalars, &w->prepare);
+        return;
+    }
+    const int random_param = w->rounding == FGD_STOCHASTIC ? FGD_RANDOM_PARAM : 0;
+    const int random_state = w->group->state_rounding == FGD_STOCHASTIC ? FGD_RANDOM_STATE : 0;
+    for (int k = 0; k < w->n_slots; k += 2) noise[1 + k / 2] = slot_noise(w, k, first);
+    w->stored(n, x, g, slots, exponents, w->scalars, w->group->switches, &w->prepare,
+              random_param | random_state, noise);
+}
+
 void fgd_write_run(const job *j, const chunk *run) {
     const int64_t end = run->offset + run->n;
     pass w;
     buffers b;
     prepare_pass(&w, j, run->tensor);
-    if (w.plain && w.group) {
-        void *at[FGD_MAX_SLOTS], *x = fgd_load(&w.param, run->offset, run->n, NULL, 0);
-        for (int k = 0; k < w.n_slots; k++)
-            at[k] = w.slots[k].where.base ? fgd_load(&w.slots[k], run->offset, run->n, NULL, 0) : NULL;
-        call_rule(&w, run->n, x, fgd_load(&w.grad, run->offset, run->n, NULL, 0), at, w.scalars, &w.prepare);
+    if (w.group && (w.plain || w.stored)) {
+        stream_run(&w, run->offset, run->n);
         return;
     }
     for (int64_t at = run->offset; at < end;) {
@@ -268,18 +318,18 @@ typedef struct lanes {
 } lanes;
 
 static void try_piece(const pass *w, piece a, buffers *b, lanes *sum) {
-    const int of_step = w->rule->trust_of == FGD_TRUST_STEP;
+    const int of = fgd_trust_of(w->group->rule);
     fgd_prepare prepare;
     void *slots[FGD_MAX_SLOTS], *x = load_param(w, a, b, 1);
     const void *g = load_gradient(w, a, b, &prepare);
     w->kernels->clip(a.n, b->prepared.bytes, g, &prepare);
     if (w->rule->trust >= 0) w->kernels->sumsq(a.n, x, sum->of[SUM_PARAM]);
-    if (w->rule->trust_of == FGD_TRUST_GRADIENT)
+    if (of == FGD_TRUST_GRADIENT)
         w->kernels->sumsq(a.n, b->prepared.bytes, sum->of[SUM_OTHER]);
-    if (!of_step && !w->group->cautious) return;
+    if (of != FGD_TRUST_STEP && !w->group->cautious) return;
     load_slots(w, a, b, slots, 1);
     call_rule(w, a.n, x, g, slots, w->step, &prepare);
-    if (of_step) w->kernels->sumsq(a.n, x, sum->of[SUM_OTHER]);
+    if (of == FGD_TRUST_STEP) w->kernels->sumsq(a.n, x, sum->of[SUM_OTHER]);
     if (w->group->cautious)
         sum->of[SUM_DESCENDING][0] += (double)w->storage->descending(a.n, x, b->prepared.bytes);
 }
@@ -298,7 +348,15 @@ void fgd_try_chunk(const job *j, int64_t c, int64_t *cursor) {
     if (!is_tried(j, run.tensor)) return;
     prepare_pass(&w, j, run.tensor);
     if (w.rule->trust >= 0) w.step[w.rule->trust] = 1;
-    for (int64_t at = run.offset; at < end;) {
+    if (w.plain) {
+        void *slots[FGD_MAX_SLOTS];
+        uint8_t *exponents[FGD_MAX_SLOTS];
+        slot_runs(&w, run.offset, run.n, slots, exponents);
+        w.kernels->attempt[w.group->rule](run.n, fgd_run_in(&w.param, run.offset, run.n, NULL),
+                                          fgd_run_in(&w.grad, run.offset, run.n, NULL), slots, w.step,
+                                          w.group->switches, &w.prepare, sum.of[SUM_PARAM], sum.of[SUM_OTHER]);
+    }
+    for (int64_t at = run.offset; at < end && !w.plain;) {
         const piece a = next_piece(&w, &at, end);
         try_piece(&w, a, &b, &sum);
     }

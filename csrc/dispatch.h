@@ -5,10 +5,12 @@
 #include "kernels.h"
 #include "layer_kernels.h"
 #include "storage_kernels.h"
+#include "stored_kernels.h"
 
 /* The tables of the instruction set in use, for what is computed in: FGD_F32 or FGD_F64. */
 const fgd_kernels *fgd_kernels_for(int real);
 const fgd_storage *fgd_storage_for(int real);
+const fgd_stored *fgd_stored_for(int real);
 const fgd_layers *fgd_layers_for(int real);
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */

@@ -80,6 +80,8 @@ typedef struct fgd_rule {
     const char *switches[FGD_MAX_SWITCHES];
     const char *scalars[FGD_MAX_SCALARS];
     int32_t slot_unsigned[FGD_MAX_SLOTS];
+    int32_t decay; /* the scalar that the parameter is multiplied by; with 0 in it a kernel gives minus the step */
+    int32_t trust; /* the scalar that fgd_update sets to each tensor's trust ratio; -1: the rule has none */
 } fgd_rule;
 
 int fgd_rule_count(void);

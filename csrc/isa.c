@@ -14,6 +14,7 @@
 #define FGD_ISA(name, flags, test) \
     extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64; \
     extern const fgd_storage fgd_storage_##name##_f32, fgd_storage_##name##_f64; \
+    extern const fgd_stored fgd_stored_##name##_f32, fgd_stored_##name##_f64; \
     extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64;
 #include "isa.def"
 #undef FGD_ISA
@@ -28,11 +29,13 @@ static const struct {
     int (*supported)(void);
     const fgd_kernels *kernels[2]; /* by the precision computed in: FGD_F32 or FGD_F64 */
     const fgd_storage *storage[2];
+    const fgd_stored *stored[2];
     const fgd_layers *layers[2];
 } sets[] = {
 #define FGD_ISA(name, flags, test) \
     {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}, \
      {&fgd_storage_##name##_f32, &fgd_storage_##name##_f64}, \
+     {&fgd_stored_##name##_f32, &fgd_stored_##name##_f64}, \
      {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}},
 #include "isa.def"
 #undef FGD_ISA
@@ -68,5 +71,7 @@ int fgd_set_isa(int isa) {
 const fgd_kernels *fgd_kernels_for(int real) { return sets[fgd_get_isa()].kernels[real]; }
 
 const fgd_storage *fgd_storage_for(int real) { return sets[fgd_get_isa()].storage[real]; }
+
+const fgd_stored *fgd_stored_for(int real) { return sets[fgd_get_isa()].stored[real]; }
 
 const fgd_layers *fgd_layers_for(int real) { return sets[fgd_get_isa()].layers[real]; }

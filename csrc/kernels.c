@@ -1,67 +1,27 @@
 /* The loops of the update, clip and measure kernels, compiled once per instruction set and precision.
  *
  * The build defines FGD_ISA (a name in isa.def) and FGD_DOUBLE (0 or 1). */
-#include "kernels.h"
-#include "real.h"
+#include "bodies.h"
+#include "trust.h"
 
 #include <math.h>
 #include <string.h>
 
-typedef struct gradient_transform {
-    REAL unscale, bound, coef;
-} gradient_transform;
-
-INLINE gradient_transform transform_of(const fgd_prepare *p) {
-    gradient_transform t = {(REAL)p->unscale, (REAL)p->bound, (REAL)p->coef};
-    return t;
-}
-
-INLINE REAL clamped(REAL g, REAL bound) {
-    g = g > bound ? bound : g;
-    return g < -bound ? -bound : g;
-}
-
-/* Structs of one rule: its state, its scalars, and its switches with the constant `always`. */
-#define FIELD_REAL_SLOT(name, when, sign) REAL name;
-#define FIELD_REAL(name) REAL name;
-#define FIELD_INT(name) int name;
-#define STRUCTS(rule)                                                           \
-    typedef struct { rule##_slots(FIELD_REAL_SLOT) } rule##_state;              \
-    typedef struct { rule##_scalars(FIELD_REAL) } rule##_values;                \
-    typedef struct { int always; rule##_switches(FIELD_INT) } rule##_choice;
-FGD_RULES(STRUCTS)
-
-#define RULE(rule)                                                              \
-    INLINE void rule##_body(REAL *p UNUSED, REAL g, rule##_state *x UNUSED,     \
-                            const rule##_values *s UNUSED, const rule##_choice on UNUSED)
-#include "rules.h"
-
 #define SLOT_POINTER(name, when, sign) REAL *restrict name = slots[k++];
 #define SLOT_LOAD(name, when, sign) if (on.when) x.name = name[i];
 #define SLOT_STORE(name, when, sign) if (on.when) name[i] = x.name;
-#define SWITCH_READ(name) on.name = (int)(switches >> bit++ & 1);
-#define SWITCH_COUNT(name) +1
-#define SCALAR_READ(name) s.name = (REAL)*scalars++;
 
-/* A loop with its switches as compile-time constants, and the choice among its variants. A constant past
- * the rule's own switches is unreachable and compiles to nothing. */
-#define VARIANT(rule, mask)                                                     \
-    case mask:                                                                  \
-        if (mask < 1u << (0 rule##_switches(SWITCH_COUNT))) {                   \
-            rule##_loop(n, param, grad, slots, scalars, mask, t);               \
-        }                                                                       \
-        break;
+#define CALL_LOOP(rule, mask) rule##_loop(n, param, grad, slots, scalars, mask, t)
 #define LOOPS(rule)                                                             \
     INLINE void rule##_loop(int64_t n, REAL *restrict p, const REAL *restrict g, void *const *slots, \
                             const double *scalars, const uint32_t switches, const gradient_transform t) { \
-        int k = 0, bit = 0;                                                     \
-        rule##_values s;                                                        \
-        rule##_choice on = {.always = 1};                                       \
-        rule##_switches(SWITCH_READ) rule##_scalars(SCALAR_READ) rule##_slots(SLOT_POINTER) \
-        (void)k; (void)bit; (void)switches; (void)slots; (void)scalars;         \
+        int k = 0;                                                              \
+        READ_CHOICE(rule)                                                       \
+        rule##_slots(SLOT_POINTER)                                              \
+        (void)k; (void)slots;                                                   \
         _Pragma("omp simd")                                                     \
         for (int64_t i = 0; i < n; i++) {                                       \
-            rule##_state x = {0};                                               \
+            rule##_state x = {};                                                \
             rule##_slots(SLOT_LOAD)                                             \
             rule##_body(p + i, clamped(g[i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
             rule##_slots(SLOT_STORE)                                            \
@@ -70,14 +30,47 @@ FGD_RULES(STRUCTS)
     static void rule##_update(int64_t n, void *param, const void *grad, void *const *slots, \
                               const double *scalars, uint32_t switches, const fgd_prepare *prepare) { \
         const gradient_transform t = transform_of(prepare);                     \
-        switch (switches) {                                                     \
-            VARIANT(rule, 0) VARIANT(rule, 1) VARIANT(rule, 2) VARIANT(rule, 3) \
-            VARIANT(rule, 4) VARIANT(rule, 5) VARIANT(rule, 6) VARIANT(rule, 7) \
-            VARIANT(rule, 8) VARIANT(rule, 9) VARIANT(rule, 10) VARIANT(rule, 11) \
-            VARIANT(rule, 12) VARIANT(rule, 13) VARIANT(rule, 14) VARIANT(rule, 15) \
-        }                                                                       \
+        switch (switches) { VARIANTS(rule, CALL_LOOP) }                         \
     }
 FGD_RULES(LOOPS)
+
+#define TRY_POINTER(name, when, sign) const REAL *name = slots[k++];
+#define TRY_ELEMENT(rule, of, e, lane)                                          \
+    const int64_t i = e;                                                        \
+    rule##_state x = {0};                                                       \
+    REAL param = p[i];                                                          \
+    const REAL gradient = clamped(g[i] * t.unscale, t.bound) * t.coef;          \
+    rule##_slots(SLOT_LOAD)                                                     \
+    sum[lane] += (double)param * (double)param;                                 \
+    rule##_body(&param, gradient, &x, &s, on);                                  \
+    const double other = (double)(FGD_TRUST_##of == FGD_TRUST_STEP ? param : gradient); \
+    other_sum[lane] += other * other;
+#define CALL_TRY(rule, mask) rule##_try_loop(n, param, grad, slots, scalars, mask, t, params, others)
+#define TRY_LOOPS(rule, of)                                                     \
+    INLINE void rule##_try_loop(int64_t n, const REAL *p, const REAL *g, void *const *slots, \
+                                const double *scalars, const uint32_t switches, const gradient_transform t, \
+                                double *params, double *others) {               \
+        int k = 0;                                                              \
+        int64_t at = 0;                                                         \
+        double sum[FGD_LANES], other_sum[FGD_LANES];                            \
+        READ_CHOICE(rule)                                                       \
+        rule##_slots(TRY_POINTER)                                               \
+        (void)k; (void)slots;                                                   \
+        memcpy(sum, params, sizeof sum), memcpy(other_sum, others, sizeof other_sum); \
+        for (; at + FGD_LANES <= n; at += FGD_LANES) {                          \
+            _Pragma("omp simd")                                                 \
+            for (int lane = 0; lane < FGD_LANES; lane++) { TRY_ELEMENT(rule, of, at + lane, lane) } \
+        }                                                                       \
+        for (int lane = 0; at + lane < n; lane++) { TRY_ELEMENT(rule, of, at + lane, lane) } \
+        memcpy(params, sum, sizeof sum), memcpy(others, other_sum, sizeof other_sum); \
+    }                                                                           \
+    static void rule##_try(int64_t n, const void *param, const void *grad, void *const *slots, \
+                           const double *scalars, uint32_t switches, const fgd_prepare *prepare, \
+                           double *params, double *others) {                    \
+        const gradient_transform t = transform_of(prepare);                     \
+        switch (switches) { VARIANTS(rule, CALL_TRY) }                          \
+    }
+FGD_TRUSTED(TRY_LOOPS)
 
 static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prepare) {
     const gradient_transform t = transform_of(prepare);
@@ -137,8 +130,10 @@ static double maxabs(int64_t n, const void *grad) {
 }
 
 #define TABLE_ENTRY(rule) [FGD_RULE_##rule] = rule##_update,
+#define TRY_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_try,
 const fgd_kernels FGD_TABLE(fgd_kernels) = {
     .update = {FGD_RULES(TABLE_ENTRY)},
+    .attempt = {FGD_TRUSTED(TRY_ENTRY)},
     .clip = clip,
     .sumsq = sumsq,
     .sumsq_prepared = sumsq_prepared,

@@ -1,9 +1,10 @@
 /* Measuring gradients: norms from sums over chunks in a fixed order, and the first element not finite. */
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include "job.h"
-#include "operand.h"
+#include "view.h"
 
 /* Squares of float64 may overflow, or lose bits below this sum; then they are taken again, scaled. */
 #define TINY_SUM 1e-280
@@ -21,20 +22,18 @@ static double measure_run(const fgd_kernels *k, measurement what, int64_t n, con
     return m > largest || isnan(m) ? m : largest;
 }
 
-static double measure_chunk(const chunk *c, measurement what, const fgd_prepare *prepare, double scale) {
-    const fgd_kernels *k = fgd_kernels_for(c->tensor->dtype);
-    const int64_t item = fgd_item_size(c->tensor->dtype);
-    const fgd_operand g = fgd_operand_of(c->tensor->grad, c->tensor->layout, GRAD_ROW, item);
+static double measure_chunk(const job *j, const chunk *c, measurement what, const fgd_prepare *prepare,
+                            double scale) {
+    const fgd_tensor *t = c->tensor;
+    const int real = fgd_gradient_real(j, t);
+    const fgd_kernels *k = fgd_kernels_for(real);
+    const view g = fgd_view_of(t->grad, t->grad_dtype, real, t->layout, GRAD_ROW);
+    const int64_t end = c->offset + c->n, most = g.in_place ? c->n : PIECE;
+    char buffer[PIECE_BYTES] __attribute__((aligned(64)));
     double lanes[FGD_LANES] = {0}, largest = 0;
-    if (fgd_is_direct(&g)) {
-        largest = measure_run(k, what, c->n, g.base + c->offset * item, prepare, scale, lanes, largest);
-    } else {
-        double packed[GATHER];
-        for (int64_t i = 0; i < c->n && !isnan(largest); i += GATHER) {
-            const int64_t n = c->n - i < GATHER ? c->n - i : GATHER;
-            fgd_gather(&g, c->offset + i, n, packed);
-            largest = measure_run(k, what, n, packed, prepare, scale, lanes, largest);
-        }
+    for (int64_t at = c->offset; at < end && !isnan(largest); at += most) {
+        const int64_t n = end - at < most ? end - at : most;
+        largest = measure_run(k, what, n, fgd_load(&g, at, n, buffer, 0), prepare, scale, lanes, largest);
     }
     return what == MAXABS ? largest : fgd_fold_lanes(lanes);
 }
@@ -47,7 +46,7 @@ static measurement what_to_measure(const fgd_options *o) {
 void fgd_measure_chunk(const job *j, int64_t c, int64_t *cursor) {
     const chunk piece = fgd_chunk_at(j, c, cursor);
     const fgd_prepare prepare = fgd_before_norm(j->options);
-    j->partial[c] = measure_chunk(&piece, what_to_measure(j->options), &prepare, 1);
+    j->partial[c] = measure_chunk(j, &piece, what_to_measure(j->options), &prepare, 1);
 }
 
 /* Partial results of chunks [from, to) put together in order. */
@@ -61,28 +60,31 @@ static double fold(const double *partial, int64_t from, int64_t to, measurement 
     return total;
 }
 
+static int64_t first_nonfinite(const job *j, const chunk *c) {
+    const fgd_tensor *t = c->tensor;
+    const int real = fgd_gradient_real(j, t);
+    const view g = fgd_view_of(t->grad, t->grad_dtype, real, t->layout, GRAD_ROW);
+    for (int64_t i = c->offset; i < c->offset + c->n; i++) {
+        double number; /* or a float in its first half */
+        float narrow;
+        const void *at = fgd_load(&g, i, 1, &number, 1);
+        memcpy(&narrow, at, sizeof narrow);
+        if (real == FGD_F64 ? !isfinite(number) : !isfinite(narrow)) return i;
+    }
+    return -1;
+}
+
 /* The first element that is not finite in chunks [from, to), in memory order; 0 when there is none. */
 static int find_nonfinite(const job *j, int64_t from, int64_t to, int64_t *tensor, int64_t *element) {
     int64_t cursor = 0;
     for (int64_t at = from; at < to; at++) {
         if (isfinite(j->partial[at])) continue;
         const chunk c = fgd_chunk_at(j, at, &cursor);
-        const int64_t item = fgd_item_size(c.tensor->dtype);
-        const fgd_operand g = fgd_operand_of(c.tensor->grad, c.tensor->layout, GRAD_ROW, item);
-        for (int64_t i = 0; i < c.n; i++) {
-            double value;
-            float narrow;
-            if (item == 8) {
-                fgd_gather(&g, c.offset + i, 1, &value);
-            } else {
-                fgd_gather(&g, c.offset + i, 1, &narrow);
-                value = (double)narrow;
-            }
-            if (!isfinite(value)) {
-                *tensor = cursor;
-                *element = c.offset + i;
-                return 1;
-            }
+        const int64_t i = first_nonfinite(j, &c);
+        if (i >= 0) {
+            *tensor = cursor;
+            *element = i;
+            return 1;
         }
     }
     return 0;
@@ -96,7 +98,7 @@ static double scaled_norm(const job *j, int64_t from, int64_t to, double *sumsq)
     int64_t cursor = 0;
     for (int64_t c = from; c < to; c++) {
         const chunk piece = fgd_chunk_at(j, c, &cursor);
-        const double m = measure_chunk(&piece, MAXABS, &plain, 1);
+        const double m = measure_chunk(j, &piece, MAXABS, &plain, 1);
         largest = m > largest ? m : largest;
     }
     largest = fmin(largest * prepare.unscale, prepare.bound);
@@ -106,7 +108,7 @@ static double scaled_norm(const job *j, int64_t from, int64_t to, double *sumsq)
     cursor = 0;
     for (int64_t c = from; c < to; c++) {
         const chunk piece = fgd_chunk_at(j, c, &cursor);
-        total += measure_chunk(&piece, SUMSQ_PREPARED, &prepare, ldexp(1, -exponent));
+        total += measure_chunk(j, &piece, SUMSQ_PREPARED, &prepare, ldexp(1, -exponent));
     }
     *sumsq = ldexp(total, 2 * exponent);
     return ldexp(sqrt(total), exponent);
@@ -129,25 +131,48 @@ static double norm_of(const job *j, int64_t from, int64_t to, double folded, int
     return sqrt(folded) * unscale;
 }
 
+static double coef_of(const fgd_options *o, double norm) {
+    const double coef = o->clip_norm / (norm + 1e-6);
+    if (isinf(o->clip_norm) || (o->normalize && norm == 0)) return 1;
+    return coef > 1 && !o->normalize ? 1 : coef;
+}
+
+static double norm_of_tensors(const job *j, int64_t first, int64_t end) {
+    const int64_t from = j->first_chunk[first], to = j->first_chunk[end];
+    const double folded = fold(j->partial, from, to, what_to_measure(j->options));
+    int64_t tensor, element;
+    double sumsq;
+    const int finite = isfinite(folded) || !find_nonfinite(j, from, to, &tensor, &element);
+    return norm_of(j, from, to, folded, finite, &sumsq);
+}
+
+/* Coefficients by the norms of groups of tensors, or of each tensor; the smallest goes into the report. */
+static void finish_scopes(const job *j) {
+    const int each = j->options->scope == FGD_SCOPE_TENSOR;
+    for (int64_t t = 0, next; t < j->n_tensors; t = next) {
+        for (next = t + 1; next < j->n_tensors && !each;)
+            if (j->tensors[next].norm_group == j->tensors[t].norm_group) next++;
+            else break;
+        const double coef = coef_of(j->options, norm_of_tensors(j, t, next));
+        for (int64_t i = t; i < next; i++) j->factors[i].coef = coef;
+        if (t == 0 || coef < j->report->clip_coef) j->report->clip_coef = coef;
+    }
+}
+
 void fgd_finish_measure(const job *j, double *norms) {
     fgd_report *r = j->report;
-    const measurement what = what_to_measure(j->options);
-    const double folded = fold(j->partial, 0, j->n_chunks, what);
+    const fgd_options *o = j->options;
+    const measurement what = what_to_measure(o);
     r->measured = 1;
-    if (!isfinite(folded)) find_nonfinite(j, 0, j->n_chunks, &r->nonfinite_tensor, &r->nonfinite_element);
-    r->norm = norm_of(j, 0, j->n_chunks, folded, r->nonfinite_tensor < 0, &r->sumsq);
-    if (!isinf(j->options->clip_norm)) {
-        const double coef = j->options->clip_norm / (r->norm + 1e-6);
-        r->clip_coef = coef > 1 ? 1 : coef;
+    if (j->measure) {
+        const double folded = fold(j->partial, 0, j->n_chunks, what);
+        if (!isfinite(folded)) find_nonfinite(j, 0, j->n_chunks, &r->nonfinite_tensor, &r->nonfinite_element);
+        r->norm = norm_of(j, 0, j->n_chunks, folded, r->nonfinite_tensor < 0, &r->sumsq);
     }
+    if (!(o->total_norm < 0)) r->norm = o->total_norm;
+    if (o->scope == FGD_SCOPE_ALL) r->clip_coef = coef_of(o, r->norm);
+    else if (!isinf(o->clip_norm)) finish_scopes(j);
     /* finite elements of float64 may have a norm beyond it, by which nothing can be clipped */
-    r->skipped = j->options->skip_nonfinite && (r->nonfinite_tensor >= 0 || !isfinite(r->norm));
-    for (int64_t t = 0; norms && t < j->n_tensors; t++) {
-        const int64_t from = j->first_chunk[t], to = j->first_chunk[t + 1];
-        const double own = fold(j->partial, from, to, what);
-        int64_t tensor, element;
-        double sumsq;
-        const int finite = isfinite(own) || !find_nonfinite(j, from, to, &tensor, &element);
-        norms[t] = norm_of(j, from, to, own, finite, &sumsq);
-    }
+    r->skipped = o->skip_nonfinite && (r->nonfinite_tensor >= 0 || !isfinite(r->norm));
+    for (int64_t t = 0; norms && t < j->n_tensors; t++) norms[t] = norm_of_tensors(j, t, t + 1);
 }

@@ -13,6 +13,10 @@
 #define COUNT_SLOT(name, when, sign) +1
 #define COUNT(name) +1
 #define ENUMERATOR(name) name,
+#define SCALAR_ENUMERATOR(name) scalar_##name,
+
+/* where a rule has no such scalar */
+enum { scalar_trust = -1 };
 
 /* A function a rule, so that its switches can be enumerated under their plain names. */
 #define ROW(rule)                                                               \
@@ -23,6 +27,7 @@
     static const fgd_rule *rule##_row(void) {                                   \
         enum { always = -1, rule##_switches(ENUMERATOR) };                      \
         enum { signed_, unsigned_ };                                            \
+        enum { rule##_scalars(SCALAR_ENUMERATOR) };                             \
         static const fgd_rule row = {                                           \
             .name = #rule,                                                      \
             .n_slots = 0 rule##_slots(COUNT_SLOT),                              \
@@ -33,6 +38,8 @@
             .switches = {rule##_switches(NAME)},                                \
             .scalars = {rule##_scalars(NAME)},                                  \
             .slot_unsigned = {rule##_slots(SIGN_OF_SLOT)},                      \
+            .decay = scalar_decay,                                              \
+            .trust = scalar_trust,                                              \
         };                                                                      \
         return &row;                                                            \
     }
@@ -72,6 +79,8 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_LABEL: return "a class label is outside 0 .. classes - 1";
         case FGD_ERROR_GEMM: return "no matrix product has been set for this dtype, or it failed";
         case FGD_ERROR_ACTIVATION: return "there is no such activation";
+        case FGD_ERROR_ROUNDING: return "there is no such rounding, or not for this dtype";
+        case FGD_ERROR_ROWS: return "row numbers or their width are wrong, or rows do not go with another option";
         default: return "unknown error code";
     }
 }

@@ -3,7 +3,7 @@
  * RULE(name) opens a function of  REAL *p  (the parameter),  REAL g  (its gradient, unscaled and clipped),
  * x  (the state slots),  s  (the scalars)  and  on  (the switches, constants when compiled). Only + - * /
  * and sqrt, which IEEE 754 rounds correctly, so that every instruction set gives the same bits.
- * fastgd/rules.py has the same formulas in Python; a change here is a change there.
+ * fastgd/rules/ has the same formulas in Python; a change here is a change there.
  *
  * Every body ends in  *p = s->decay * *p - <the step>;  decay is 1 when nothing decays. Callers rely on it: with
  * decay 0 a kernel leaves exactly minus the step in *p. So the parameter enters the step only where the formula
@@ -60,4 +60,36 @@ RULE(adam) {
         x->max_exp_avg_sq = second;
     }
     *p = s->decay * *p - s->step_size * (x->exp_avg / (SQRT(second) * s->inv_sqrt_bias_correction2 + s->eps));
+}
+
+/* LAMB, You et al. 2020, algorithm 2. trust is the trust ratio of the tensor (trust.c):
+ *   u = m_hat / (sqrt(v_hat) + eps) + weight_decay p;   p = p - lr trust u */
+RULE(lamb) {
+    REAL update;
+    x->exp_avg = x->exp_avg + s->one_minus_beta1 * (g - x->exp_avg);
+    x->exp_avg_sq = s->beta2 * x->exp_avg_sq + s->one_minus_beta2 * (g * g);
+    update = x->exp_avg / (SQRT(x->exp_avg_sq) * s->inv_sqrt_bias_correction2 + s->eps);
+    update = s->inv_bias_correction1 * update;
+    if (on.weight_decay) update = update + s->weight_decay * *p;
+    *p = s->decay * *p - s->lr * (s->trust * update);
+}
+
+/* LARS, You, Gitman and Ginsburg 2017, algorithm 1:  b = momentum b + lr trust (g + weight_decay p);  p = p - b
+ * or with Nesterov  p = p - (momentum b + lr trust (g + weight_decay p)). */
+RULE(lars) {
+    REAL update = on.weight_decay ? g + s->weight_decay * *p : g;
+    update = s->lr * (s->trust * update);
+    if (on.momentum) {
+        x->momentum_buffer = s->momentum * x->momentum_buffer + update;
+        update = on.nesterov ? update + s->momentum * x->momentum_buffer : x->momentum_buffer;
+    }
+    *p = s->decay * *p - update;
+}
+
+/* An average takes in what stands in place of the gradient:  p = p + weight (g - p)
+ * From the nearer end, so that weight 1 gives g exactly: past one half decay is 0 and  p = g - rest (g - p)
+ * with rest = 1 - weight. */
+RULE(lerp) {
+    const REAL back = on.past_half ? s->rest * (g - *p) - g : s->weight * (*p - g);
+    *p = s->decay * *p - back;
 }

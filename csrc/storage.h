@@ -41,7 +41,8 @@ INLINE float narrowed(REAL x) {
 
 /* ---- Random bits ----------------------------------------------------------------------------------- */
 
-/* The hash "lowbias32" with the constants of Ettinger's hash-prospector (16 21f0aaad 15 735a2d97 15), keyed
+/* 32 bits, of which one array takes the upper and another the lower half: 16 are enough for every rounding.
+ * The hash "lowbias32" with the constants of Ettinger's hash-prospector (16 21f0aaad 15 735a2d97 15), keyed
  * before each multiplication. A counter-based generator: no state, any element can be had at once. */
 INLINE uint32_t random_bits(uint32_t element, uint32_t key0, uint32_t key1) {
     uint32_t z = element ^ key0;
@@ -55,18 +56,22 @@ INLINE uint32_t random_bits(uint32_t element, uint32_t key0, uint32_t key1) {
 
 INLINE float bf16_decode(uint16_t b) { return from_bits((uint32_t)b << 16); }
 
-/* `below` is what is added before the lower half is cut off: random, or half an ulp less one and ties to even */
-INLINE uint16_t bf16_cut(uint32_t bits, uint32_t below) {
-    const uint32_t nan = (bits >> 16 & 0x8000) | 0x7fc0;
-    return (uint16_t)((bits & ~SIGN_BIT) > INFINITE_BITS ? nan : (bits + below) >> 16);
+/* `below` is what is added before the lower half is cut off: random, or half an ulp less one and ties to even.
+ * Magnitudes above that of the quiet NaN, which are other NaNs and would overflow, become it; arithmetic gives
+ * no signalling NaN. */
+INLINE uint32_t quiet(uint32_t bits) {
+    const int32_t positive = (int32_t)bits > 0x7fc00000 ? 0x7fc00000 : (int32_t)bits;
+    return (uint32_t)positive > 0xffc00000u ? 0xffc00000u : (uint32_t)positive;
 }
 
+INLINE uint16_t bf16_cut(uint32_t bits, uint32_t below) { return (uint16_t)((bits + below) >> 16); }
+
 INLINE uint16_t bf16_nearest(float x) {
-    const uint32_t bits = bits_of(x);
+    const uint32_t bits = quiet(bits_of(x));
     return bf16_cut(bits, 0x7fff + (bits >> 16 & 1));
 }
 
-INLINE uint16_t bf16_stochastic(float x, uint32_t random) { return bf16_cut(bits_of(x), random >> 16); }
+INLINE uint16_t bf16_stochastic(float x, uint32_t random16) { return bf16_cut(quiet(bits_of(x)), random16); }
 
 /* ---- float16 --------------------------------------------------------------------------------------- */
 
@@ -99,8 +104,8 @@ INLINE uint16_t f16_nearest(float x) {
     return f16_pack(bits, normal, bits_of(small + 0.5f) - bits_of(0.5f));
 }
 
-INLINE uint16_t f16_stochastic(float x, uint32_t random) {
-    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT, below = random >> 19;
+INLINE uint16_t f16_stochastic(float x, uint32_t random16) {
+    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT, below = random16 >> 3;
     const float small = magnitude < F16_MIN_NORMAL ? from_bits(magnitude) : 0;
     const uint32_t fixed = (uint32_t)(int32_t)(small * 0x1p37f); /* in units of 2^-37 */
     return f16_pack(bits, (magnitude - F16_REBIAS + below) >> 13, (fixed + below) >> 13);
@@ -113,8 +118,8 @@ INLINE float split_join(uint16_t high, int16_t low) {
 }
 
 /* Half an ulp rounds up, so that the rest is in -2^15 .. 2^15 - 1. NaN has no rest. */
-INLINE uint16_t split_high(float x) { return bf16_cut(bits_of(x), 0x8000); }
-INLINE int16_t split_low(float x) { return x == x ? (int16_t)(uint16_t)bits_of(x) : 0; }
+INLINE uint16_t split_high(float x) { return bf16_cut(quiet(bits_of(x)), 0x8000); }
+INLINE int16_t split_low(float x) { return (int16_t)(uint16_t)quiet(bits_of(x)); }
 
 /* ---- 8 bits ---------------------------------------------------------------------------------------- */
 
@@ -152,6 +157,6 @@ INLINE uint8_t code_encode(float x, uint32_t below, int32_t base, int is_unsigne
 }
 
 #define NEAREST_CODE (1u << (CODE_SHIFT - 1))
-INLINE uint32_t stochastic_code(uint32_t random) { return random >> (32 - CODE_SHIFT); }
+INLINE uint32_t stochastic_code(uint32_t random16) { return random16 << (CODE_SHIFT - 16); }
 
 #endif

@@ -2,25 +2,8 @@
  * precision. */
 #include "storage_kernels.h"
 
-#include "storage.h"
-
-/* ---- Random bits ----------------------------------------------------------------------------------- */
-
-typedef struct keys {
-    uint32_t first, key0, key1;
-} keys;
-
-/* Elements are counted in 64 bits; a run does not cross a multiple of 2^32, whose upper half is hashed in here
- * (the finaliser of splitmix64, Steele, Lea and Flood 2014). */
-static keys keys_of(const fgd_noise *noise) {
-    uint64_t z = noise->key + (uint64_t)(noise->first >> 32) * 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (keys){(uint32_t)noise->first, (uint32_t)z, (uint32_t)(z >> 32)};
-}
-
-#define RANDOM(i) random_bits(k.first + (uint32_t)(i), k.key0, k.key1)
+#include "codes.h"
+#include "noise.h"
 
 /* ---- One number at a time --------------------------------------------------------------------------- */
 
@@ -47,13 +30,14 @@ LOADS(f16, uint16_t, f16_decode)
 WIDE_STORES(f32, float)
 WIDE_STORES(f64, double)
 
-/* The smallest number in place of 0 for what is not 0 and may not become it. */
-INLINE uint16_t above_zero(uint16_t stored, float x, int is_unsigned) {
+/* What is never negative divides, so it is not rounded to 0; bfloat16 has float32's range and does not. */
+INLINE uint16_t f16_above_zero(uint16_t stored, float x, int is_unsigned) {
     return is_unsigned && x > 0 && stored == 0 ? 1 : stored;
 }
+INLINE uint16_t bf16_above_zero(uint16_t stored, float x UNUSED, int is_unsigned UNUSED) { return stored; }
 
 #define NARROW_STORES(name)                                                     \
-    static void store_##name(int64_t n, const void *real, void *stored, int is_unsigned, \
+    static void store_##name(int64_t n, const void *real, void *stored, int is_unsigned UNUSED, \
                              const fgd_noise *noise) {                          \
         const REAL *restrict in = real;                                         \
         uint16_t *restrict out = stored;                                        \
@@ -61,7 +45,7 @@ INLINE uint16_t above_zero(uint16_t stored, float x, int is_unsigned) {
             _Pragma("omp simd")                                                 \
             for (int64_t i = 0; i < n; i++) {                                   \
                 const float x = narrowed(in[i]);                                \
-                out[i] = above_zero(name##_nearest(x), x, is_unsigned);         \
+                out[i] = name##_above_zero(name##_nearest(x), x, is_unsigned);         \
             }                                                                   \
             return;                                                             \
         }                                                                       \
@@ -69,7 +53,7 @@ INLINE uint16_t above_zero(uint16_t stored, float x, int is_unsigned) {
         _Pragma("omp simd")                                                     \
         for (int64_t i = 0; i < n; i++) {                                       \
             const float x = narrowed(in[i]);                                    \
-            out[i] = above_zero(name##_stochastic(x, RANDOM(i)), x, is_unsigned); \
+            out[i] = name##_above_zero(name##_stochastic(x, random16(k, i)), x, is_unsigned); \
         }                                                                       \
     }
 NARROW_STORES(bf16)
@@ -95,55 +79,25 @@ static void store_split(int64_t n, const void *real, void *high, void *low) {
     }
 }
 
-/* ---- Codes: a block at a time ------------------------------------------------------------------------ */
-
-INLINE void decode_block(int64_t n, const uint8_t *restrict codes, int32_t base, REAL *restrict out,
-                         const int is_unsigned) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) out[i] = (REAL)code_decode(codes[i], base, is_unsigned);
-}
+/* ---- Codes ------------------------------------------------------------------------------------------ */
 
 static void load_codes(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real, int is_unsigned) {
     REAL *out = real;
     for (int64_t i = 0; i < n; i += FGD_BLOCK) {
         const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
-        const int32_t base = code_base(*exponents++, is_unsigned);
-        if (is_unsigned) decode_block(m, codes + i, base, out + i, 1);
-        else decode_block(m, codes + i, base, out + i, 0);
-    }
-}
-
-INLINE void encode_block(int64_t n, const REAL *restrict in, uint8_t *restrict codes, int32_t base,
-                         const int is_unsigned, const keys *noise, uint32_t at) {
-    if (!noise) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++)
-            codes[i] = code_encode(narrowed(in[i]), NEAREST_CODE, base, is_unsigned);
-        return;
-    }
-    const keys k = *noise;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t below = stochastic_code(RANDOM(at + i));
-        codes[i] = code_encode(narrowed(in[i]), below, base, is_unsigned);
+        decode_block(m, codes + i, code_base(*exponents++, is_unsigned), out + i, is_unsigned);
     }
 }
 
 static void store_codes(int64_t n, const void *real, uint8_t *codes, uint8_t *exponents, int is_unsigned,
                         const fgd_noise *noise) {
+    const keys k = noise ? keys_of(noise) : (keys){0};
+    uint32_t random[FGD_BLOCK];
     const REAL *in = real;
-    const keys k = noise ? keys_of(noise) : (keys){0, 0, 0}, *random = noise ? &k : NULL;
     for (int64_t i = 0; i < n; i += FGD_BLOCK) {
         const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
-        uint32_t largest = 0;
-#pragma omp simd reduction(max : largest)
-        for (int64_t e = 0; e < m; e++) {
-            const uint32_t magnitude = bits_of(narrowed(in[i + e])) & ~SIGN_BIT;
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        const int32_t base = code_base(*exponents++ = block_exponent(largest), is_unsigned);
-        if (is_unsigned) encode_block(m, in + i, codes + i, base, 1, random, (uint32_t)i);
-        else encode_block(m, in + i, codes + i, base, 0, random, (uint32_t)i);
+        if (noise) fill_random(m, random, k, (uint32_t)i);
+        *exponents++ = encode_block(m, in + i, codes + i, is_unsigned, noise ? random : NULL, k.shift);
     }
 }
 

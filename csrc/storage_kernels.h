@@ -6,10 +6,13 @@
 
 #include "fastgd.h"
 
-/* Where random bits come from: a key for the step and the array, and the index of the run's first element. */
+/* Where random bits come from: a key for the step and the array, the index of the run's first element, and
+ * which half of the 32 bits is taken. Elements are counted in 64 bits; a run does not cross a multiple of
+ * 2^32. */
 typedef struct fgd_noise {
     uint64_t key;
     int64_t first;
+    int lower;
 } fgd_noise;
 
 enum { FGD_FLOATS = FGD_F16 + 1 }; /* dtypes that hold a number each by itself */

@@ -26,6 +26,12 @@ FORMULA(lars) {
     return param > 0 && other > 0 ? s.trust_coefficient * param / (other + s.weight_decay * param + s.eps) : 1;
 }
 
+int fgd_trust_of(int rule) {
+#define OF(rule, of) case FGD_RULE_##rule: return FGD_TRUST_##of;
+    switch (rule) { FGD_TRUSTED(OF) }
+    return FGD_TRUST_NONE;
+}
+
 double fgd_trust_ratio(const fgd_group *group, double param, double other) {
 #define CASE(rule, of) case FGD_RULE_##rule: return rule##_trust(group->scalars, param, other);
     switch (group->rule) { FGD_TRUSTED(CASE) }

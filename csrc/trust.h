@@ -4,7 +4,11 @@
 
 #include "fastgd.h"
 
-/* param: norm of the parameter; other: norm of what the rule's trust_of says. 1 for rules that have none. */
+/* The vector whose norm is set against the parameter's: the step, or the gradient. */
+enum { FGD_TRUST_NONE, FGD_TRUST_STEP, FGD_TRUST_GRADIENT };
+int fgd_trust_of(int rule);
+
+/* param: norm of the parameter; other: norm of what fgd_trust_of says. 1 for rules that have none. */
 double fgd_trust_ratio(const fgd_group *group, double param, double other);
 
 #endif

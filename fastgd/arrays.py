@@ -253,3 +253,15 @@ def collapsed(arrays: Sequence[Array], order: Sequence[int]) -> Layout | None:
 def as_arrays(values: Iterable[Any], what: str, *, writable: bool = False) -> list[Array]:
     """`as_array` for each value; errors call them "what 0", "what 1", ..."""
     return [as_array(v, f"{what} {i}", writable=writable) for i, v in enumerate(listed(values, f"{what}s"))]
+
+
+def owned_arrays(values: Iterable[Any], what: str) -> list[Array]:
+    """Arrays to be written, as `as_arrays`; also ValueError for any two elements that share memory."""
+    arrays = as_arrays(values, what, writable=True)
+    for i, array in enumerate(arrays):
+        if overlaps_itself(array):
+            raise ValueError(f"{what} {i} overlaps itself: several of its elements share memory")
+    pair = first_overlap(arrays)
+    if pair:
+        raise ValueError(f"{what} {pair[0]} and {what} {pair[1]} share memory")
+    return arrays

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Array, arithmetic, as_arrays, first_overlap, overlaps_itself
+from fastgd.arrays import Array, arithmetic, as_arrays, owned_arrays
 from fastgd.backends.base import Backend, Options
 from fastgd.checks import flag, limit, named, number, real
 from fastgd.interrupts import uninterrupted
@@ -21,17 +21,6 @@ def _norm_type(norm_type: float) -> float:
     if value not in (2.0, math.inf):
         raise ValueError(f"norm_type must be 2 or infinity, not {norm_type!r}")
     return value
-
-
-def _owned(grads: Iterable[Any]) -> list[Array]:
-    arrays = as_arrays(grads, "gradient", writable=True)
-    for i, array in enumerate(arrays):
-        if overlaps_itself(array):
-            raise ValueError(f"gradient {i} overlaps itself: several of its elements share memory")
-    pair = first_overlap(arrays)
-    if pair:
-        raise ValueError(f"gradient {pair[0]} and gradient {pair[1]} share memory")
-    return arrays
 
 
 def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> float:
@@ -69,7 +58,7 @@ def clip_grad_norm_(
     when an element, or the norm itself, is NaN or infinite, and nothing is changed; without it such an
     element spoils all gradients, as in torch.
     """
-    arrays = _owned(grads)
+    arrays = owned_arrays(grads, "gradient")
     options = Options(
         clip_norm=named("max_norm", limit, max_norm),
         norm=_norm_type(norm_type),
@@ -86,7 +75,7 @@ def clip_grad_norm_(
 
 def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = "auto") -> None:
     """Limits every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN."""
-    arrays = _owned(grads)
+    arrays = owned_arrays(grads, "gradient")
     options = Options(clip_value=named("clip_value", limit, clip_value))
     backends.get(backend).clip(arrays, options)
 
@@ -96,7 +85,7 @@ def normalize_grads_(grads: Iterable[Any], norm: float = 1.0, *, backend: str = 
 
     They are multiplied by `norm / (norm before + 1e-6)`.
     """
-    arrays = _owned(grads)
+    arrays = owned_arrays(grads, "gradient")
     options = Options(clip_norm=named("norm", limit, norm), normalize=True, measure=True)
     return backends.get(backend).clip(arrays, options).norm
 
@@ -120,7 +109,7 @@ def clip_grad_adaptive_(
     Returns the smallest of these coefficients, 1.0 for none. `step(grads, clip_adaptive=clip_factor)` clips
     alike, without writing the gradients.
     """
-    owned, given = _owned(grads), as_arrays(params, "parameter")
+    owned, given = owned_arrays(grads, "gradient"), as_arrays(params, "parameter")
     factor, least = named("clip_factor", limit, clip_factor), named("eps", number(0), eps)
     if len(owned) != len(given):
         raise ValueError(f"got {len(owned)} gradients for {len(given)} parameters")

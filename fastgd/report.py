@@ -23,9 +23,10 @@ class NonFinite(NamedTuple):
 class StepReport(NamedTuple):
     """What one step did.
 
-    grad_norm: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm; None when
-        they were not measured, because neither clip_norm nor skip_nonfinite was asked for.
-    clip_coef: what the gradients were multiplied by to respect clip_norm; 1.0 when they were not clipped.
+    grad_norm: global 2-norm of the gradients after grad_scale and clip_value, before clip_norm, or the
+        total_norm that was given; None when neither clip_norm nor skip_nonfinite asked for it.
+    clip_coef: what the gradients were multiplied by to respect clip_norm or clip_adaptive; the smallest, when
+        groups, tensors or units have their own; 1.0 when they were not clipped.
     skipped: True when a gradient was not finite, skip_nonfinite was set, and nothing at all was changed.
     nonfinite: the first element that was not finite; None when there was none, or nothing was measured.
     """

@@ -76,7 +76,7 @@ class Case(NamedTuple):
 
 def cases(rule: str, dtype: Any, sizes: Sequence[int] = SIZES, seed: int = 0) -> Iterator[Case]:
     """A case for each setting of the oracle's table; every other one clips by the global norm."""
-    for k, settings in enumerate(ORACLE[rule][1]):
+    for k, settings in enumerate(ORACLE[rule].settings):
         rng = np.random.default_rng([seed, k])
         params = [rng.standard_normal(n).astype(dtype) for n in sizes]
         grads = [[rng.standard_normal(n).astype(dtype) for n in sizes] for _ in range(STEPS)]

@@ -10,9 +10,10 @@ from fastgd import backends
 from fastgd.arrays import DTYPES
 from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.oracle import ORACLE
-from fastgd.rules import RULES
+from fastgd.rules import LERP, RULES
 
-SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name][1]]
+SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name].settings]
+LERPS = [(LERP, {"weight": weight}) for weight in (0.3, 0.7)]
 SIZE = 37
 
 
@@ -41,7 +42,7 @@ def stepped(rule, settings, dtype, backend, decay, param, steps=3):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=lambda v: getattr(v, "name", str(v)))
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS + LERPS, ids=lambda v: getattr(v, "name", str(v)))
 def test_every_body_ends_in_decay_times_the_parameter_minus_the_step(rule, settings, dtype, backend):
     param = random(SIZE, 9, dtype)
     minus_step, _ = stepped(rule, settings, dtype, backend, 0.0, param)

@@ -68,7 +68,7 @@ def packed(case):
 def test_the_grid_has_every_rule_and_every_switch():
     assert oracle.ORACLE.keys() == RULES.keys()
     for rule in RULES.values():
-        settings = [{**rule.defaults, **s} for s in oracle.ORACLE[rule.name][1]]
+        settings = [{**rule.defaults, **s} for s in oracle.ORACLE[rule.name].settings]
         extremes = [
             {
                 name: value if isinstance(value, tuple) else type(value)(on)

@@ -8,6 +8,7 @@ import pytest
 
 import fastgd
 from fastgd import verification
+from fastgd.averaging import lerp_
 from fastgd.rules import RULES
 
 torch = pytest.importorskip("torch", reason="torch is not a dependency; pip install torch==2.13.0")
@@ -43,6 +44,15 @@ def test_names_order_and_defaults_are_torchs(rule):
     positional = [n for n, p in theirs.items() if n != "params" and p.kind is p.POSITIONAL_OR_KEYWORD]
     mine = [n for n in RULES[rule].defaults if n in positional]
     assert mine == [n for n in positional if n in mine]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0, 1.5, -0.2, -2.0])
+def test_lerp(weight, dtype):
+    a, t = (np.random.default_rng(i).standard_normal(1000).astype(dtype) for i in (0, 1))
+    right = torch.from_numpy(a.copy()).lerp_(torch.from_numpy(t), weight).numpy()
+    lerp_([a], [t], weight)
+    np.testing.assert_allclose(a, right, rtol=0, atol=TOLERANCE[dtype] * 5)
 
 
 def torch_clipped(grads, max_norm=1.0, norm_type=2.0):

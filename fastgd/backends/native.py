@@ -23,7 +23,7 @@ from fastgd.backends.base import (
     Work,
     folding,
 )
-from fastgd.rules import RULES, Rule
+from fastgd.rules import INTERNAL, RULES, Rule
 from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
 
 
@@ -51,12 +51,12 @@ def _kernel_index(rule: Rule) -> int:
     declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
-            f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
+            f"rule {rule.name!r} differs: fastgd/rules has {declared}, csrc/rules.def {compiled}"
         )
     return index
 
 
-KERNELS = {rule.name: _kernel_index(rule) for rule in RULES.values()}
+KERNELS = {name: _kernel_index(rule) for name, rule in (RULES | INTERNAL).items()}
 
 
 def _pointer(array: Array) -> Any:

@@ -114,13 +114,21 @@ void transform_gradients(image *m, const fgd_options *options, double coef) {
 /* ---- Steps ----------------------------------------------------------------------------------------- */
 
 fgd_options no_options(void) {
-    const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = INFINITY};
+    const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = INFINITY,
+                                 .clip_unit = INFINITY, .total_norm = -1};
     return options;
+}
+
+fgd_tensor tensor_of(int64_t size, int dtype) {
+    fgd_tensor t = {.size = size, .dtype = dtype, .grad_dtype = dtype, .copy_dtype = dtype};
+    for (int k = 0; k < FGD_MAX_SLOTS; k++) t.state_dtype[k] = dtype;
+    return t;
 }
 
 /* Sums of squares start positive; scalars are in 0.1 .. 0.9. */
 static step step_of(int variant, int rule, uint32_t switches) {
-    step s = {variant, fgd_rule_at(rule), {rule, switches, variant / 2 % 2, {0}}, {0}};
+    step s = {.variant = variant, .rule = fgd_rule_at(rule)};
+    s.group = (fgd_group){.rule = rule, .switches = switches, .maximize = variant / 2 % 2};
     s.before = image_of(SLOT + s.rule->n_slots);
     for (int i = 0; i < s.rule->n_scalars; i++) s.group.scalars[i] = 0.5 + 0.4 * random_number();
     for (int t = 0; t < TENSORS; t++) {
@@ -152,15 +160,16 @@ static int slot_is_used(const step *s, int slot) {
 
 image step_run(const step *s, const fgd_options *options, manner how, fgd_report *report) {
     static field fields[TENSORS][MAX_OPERANDS];
-    fgd_tensor tensors[TENSORS] = {{0}};
+    fgd_tensor tensors[TENSORS];
     fgd_layout layouts[TENSORS];
-    int64_t strides[TENSORS][MAX_OPERANDS * FIELD_DIMS], counters[TENSORS];
+    int64_t strides[TENSORS][(MAX_OPERANDS + 3) * FIELD_DIMS], counters[TENSORS];
     image after = image_copy(&s->before);
     int plain = 1, intact = 1, counted = 1, read_only = 1;
     if (how.isa >= 0) fgd_set_isa(how.isa);
     fgd_set_num_threads(how.threads);
     for (int t = 0; t < TENSORS; t++) {
         fgd_tensor *c = &tensors[t];
+        *c = tensor_of(tensor_size(t), t % 2 ? FGD_F64 : FGD_F32);
         for (int o = 0; o < after.operands; o++) {
             const placing placed = (placing)((how.first + o * how.next) % PLACINGS);
             fields[t][o] = field_of(image_at(&after, t, o), tensor_size(t), tensor_item(t), placed);
@@ -169,7 +178,6 @@ image step_run(const step *s, const fgd_options *options, manner how, fgd_report
         }
         layouts[t] = (fgd_layout){FIELD_DIMS, fields[t][0].shape, strides[t]};
         counters[t] = 7 + t;
-        c->size = tensor_size(t), c->dtype = t % 2 ? FGD_F64 : FGD_F32;
         c->param = fields[t][PARAM].base, c->grad = fields[t][GRAD].base, c->step = &counters[t];
         /* memory of a slot that is switched off may be given or not; it must not be changed */
         for (int k = 0; k < s->rule->n_slots; k++)

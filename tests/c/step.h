@@ -43,6 +43,9 @@ void every_step(void (*visit)(const step *s));
 
 fgd_options no_options(void);
 
+/* A tensor whose operands are all of this dtype, without pointers. */
+fgd_tensor tensor_of(int64_t size, int dtype);
+
 /* How fgd_update is called: operand o of every tensor lies as (first + o * next) % PLACINGS says. */
 typedef struct manner {
     int isa, threads, first, next;

@@ -28,9 +28,9 @@ static image clipped(const image *before, const fgd_options *options, placing pl
         for (int o = 0; o < 2; o++)
             memcpy(strides[t] + o * FIELD_DIMS, fields[t].strides, sizeof fields[t].strides);
         layouts[t] = (fgd_layout){FIELD_DIMS, fields[t].shape, strides[t]};
-        tensors[t] = (fgd_tensor){.size = tensor_size(t), .dtype = t % 2, .param = fields[t].base,
-                                  .grad = fields[t].base, .step = &counters[t],
-                                  .layout = placed > MISALIGNED ? &layouts[t] : NULL};
+        tensors[t] = tensor_of(tensor_size(t), t % 2);
+        tensors[t].param = fields[t].base, tensors[t].grad = fields[t].base, tensors[t].step = &counters[t];
+        tensors[t].layout = placed > MISALIGNED ? &layouts[t] : NULL;
     }
     const int64_t bytes = fgd_workspace_size(tensors, TENSORS);
     void *workspace = malloc((size_t)bytes);

@@ -27,11 +27,13 @@ static size_t sizes[MAX_OPERANDS];
 
 static void update(const step *s, int64_t n, int dtype, int backwards) {
     const int64_t item = dtype == FGD_F64 ? 8 : 4, bytes = n * item, offset = backwards ? bytes - item : 0;
-    int64_t strides[MAX_OPERANDS], workspace[16], step = 0;
+    int64_t strides[MAX_OPERANDS + 3], workspace[32], step = 0;
     const fgd_layout layout = {1, &n, strides};
-    const fgd_options options = {.grad_scale = 1.5, .clip_value = 1, .clip_norm = 0.5, .measure = 1};
-    fgd_tensor tensor = {.size = n, .dtype = dtype, .step = &step, .layout = backwards ? &layout : NULL};
+    fgd_options options = no_options();
+    fgd_tensor tensor = tensor_of(n, dtype);
     fgd_report report;
+    options.grad_scale = 1.5, options.clip_value = 1, options.clip_norm = 0.5, options.measure = 1;
+    tensor.step = &step, tensor.layout = backwards ? &layout : NULL;
     for (int o = 0; o < MAX_OPERANDS; o++) strides[o] = -item;
     tensor.param = ends[PARAM] - bytes + offset;
     tensor.grad = ends[GRAD] - bytes + offset;

@@ -11,14 +11,14 @@ enum { MOST = 40000, COUNT = 4 };
 
 static double wide[MOST];
 static float narrow[MOST];
-static int64_t workspace[64];
+static int64_t workspace[128];
 
 /* float32 and float64 of the same numbers, and an empty tensor. */
 static const fgd_tensor tensors[COUNT] = {
-    {.size = MOST, .dtype = FGD_F64, .grad = wide},
-    {.size = 0, .dtype = FGD_F64},
-    {.size = 16385, .dtype = FGD_F32, .grad = narrow},
-    {.size = 17, .dtype = FGD_F64, .grad = wide + 3},
+    {.size = MOST, .dtype = FGD_F64, .grad_dtype = FGD_F64, .grad = wide},
+    {.size = 0, .dtype = FGD_F64, .grad_dtype = FGD_F64},
+    {.size = 16385, .dtype = FGD_F32, .grad_dtype = FGD_F32, .grad = narrow},
+    {.size = 17, .dtype = FGD_F64, .grad_dtype = FGD_F64, .grad = wide + 3},
 };
 
 static void fill(double scale) {
@@ -142,7 +142,7 @@ static void test_nothing(void) {
     fgd_options options = no_options();
     fgd_report report;
     options.clip_norm = 1;
-    CHECK(fgd_measure(NULL, 0, &options, NULL, workspace, 8, &report) == FGD_OK, "no tensors");
+    CHECK(fgd_measure(NULL, 0, &options, NULL, workspace, 16, &report) == FGD_OK, "no tensors");
     CHECK(report.norm == 0 && report.sumsq == 0 && report.clip_coef == 1, "%g", report.norm);
     compare(tensors + 1, 1, &options, "an empty tensor");
 }

@@ -5,18 +5,18 @@
 #include <string.h>
 
 #include "check.h"
-#include "fastgd.h"
+#include "step.h"
 
 enum { COUNT = 3, SIZE = 24, UPDATE = 1, MEASURE = 2, CLIP = 4, ALL = 7, NO_TENSOR = -1 };
 
 /* Everything a call may read or write. */
 typedef struct memory {
     double param[COUNT][SIZE], grad[COUNT][SIZE], state[COUNT][SIZE];
-    int64_t step[COUNT], workspace[16];
+    int64_t step[COUNT], workspace[64];
 } memory;
 
 static memory m, untouched;
-static const int64_t strides[FGD_MAX_DIMS * 3], shape[] = {2, 3, 4};
+static const int64_t strides[FGD_MAX_DIMS * 6], shape[] = {2, 3, 4};
 
 typedef struct call {
     fgd_group groups[2];
@@ -33,15 +33,17 @@ typedef struct call {
 /* A call that all three functions accept: sgd with momentum, two tensors in group 0 and one in group 1. */
 static void make(call *c) {
     const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, .scalars = {0.5, 0.5, 0.5, 0.5}};
-    *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT, .workspace_size = 56};
+    *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT, .workspace_size = 8 * (2 * 4 + 4 * 3 + 3 * 3 + 3)};
     memset(&m, 0x3f, sizeof m);
     untouched = m;
     for (int t = 0; t < COUNT; t++) {
-        c->tensors[t] = (fgd_tensor){.size = SIZE, .dtype = FGD_F64, .group = t / 2, .step = &m.step[t]};
+        c->tensors[t] = tensor_of(SIZE, FGD_F64);
+        c->tensors[t].group = t / 2, c->tensors[t].step = &m.step[t];
         c->tensors[t].param = m.param[t], c->tensors[t].grad = m.grad[t], c->tensors[t].state[0] = m.state[t];
     }
     c->layout = (fgd_layout){3, shape, strides};
-    c->options = (fgd_options){.grad_scale = 1, .clip_value = 1, .clip_norm = 1, .skip_nonfinite = 1};
+    c->options = no_options();
+    c->options.clip_value = c->options.clip_norm = 1, c->options.skip_nonfinite = 1;
     c->options_at = &c->options, c->groups_at = c->groups;
     c->tensors_at = c->tensors, c->report_at = &c->report;
     c->workspace = (char *)m.workspace;
@@ -103,8 +105,8 @@ static void test_numbers(void) {
     REFUSED(UPDATE, FGD_ERROR_SIZE, NO_TENSOR, c->n_groups = -1)
     REFUSED(ALL, FGD_ERROR_SIZE, 1, c->tensors[1].size = -1)
     REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[0].size = INT64_MIN)
-    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].dtype = 2)
-    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].dtype = -1)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].grad_dtype = FGD_CODES)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].grad_dtype = -1)
     REFUSED(UPDATE, FGD_ERROR_GROUP, 1, c->tensors[1].group = 2)
     REFUSED(UPDATE, FGD_ERROR_GROUP, 1, c->tensors[1].group = -1)
     REFUSED(UPDATE, FGD_ERROR_GROUP, 0, c->n_groups = 0)
@@ -112,7 +114,7 @@ static void test_numbers(void) {
     REFUSED(UPDATE, FGD_ERROR_RULE, NO_TENSOR, c->groups[1].rule = -1)
     REFUSED(UPDATE, FGD_ERROR_SWITCHES, NO_TENSOR, c->groups[1].switches = 8)
     REFUSED(UPDATE, FGD_ERROR_SWITCHES, NO_TENSOR, c->groups[1].switches = 0x80000002u)
-    REFUSED(ALL, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = c->tensors[2].dtype = 9)
+    REFUSED(ALL, FGD_ERROR_DTYPE, 1, c->tensors[1].grad_dtype = c->tensors[2].grad_dtype = 9)
     ACCEPTED(MEASURE | CLIP, c->tensors[1].group = 99)
     ACCEPTED(ALL, c->n_tensors = 0; c->tensors_at = NULL)
     ACCEPTED(UPDATE, c->n_tensors = 0; c->n_groups = 0; c->groups_at = NULL)
@@ -132,11 +134,11 @@ static void test_options(void) {
 
 static void test_workspace(void) {
     const fgd_tensor huge = {.size = INT64_MAX};
-    const int64_t words = ((int64_t)1 << 49) + 2, large = fgd_workspace_size(&huge, 1);
+    const int64_t words = 4 * ((int64_t)1 << 49) + 2 * 2 + 3 + 1, large = fgd_workspace_size(&huge, 1);
     call c;
     make(&c);
     CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", COUNT);
-    CHECK(fgd_workspace_size(NULL, 0) == 8, "%d", (int)fgd_workspace_size(NULL, 0));
+    CHECK(fgd_workspace_size(NULL, 0) == 16, "%d", (int)fgd_workspace_size(NULL, 0));
     CHECK(large == words * 8, "%lld", (long long)large);
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = INT64_MAX)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size--)
@@ -170,7 +172,7 @@ static void test_layouts(void) {
 
 /* Of several bad tensors the first is named. */
 static void test_first(void) {
-    REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[2].dtype = 7; c->tensors[0].size = -5)
+    REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[2].grad_dtype = 7; c->tensors[0].size = -5)
     REFUSED(UPDATE, FGD_ERROR_SLOT, 1, c->tensors[1].state[0] = NULL; c->tensors[2].grad = NULL)
 }
 

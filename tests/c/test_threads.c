@@ -6,14 +6,14 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "fastgd.h"
+#include "step.h"
 
 enum { CALLERS = 4, ELEMENTS = 100000, STEPS = 5 };
 
 /* One call's own memory. */
 typedef struct caller {
     float param[ELEMENTS], grad[ELEMENTS];
-    int64_t workspace[16], step;
+    int64_t workspace[64], step;
     fgd_report report;
     int code;
 } caller;
@@ -24,7 +24,8 @@ static caller callers[CALLERS];
 static void *descend(void *argument) {
     caller *c = argument;
     const fgd_group group = {.rule = fgd_rule_find("sgd"), .scalars = {0.5, 0, 1}}; /* lr, -, decay */
-    const fgd_options options = {2, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
+    fgd_options options = no_options();
+    options.grad_scale = 2, options.measure = 1;
     const fgd_tensor tensor = {.size = ELEMENTS, .param = c->param, .grad = c->grad, .step = &c->step};
     for (int i = 0; i < ELEMENTS; i++) c->param[i] = (float)i, c->grad[i] = 4;
     for (int i = 0; i < STEPS && !c->code; i++)
@@ -66,7 +67,8 @@ static void test_team(void) {
 #pragma omp parallel for num_threads(CALLERS) schedule(static, 1) reduction(+ : wrong)
         for (int i = 0; i < CALLERS; i++) {
             caller *c = &callers[i];
-            const fgd_options options = {2, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
+            fgd_options options = no_options();
+            options.grad_scale = 2, options.measure = 1;
             const fgd_tensor tensor = {.size = sizes[k], .grad = c->grad};
             for (int n = 0; n <= i; n++)
                 wrong += fgd_measure(&tensor, 1, &options, NULL, c->workspace, sizeof c->workspace,

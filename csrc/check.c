@@ -1,0 +1,162 @@
+/* Checks all arguments of a call, and lays its job out in the workspace. */
+#include "job.h"
+#include "trust.h"
+
+/* ---- Checking -------------------------------------------------------------------------------------- */
+
+static int check_options(const fgd_options *o, int write) {
+    if (!o) return FGD_ERROR_NULL;
+    if (!(o->grad_scale > 0) || isinf(o->grad_scale) || isinf(1 / o->grad_scale)) return FGD_ERROR_OPTION;
+    if (!(o->clip_value >= 0) || !(o->clip_norm >= 0) || !(o->clip_unit >= 0)) return FGD_ERROR_OPTION;
+    if (!(o->unit_eps >= 0)) return FGD_ERROR_OPTION;
+    if (!isinf(o->clip_unit) && (!isinf(o->clip_norm) || write != WRITE_UPDATE)) return FGD_ERROR_OPTION;
+    if (o->norm != FGD_NORM_2 && o->norm != FGD_NORM_INF) return FGD_ERROR_OPTION;
+    if (o->scope < FGD_SCOPE_ALL || o->scope > FGD_SCOPE_TENSOR) return FGD_ERROR_OPTION;
+    if (o->total_norm != -1 && (o->total_norm < 0 || o->scope != FGD_SCOPE_ALL)) return FGD_ERROR_OPTION;
+    return o->normalize && isinf(o->clip_norm) ? FGD_ERROR_OPTION : FGD_OK;
+}
+
+static int check_group(const fgd_group *g) {
+    const fgd_rule *rule = fgd_rule_at(g->rule);
+    if (!rule) return FGD_ERROR_RULE;
+    if (g->rounding < FGD_NEAREST || g->rounding > FGD_SPLIT) return FGD_ERROR_ROUNDING;
+    if (g->state_rounding != FGD_NEAREST && g->state_rounding != FGD_STOCHASTIC) return FGD_ERROR_ROUNDING;
+    /* whether a step descends must not depend on the trust ratio, which is not known yet */
+    if (g->cautious && fgd_trust_of(g->rule) == FGD_TRUST_GRADIENT) return FGD_ERROR_SWITCHES;
+    return g->switches >> rule->n_switches ? FGD_ERROR_SWITCHES : FGD_OK;
+}
+
+static int check_layout(const fgd_layout *l, int64_t size) {
+    int64_t product = 1;
+    int empty = 0;
+    if (l->ndim < 0 || l->ndim > FGD_MAX_DIMS) return FGD_ERROR_LAYOUT;
+    if (l->ndim > 0 && (!l->shape || !l->strides)) return FGD_ERROR_NULL;
+    for (int d = 0; d < l->ndim; d++) {
+        if (l->shape[d] < 0) return FGD_ERROR_LAYOUT;
+        empty |= l->shape[d] == 0;
+    }
+    for (int d = 0; d < l->ndim && !empty; d++) {
+        if (product > INT64_MAX / l->shape[d]) return FGD_ERROR_LAYOUT;
+        product *= l->shape[d];
+    }
+    return (empty ? 0 : product) == size ? FGD_OK : FGD_ERROR_LAYOUT;
+}
+
+static int is_float(int dtype) { return dtype >= FGD_F32 && dtype <= FGD_F16; }
+
+static int check_rows(const fgd_tensor *t, const fgd_options *o) {
+    if (t->n_rows < 0 || t->width < 0 || (t->width > 0 && t->n_rows > INT64_MAX / t->width)) return FGD_ERROR_ROWS;
+    if (t->n_rows * t->width != t->size || t->layout || !isinf(o->clip_unit)) return FGD_ERROR_ROWS;
+    for (int64_t r = 0; r < t->n_rows; r++)
+        if (t->rows[r] < 0) return FGD_ERROR_ROWS;
+    return FGD_OK;
+}
+
+static int check_state(const fgd_tensor *t, const fgd_group *group) {
+    const fgd_rule *rule = fgd_rule_at(group->rule);
+    for (int i = 0; i < rule->n_slots; i++) {
+        const int needs = rule->slot_switch[i], codes = t->state_dtype[i] == FGD_CODES;
+        if (needs >= 0 && !(group->switches >> needs & 1)) continue;
+        if (!codes && !is_float(t->state_dtype[i])) return FGD_ERROR_DTYPE;
+        if (t->size > 0 && (!t->state[i] || (codes && !t->exponents[i]))) return FGD_ERROR_SLOT;
+        if (codes && t->rows) return FGD_ERROR_ROWS;
+    }
+    return FGD_OK;
+}
+
+static int check_update(const fgd_tensor *t, const fgd_group *group, const fgd_options *o) {
+    const int narrow = t->dtype == FGD_BF16 || t->dtype == FGD_F16;
+    const int random = group->rounding == FGD_STOCHASTIC || group->state_rounding == FGD_STOCHASTIC;
+    if (t->copy && !is_float(t->copy_dtype)) return FGD_ERROR_DTYPE;
+    if (random && !t->step) return FGD_ERROR_NULL;
+    if (group->rounding == FGD_SPLIT && t->dtype == FGD_F16) return FGD_ERROR_ROUNDING;
+    if (t->size > 0 && narrow && group->rounding >= FGD_KAHAN && !t->residual) return FGD_ERROR_SLOT;
+    if (t->unit < 0 || (t->unit > 0 && t->size % t->unit)) return FGD_ERROR_SIZE;
+    if (t->rows) {
+        const int code = check_rows(t, o);
+        if (code) return code;
+    }
+    return check_state(t, group);
+}
+
+static int check_tensor(const job *j, const fgd_tensor *t, int64_t n_groups) {
+    const int update = j->write == WRITE_UPDATE;
+    if (t->size < 0) return FGD_ERROR_SIZE;
+    if (!is_float(t->grad_dtype)) return FGD_ERROR_DTYPE;
+    if (j->write != WRITE_NOTHING && !is_float(t->dtype)) return FGD_ERROR_DTYPE;
+    if (j->write == WRITE_CLIPPED && t->dtype != t->grad_dtype) return FGD_ERROR_DTYPE;
+    if (update && (t->group < 0 || t->group >= n_groups)) return FGD_ERROR_GROUP;
+    if (!update && t->rows) return FGD_ERROR_ROWS;
+    if (t->layout) {
+        const int code = check_layout(t->layout, t->size);
+        if (code) return code;
+    }
+    if (t->size > 0 && (!t->grad || (j->write != WRITE_NOTHING && !t->param))) return FGD_ERROR_NULL;
+    return update ? check_update(t, &j->groups[t->group], j->options) : FGD_OK;
+}
+
+/* ---- Laying out ------------------------------------------------------------------------------------ */
+
+/* Words of 8 bytes in the order of the job's pointers. */
+static int64_t words_of(int64_t n_tensors, int64_t n_chunks, int64_t n_units) {
+    const int64_t factors_words = (int64_t)(sizeof(factors) / 8);
+    return 2 * (n_tensors + 1) + (1 + SUMS) * n_chunks + factors_words * n_tensors + n_units;
+}
+
+int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors) {
+    int64_t n_chunks = 0, n_units = 0;
+    for (int64_t t = 0; tensors && t < n_tensors; t++) {
+        n_chunks += tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0;
+        n_units += fgd_units_of(&tensors[t]);
+    }
+    return words_of(tensors && n_tensors > 0 ? n_tensors : 0, n_chunks, n_units) * 8;
+}
+
+static void lay_out(job *j, void *workspace) {
+    int64_t elements = 0;
+    j->first_chunk = workspace;
+    j->first_unit = j->first_chunk + j->n_tensors + 1;
+    j->first_chunk[0] = j->first_unit[0] = 0;
+    for (int64_t t = 0; t < j->n_tensors; t++) {
+        j->first_chunk[t + 1] = j->first_chunk[t] + fgd_chunks_of(j->tensors[t].size);
+        j->first_unit[t + 1] = j->first_unit[t] + fgd_units_of(&j->tensors[t]);
+        elements += j->tensors[t].size;
+    }
+    j->n_chunks = j->first_chunk[j->n_tensors];
+    j->partial = (double *)(j->first_unit + j->n_tensors + 1);
+    j->sums = j->partial + j->n_chunks;
+    j->factors = (factors *)(j->sums + SUMS * j->n_chunks);
+    j->unit_coef = (double *)(j->factors + j->n_tensors);
+    j->threads = fgd_threads_for(elements);
+    for (int64_t t = 0; t < j->n_tensors && (j->trial || j->options->scope != FGD_SCOPE_ALL); t++)
+        j->factors[t] = (factors){1, 1, 1};
+}
+
+int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace_size) {
+    const fgd_options *o = j->options;
+    if (!j->report) return FGD_ERROR_NULL;
+    *j->report = (fgd_report){
+        .clip_coef = 1, .nonfinite_tensor = -1, .nonfinite_element = -1, .error_tensor = -1};
+    if (j->n_tensors < 0 || n_groups < 0) return FGD_ERROR_SIZE;
+    if ((j->n_tensors && !j->tensors) || (n_groups && !j->groups)) return FGD_ERROR_NULL;
+    int code = check_options(o, j->write);
+    for (int64_t g = 0; !code && g < n_groups; g++) {
+        code = check_group(&j->groups[g]);
+        if (!code) j->trial |= j->groups[g].cautious || fgd_rule_at(j->groups[g].rule)->trust >= 0;
+    }
+    if (code) return code;
+    for (int64_t t = 0; t < j->n_tensors; t++) {
+        code = check_tensor(j, &j->tensors[t], n_groups);
+        if (code) {
+            j->report->error_tensor = t;
+            return code;
+        }
+    }
+    if (!workspace || (uintptr_t)workspace % 8) return FGD_ERROR_WORKSPACE;
+    if (workspace_size < fgd_workspace_size(j->tensors, j->n_tensors)) return FGD_ERROR_WORKSPACE;
+    j->measure = o->measure || o->skip_nonfinite || (!isinf(o->clip_norm) && o->total_norm < 0) ||
+                 j->write == WRITE_NOTHING;
+    lay_out(j, workspace);
+    if (!j->measure && o->total_norm >= 0) fgd_finish_measure(j, NULL);
+    return FGD_OK;
+}

@@ -1,0 +1,50 @@
+"""The table of update rules: names, state slots, hyperparameters, step scalars and the body of each.
+
+Everything else follows from this table: optimizer classes, bindings, tests, benchmarks and the tables in the
+documentation. Each family of rules has a file of its own. A body is the formula for one element, written for
+anything that has `+ - * /` and comparisons; `xp` supplies `sqrt` and `where`. The order of operations is
+part of it, because it fixes the bits; `csrc/rules.h` has the same bodies in C. No backend is known here.
+
+Every body ends in `s.decay * p - <the step>`, where `decay` is 1 when nothing decays. Callers rely on it:
+with `decay` 0 a body gives exactly minus the step. So the parameter enters the step only where the formula
+names it, as an L2 weight decay does.
+"""
+
+from __future__ import annotations
+
+from fastgd.rules.adagrad import ADAGRAD, RMSPROP
+from fastgd.rules.adam import ADAM, ADAMW
+from fastgd.rules.lerp import LERP
+from fastgd.rules.sgd import SGD
+from fastgd.rules.table import (
+    HYPERPARAMETERS,
+    Carried,
+    Hyperparameter,
+    Hyperparameters,
+    Rule,
+    Slot,
+    Trust,
+    check_hyperparameter,
+    table,
+)
+
+__all__ = [
+    "HYPERPARAMETERS",
+    "INTERNAL",
+    "LERP",
+    "RULES",
+    "Carried",
+    "Hyperparameter",
+    "Hyperparameters",
+    "Rule",
+    "Slot",
+    "Trust",
+    "check_hyperparameter",
+    "table",
+]
+
+#: name -> rule, in the order of the documentation
+RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)
+
+#: the same for rules that are no optimizer's but run as kernels too
+INTERNAL = table(LERP)

@@ -1,0 +1,152 @@
+"""What a rule is, what its hyperparameters mean, and the checks that a table of rules is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fastgd.checks import finite, flag, named, number, pair
+
+Hyperparameters = Mapping[str, Any]
+
+
+class Slot(NamedTuple):
+    """An array of state beside each parameter, of its shape and dtype."""
+
+    name: str
+    #: the switch that must be on for the slot to exist; None: always there
+    switch: str | None = None
+    #: the hyperparameter that gives its first value; None: zero
+    initial: str | None = None
+    #: whether it is never negative and divides the step: a sum, an average or a maximum of squares
+    unsigned: bool = False
+    #: whether it is a parameter of a kind, such as an average: always as precise as the arithmetic
+    precise: bool = False
+
+
+class Trust(NamedTuple):
+    """How the step of a whole tensor is lengthened or shortened, which is the scalar `trust`."""
+
+    #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
+    of: str
+    #: (norm of the parameter, that norm, the scalars by name) -> the factor, in float64
+    ratio: Callable[[float, float, Mapping[str, float]], float]
+
+
+#: float64 numbers that a parameter carries from one step to the next
+Carried = tuple[float, ...]
+
+
+class Rule(NamedTuple):
+    """One update rule."""
+
+    #: the name in files and on the command line
+    name: str
+    #: the name of the optimizer class
+    title: str
+    #: one line: what it is
+    summary: str
+    #: paper and section
+    source: str
+    #: hyperparameters and their defaults, as in torch.optim and in its order
+    defaults: dict[str, Any]
+    #: the row of csrc/rules.def whose body it runs
+    kernel: str
+    slots: tuple[Slot, ...]
+    #: switch -> whether it is on, in the kernel's order
+    switches: dict[str, Callable[[Hyperparameters], bool]]
+    #: names of what `fold` returns, in the kernel's order
+    scalars: tuple[str, ...]
+    #: (hyperparameters, step counted from 1, what is carried into it) -> the body's numbers, in float64
+    fold: Callable[[Hyperparameters, int, Carried], tuple[float, ...]]
+    #: (xp, p, g, x, s, on) -> new p; reads and sets the slots as attributes of x
+    body: Callable[..., Any]
+    #: refuses hyperparameters that do not go together
+    check: Callable[[Hyperparameters], None] = lambda h: None
+    #: whether torch.optim has it under this title
+    in_torch: bool = True
+    #: (name, value before the first step) of the numbers that each parameter carries from step to step
+    carried: tuple[tuple[str, float], ...] = ()
+    #: (hyperparameters, step, what is carried into it) -> what is carried out of it
+    carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
+    #: None: a tensor's step is as long as the rule makes it
+    trust: Trust | None = None
+
+    @property
+    def carried_at_first(self) -> Carried:
+        """What is carried into the first step."""
+        return tuple(value for _, value in self.carried)
+
+    def active(self, h: Hyperparameters) -> dict[str, bool]:
+        """Every switch with its state under these hyperparameters."""
+        return {name: bool(test(h)) for name, test in self.switches.items()}
+
+    def active_slots(self, h: Hyperparameters) -> tuple[Slot | None, ...]:
+        """The slots in order, None where a switch leaves one out."""
+        on = self.active(h)
+        return tuple(s if s.switch is None or on[s.switch] else None for s in self.slots)
+
+
+class Hyperparameter(NamedTuple):
+    """What a name means, whatever the rule."""
+
+    #: returns a value in its canonical type, or raises TypeError or ValueError
+    check: Callable[[Any], Any]
+    meaning: str
+    #: its type in annotations, where that of the default does not tell
+    type: str | None = None
+    #: whether it holds from the making of an optimizer on
+    fixed: bool = False
+    #: whether another number in place of one changes nothing but scalars that are folded at every step
+    folded: bool = False
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    "lr": Hyperparameter(number(0), "learning rate", folded=True),
+    "momentum": Hyperparameter(number(0), "what is kept of the running sum of steps; 0 for none"),
+    "dampening": Hyperparameter(number(0), "what a gradient loses before it is added to the running sum"),
+    "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
+    "nesterov": Hyperparameter(flag, "whether momentum looks ahead, as Nesterov's"),
+    "lr_decay": Hyperparameter(number(0), "lr is divided by 1 + (step - 1) lr_decay"),
+    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum of squares"),
+    "eps": Hyperparameter(number(0), "added to the denominator, against division by 0"),
+    "alpha": Hyperparameter(number(0, 1), "what is kept of the running averages at every step"),
+    "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
+    "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
+    "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
+    "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
+}
+
+
+def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
+    """The value in its canonical type; TypeError or ValueError that names the hyperparameter otherwise."""
+    if name not in rule.defaults:
+        known = ", ".join(rule.defaults)
+        raise TypeError(f"{rule.title} has no hyperparameter {name!r}; it has {known}")
+    return named(name, HYPERPARAMETERS[name].check, value)
+
+
+def table(*rules: Rule) -> dict[str, Rule]:
+    """Rules by name, once each is found to be complete; ValueError that says what is missing."""
+    for rule in rules:
+        unknown = rule.defaults.keys() - HYPERPARAMETERS.keys()
+        if unknown:
+            raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
+        if "maximize" not in rule.defaults:
+            raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
+        kept = ["step", *(s.name for s in rule.slots), *(name for name, _ in rule.carried)]
+        kept += ["residual", "average"]  # which any optimizer may keep
+        if len(set(kept)) < len(kept):
+            raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
+        folded = rule.fold(rule.defaults, 1, rule.carried_at_first)
+        if len(folded) != len(rule.scalars):
+            raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
+        if "decay" not in rule.scalars:
+            raise ValueError(f"{rule.name}: every rule has the scalar 'decay'")
+        numbers = rule.carry(rule.defaults, 1, rule.carried_at_first)
+        if len(numbers) != len(rule.carried):
+            raise ValueError(
+                f"{rule.name}: carry gives {len(numbers)} numbers, {len(rule.carried)} are named"
+            )
+    return {rule.name: rule for rule in rules}
