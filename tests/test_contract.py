@@ -11,6 +11,7 @@ from fastgd.arrays import DTYPES
 from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.oracle import ORACLE
 from fastgd.rules import LERP, RULES
+from fastgd.settings import DEFAULTS
 
 SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name].settings]
 LERPS = [(LERP, {"weight": weight}) for weight in (0.3, 0.7)]
@@ -22,7 +23,7 @@ def stepped(rule, settings, dtype, backend, decay, param, steps=3):
 
     decay: what stands in for that scalar; None leaves the folded one.
     """
-    h = {**rule.defaults, **settings}
+    h = {**rule.defaults, **DEFAULTS, **settings}
     at = rule.scalars.index("decay")
     if decay is not None:
         fold = rule.fold
@@ -35,7 +36,7 @@ def stepped(rule, settings, dtype, backend, decay, param, steps=3):
     for t in range(steps):
         grad = random(SIZE, t, dtype)
         p[:] = param
-        work = Work([Block(rule, h, 0)], [Item(p, grad, state, 0, 0)], counts)
+        work = Work([Block(rule, h, 0)], [Item(p, grad, state, 0, 0, (0,))], counts)
         backends.get(backend).plan(work).step(Options())
         after.append(p.copy())
     return after, state
