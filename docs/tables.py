@@ -3,12 +3,15 @@
 `python docs/tables.py` rewrites them, `python docs/tables.py --check` says whether they are up to date.
 """
 
+import ast
 import re
 import sys
 from pathlib import Path
 
 import fastgd
+from fastgd.optim import KEYWORDS
 from fastgd.rules import RULES, Rule
+from fastgd.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,23 +28,33 @@ def annotation(value: object) -> str:
     return "tuple[float, float]" if isinstance(value, tuple) else type(value).__name__
 
 
+def settings_table() -> str:
+    lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for name, (default, entry) in SETTINGS.items():
+        lines.append(f"| `{name}` | `{default!r}` | {entry.meaning} |")
+    return "\n".join(lines)
+
+
 def stub_class(rule: Rule) -> str:
-    settings = "".join(
-        f"        {name}: {annotation(value)} = {value!r},\n" for name, value in rule.defaults.items()
-    )
-    return (
-        f"class {rule.title}(Optimizer):\n    def __init__(\n        self,\n        params: Any,\n{settings}"
-        '        *,\n        backend: str = "auto",\n    ) -> None: ...\n'
-    )
+    own = {name: (annotation(value), value) for name, value in rule.defaults.items()}
+    settings = {name: (entry.type or annotation(value), value) for name, (value, entry) in SETTINGS.items()}
+    others = {name: (kind, value) for name, (kind, value, _) in KEYWORDS.items()}
+    lines = [f"class {rule.title}(Optimizer):", "    def __init__(", "        self,", "        params: Any,"]
+    lines += [f"        {name}: {kind} = {value!r}," for name, (kind, value) in own.items()]
+    lines.append("        *,")
+    lines += [
+        f"        {name}: {kind} = {value!r}," for name, (kind, value) in {**settings, **others}.items()
+    ]
+    return "\n".join([*lines, "    ) -> None: ...\n"])
 
 
 def stub() -> str:
-    source = (ROOT / "fastgd/__init__.py").read_text()
-    imports = re.findall(r"^from (fastgd\.\w+) import (.*)$", source, re.MULTILINE)
+    tree = ast.parse((ROOT / "fastgd/__init__.py").read_text())
     lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
     lines += ["from fastgd import optim as optim"]
-    for module, names in imports:
-        lines += [f"from {module} import {name} as {name}" for name in names.split(", ")]
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastgd."):
+            lines += [f"from {node.module} import {name.name} as {name.name}" for name in node.names]
     for name, module in fastgd._LAZY.items():
         where = module.removesuffix(f".{name}")
         lines.append(f"from {where} import {name} as {name}")

@@ -12,10 +12,18 @@ except ModuleNotFoundError as error:
         "run pip install -e . there, or start Python in another folder to use the installed package"
     ) from error
 
-from fastgd.clip import clip_grad_norm_, clip_grad_value_, global_norm, tensor_norms
+from fastgd.clip import (
+    clip_grad_adaptive_,
+    clip_grad_norm_,
+    clip_grad_value_,
+    global_norm,
+    normalize_grads_,
+    tensor_norms,
+)
 from fastgd.machine import get_num_threads, info, set_instruction_set, set_num_threads
 from fastgd.optimizer import Optimizer
 from fastgd.report import NonFinite, StepReport
+from fastgd.rows import Rows
 from fastgd.version import __version__
 
 #: names that are imported when first used
@@ -24,13 +32,16 @@ _LAZY = {"nn": "fastgd.nn", "verify": "fastgd.verification"}
 __all__ = [  # the optimizers are those of the table of rules
     "NonFinite",
     "Optimizer",
+    "Rows",
     "StepReport",
     "__version__",
+    "clip_grad_adaptive_",
     "clip_grad_norm_",
     "clip_grad_value_",
     "get_num_threads",
     "global_norm",
     "info",
+    "normalize_grads_",
     "set_instruction_set",
     "set_num_threads",
     "tensor_norms",

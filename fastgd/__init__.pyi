@@ -3,9 +3,11 @@
 from typing import Any
 
 from fastgd import optim as optim
+from fastgd.clip import clip_grad_adaptive_ as clip_grad_adaptive_
 from fastgd.clip import clip_grad_norm_ as clip_grad_norm_
 from fastgd.clip import clip_grad_value_ as clip_grad_value_
 from fastgd.clip import global_norm as global_norm
+from fastgd.clip import normalize_grads_ as normalize_grads_
 from fastgd.clip import tensor_norms as tensor_norms
 from fastgd.machine import get_num_threads as get_num_threads
 from fastgd.machine import info as info
@@ -14,6 +16,7 @@ from fastgd.machine import set_num_threads as set_num_threads
 from fastgd.optimizer import Optimizer as Optimizer
 from fastgd.report import NonFinite as NonFinite
 from fastgd.report import StepReport as StepReport
+from fastgd.rows import Rows as Rows
 from fastgd.version import __version__ as __version__
 from fastgd import nn as nn
 from fastgd.verification import verify as verify
@@ -29,7 +32,14 @@ class SGD(Optimizer):
         nesterov: bool = False,
         maximize: bool = False,
         *,
-        backend: str = "auto",
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -43,7 +53,14 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         maximize: bool = False,
         *,
-        backend: str = "auto",
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -58,7 +75,14 @@ class RMSprop(Optimizer):
         centered: bool = False,
         maximize: bool = False,
         *,
-        backend: str = "auto",
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -72,7 +96,14 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         maximize: bool = False,
         *,
-        backend: str = "auto",
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -86,5 +117,12 @@ class AdamW(Optimizer):
         amsgrad: bool = False,
         maximize: bool = False,
         *,
-        backend: str = "auto",
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
     ) -> None: ...

@@ -6,38 +6,64 @@ An array is a NumPy array, or anything that lends its memory without a copy: thr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from fastgd._native import ffi
 
-#: dtypes of parameters, gradients and state, in the order of the C ABI's fgd_dtype
+#: what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
+CODES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+
+#: what is computed in
 DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
-DTYPE_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+DTYPE_CODES = {dtype: CODES[dtype.name] for dtype in DTYPES}
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@functools.cache
+def code_of(dtype: np.dtype[Any]) -> int | None:
+    """The dtype's number in the C ABI's fgd_dtype; None for one that fastgd does not work on.
+
+    bfloat16 is whichever dtype bears that name: that of ml_dtypes, which need not be imported for it.
+    """
+    return CODES.get(dtype.name) if dtype.isnative else None
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """The dtype of that name in `CODES`."""
+    return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+def arithmetic(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What numbers of this dtype are computed in: float64 as it is, all others in float32."""
+    return DTYPES[dtype == np.float64]
 
 
 def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
     """The value as a NumPy array over the same memory.
 
     `what` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
-    for dtypes outside `DTYPES`; ValueError for memory that may not be written though `writable` asks.
+    for dtypes outside `CODES`; ValueError for memory that may not be written though `writable` asks.
     """
-    array = value if type(value) is np.ndarray else _view(value, what)
-    if array.dtype not in DTYPES:
-        known = ", ".join(d.name for d in DTYPES)
-        if not array.dtype.isnative and array.dtype.newbyteorder("=") in DTYPES:
+    array = lent(value, what)
+    if code_of(array.dtype) is None:
+        if not array.dtype.isnative and code_of(array.dtype.newbyteorder("=")) is not None:
             raise TypeError(f"{what} has dtype {array.dtype.str}, which is not in this machine's byte order")
-        raise TypeError(f"{what} has dtype {array.dtype}; fastgd works on {known}")
+        raise TypeError(f"{what} has dtype {array.dtype}; fastgd works on {', '.join(CODES)}")
     if writable and not array.flags.writeable:
         raise ValueError(f"{what} is read-only")
     return array
 
 
-def _view(value: Any, what: str) -> Array:
+def lent(value: Any, what: str) -> Array:
+    """The value as a NumPy array of any dtype over the same memory; TypeError when it does not lend it."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
     if isinstance(value, np.ndarray):
@@ -196,16 +222,16 @@ def memory_order(array: Array) -> tuple[int, ...]:
 Layout = tuple[list[int], list[list[int]]]
 
 
-def collapsed(arrays: Sequence[Array]) -> Layout | None:
-    """Shape and strides (bytes, a list for each array) of same-shaped arrays in the first one's memory order.
+def collapsed(arrays: Sequence[Array], order: Sequence[int]) -> Layout | None:
+    """Shape and strides (bytes, a list for each array) of same-shaped arrays, the axes in that order.
 
-    Neighbouring dimensions are merged where every array allows it. None when every array turns out to be one
-    gapless run in that order.
+    order: the axes, slowest first; of arrays that are all in C order, C's. Neighbouring dimensions are merged
+    where every array allows it. None when every array turns out to be one gapless run in that order.
     """
     first = arrays[0]
     if first.size == 0 or all(a.flags.c_contiguous for a in arrays):
         return None
-    axes = [axis for axis in memory_order(first) if first.shape[axis] != 1]
+    axes = [axis for axis in order if first.shape[axis] != 1]
     shape: list[int] = []
     strides: list[list[int]] = [[] for _ in arrays]
     for axis in axes:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Spans, addresses, as_arrays, owned_arrays
+from fastgd.arrays import Spans, addresses, as_arrays, memory_order, owned_arrays
 from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.checks import finite, named
 from fastgd.rules import LERP
+from fastgd.settings import DEFAULTS
 
 __all__ = ["lerp_"]
 
@@ -38,6 +39,6 @@ def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backe
     alias = Spans(own).find(others, addresses(others))
     if alias:
         raise ValueError(f"counterpart {alias[0]} shares memory with array {alias[1]}")
-    values = {**LERP.defaults, "weight": named("weight", finite, weight)}
-    items = [Item(a, t, (), 0, 0) for a, t in zip(own, others, strict=True)]
+    values = {**DEFAULTS, **LERP.defaults, "weight": named("weight", finite, weight)}
+    items = [Item(a, t, (), 0, 0, memory_order(a)) for a, t in zip(own, others, strict=True)]
     backends.get(backend).plan(Work([Block(LERP, values, 0)], items, np.zeros(1, np.int64))).step(Options())

@@ -7,6 +7,7 @@ after the value's name: "must be at least 0, not -1.0".
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -81,6 +82,58 @@ def flag(value: Any) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise TypeError(f"must be True or False, not {value!r}")
+
+
+def whole(low: int, below: int) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low` and less than `below`."""
+
+    def check(value: Any) -> int:
+        try:
+            result = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+        except TypeError:
+            result = None
+        if result is None:
+            raise TypeError(f"must be a whole number, not {_described(value)}")
+        if not low <= result < below:
+            raise ValueError(f"must be in [{low}, {below}), not {result}")
+        return result
+
+    return check
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    """A check for one of these texts."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"must be one of {', '.join(names)}, not {_described(value)}")
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def dtype_of(*names: str) -> Callable[[Any], str]:
+    """A check for one of these names, or a NumPy dtype or scalar type that bears one; gives the name."""
+    known = one_of(*names)
+
+    def check(value: Any) -> str:
+        if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+            dtype = np.dtype(value)
+            value = dtype.name if dtype.isnative else dtype.str
+        return known(value)
+
+    return check
+
+
+def optional(check: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """A check for None, or what passes `check`."""
+
+    def checked(value: Any) -> T | None:
+        return None if value is None else check(value)
+
+    return checked
 
 
 def named(name: str, check: Callable[[Any], T], value: Any) -> T:

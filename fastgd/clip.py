@@ -6,10 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from fastgd import backends
-from fastgd.arrays import as_arrays, owned_arrays
-from fastgd.backends.base import Options
-from fastgd.checks import flag, limit, named, real
+from fastgd.arrays import Array, arithmetic, as_arrays, owned_arrays
+from fastgd.backends.base import Backend, Options
+from fastgd.checks import flag, limit, named, number, real
+from fastgd.interrupts import uninterrupted
+from fastgd.storage import load, store
 
 
 def _norm_type(norm_type: float) -> float:
@@ -22,7 +26,7 @@ def _norm_type(norm_type: float) -> float:
 def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> float:
     """The norm of all elements of all arrays, as if they were one vector; 0.0 for no elements.
 
-    arrays: float32 or float64, any shapes and strides, mixed.
+    arrays: float32, float64, bfloat16 or float16, any shapes and strides, mixed.
     norm_type: 2 for the root of the sum of squares, infinity for the largest magnitude.
 
     Squares are summed in float64, and scaled where that would overflow or underflow, so that the result is
@@ -74,3 +78,73 @@ def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = 
     arrays = owned_arrays(grads, "gradient")
     options = Options(clip_value=named("clip_value", limit, clip_value))
     backends.get(backend).clip(arrays, options)
+
+
+def normalize_grads_(grads: Iterable[Any], norm: float = 1.0, *, backend: str = "auto") -> float:
+    """Scales gradients in place to that global 2-norm, unless they are all 0; returns the norm before.
+
+    They are multiplied by `norm / (norm before + 1e-6)`.
+    """
+    arrays = owned_arrays(grads, "gradient")
+    options = Options(clip_norm=named("norm", limit, norm), normalize=True, measure=True)
+    return backends.get(backend).clip(arrays, options).norm
+
+
+def clip_grad_adaptive_(
+    params: Iterable[Any],
+    grads: Iterable[Any],
+    clip_factor: float = 0.01,
+    eps: float = 1e-3,
+    *,
+    backend: str = "auto",
+) -> float:
+    """Limits the norm of gradients to `clip_factor` times that of their parameters, in place.
+
+    params, grads: arrays in pairs of the same shape. Each index of the first dimension is a unit with a norm
+        of its own; arrays of one dimension or none are one unit.
+    clip_factor, eps: a unit's gradient is multiplied by
+        `min(1, clip_factor * max(norm of the parameter's unit, eps) / norm of the gradient's)`
+        (Brock et al. 2021, equation 3).
+
+    Returns the smallest of these coefficients, 1.0 for none. `step(grads, clip_adaptive=clip_factor)` clips
+    alike, without writing the gradients.
+    """
+    owned, given = owned_arrays(grads, "gradient"), as_arrays(params, "parameter")
+    factor, least = named("clip_factor", limit, clip_factor), named("eps", number(0), eps)
+    if len(owned) != len(given):
+        raise ValueError(f"got {len(owned)} gradients for {len(given)} parameters")
+    for i, (param, grad) in enumerate(zip(given, owned, strict=True)):
+        if param.shape != grad.shape:
+            raise ValueError(f"gradient {i} has shape {grad.shape}, the parameter {param.shape}")
+    changes: list[tuple[Array, Array, Array]] = []
+    coefs = [np.ones(1)]
+    for param, grad in zip(map(_units, given), map(_units, owned), strict=True):
+        coefs.append(_unit_coefs(param, grad, factor, least, backends.get(backend)))
+        clipped = np.nonzero(coefs[-1] != 1)[0]
+        changes.append((grad, clipped, _scaled(grad[clipped], coefs[-1][clipped])))
+    with uninterrupted():
+        for grad, clipped, values in changes:
+            grad[clipped] = values
+    return float(np.concatenate(coefs).min())
+
+
+def _units(array: Array) -> Array:
+    """The array with its units along the first dimension."""
+    return array if array.ndim >= 2 else array[None]
+
+
+@np.errstate(all="ignore")
+def _unit_coefs(param: Array, grad: Array, factor: float, least: float, backend: Backend) -> Array:
+    """float64 [units]."""
+    options = Options(measure=True)
+    params, grads = (np.array(backend.norms(list(units), options)) for units in (param, grad))
+    bound = factor * np.maximum(params, least)
+    return np.where(grads <= bound, 1.0, bound / grads)
+
+
+@np.errstate(all="ignore")
+def _scaled(units: Array, coefs: Array) -> Array:
+    """Each unit multiplied by its coefficient, in the precision computed in."""
+    real = arithmetic(units.dtype)
+    column = coefs.astype(real).reshape(-1, *[1] * (units.ndim - 1))
+    return store(load(units, real.type) * column, units.dtype)

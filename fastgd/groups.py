@@ -1,4 +1,4 @@
-"""Parameter groups: parameters that share hyperparameters, checked when they are set."""
+"""Parameter groups: parameters that share hyperparameters and settings, checked when they are set."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
-from fastgd.rules import Rule, check_hyperparameter
+from fastgd.kept import check_rounding
+from fastgd.rules import HYPERPARAMETERS, Hyperparameter, Rule
+from fastgd.settings import DEFAULTS, SETTINGS, check_value
 
 
 class Parameter:
-    """One parameter: its array, where it stands, and its name if it has one."""
+    """One parameter: its array, where it stands, its name and the copy of it if there are any."""
 
-    __slots__ = ("_held", "array", "given", "group", "index", "name")
+    __slots__ = ("_held", "array", "copy", "given", "given_copy", "group", "index", "name")
 
     def __init__(self, given: Any, group: int, index: int, name: str | None) -> None:
         self.group, self.index, self.name, self.given = group, index, name, given
+        self.copy: Array | None = None
+        self.given_copy: Any = None
         # a view of our own: setting the given array's shape or dtype does not change it
         self.array: Array = as_array(given, str(self), writable=True).view()
         # while a weak reference exists, ndarray.resize refuses to move the memory away
@@ -30,10 +34,10 @@ class Parameter:
 
 
 class ParamGroup(MutableMapping[str, Any]):
-    """Hyperparameters by name, as a dict; `group["lr"] = 1e-4` holds from the next step on.
+    """Hyperparameters and settings by name, as a dict; `group["lr"] = 1e-4` holds from the next step on.
 
     A value out of range is refused where it is set, with ValueError or TypeError. "params" is the list of the
-    group's parameters as they were given; it cannot be set.
+    group's parameters as they were given; it cannot be set, nor can what state is stored in.
     """
 
     def __init__(
@@ -51,10 +55,12 @@ class ParamGroup(MutableMapping[str, Any]):
         #: validated hyperparameters; this very dict is what the plan reads at every step
         self.values_in_place: dict[str, Any] = {k: self._checked(k, v) for k, v in values.items()}
         self.check_together(number)
+        for parameter in members:
+            check_rounding(self.values_in_place, parameter.array, str(parameter))
 
     def _checked(self, name: str, value: Any) -> Any:
         try:
-            return check_hyperparameter(self.rule, name, value)
+            return check_value(self.rule, name, value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"group {self._number}: {error}") from None
 
@@ -73,9 +79,14 @@ class ParamGroup(MutableMapping[str, Any]):
         if name == "params":
             raise TypeError(f'group {self._number}: "params" cannot be changed; make a new optimizer')
         checked = self._checked(name, value)
-        # lr alone cannot turn a switch on or off; what can makes the plan be built again. It is announced
-        # before, lest Ctrl-C comes in between, and after, lest a step in another thread does
-        affects_plan = name != "lr" and checked != self.values_in_place[name]
+        old, of = self.values_in_place[name], _entry(name)
+        if of.fixed and checked != old:
+            raise ValueError(
+                f"group {self._number}: {name} is {old!r} from the making of the optimizer on; make a new one"
+            )
+        # what may turn a switch on or off makes the plan be built again. It is announced before, lest
+        # Ctrl-C comes in between, and after, lest a step in another thread does
+        affects_plan = checked != old and not (of.folded and None not in (old, checked))
         if affects_plan:
             self._changed(self._number)
         self.values_in_place[name] = checked
@@ -93,12 +104,17 @@ class ParamGroup(MutableMapping[str, Any]):
         return len(self.values_in_place) + 1
 
     def summary(self) -> str:
-        values = ", ".join(f"{k}={v!r}" for k, v in self.values_in_place.items())
+        shown = {k: v for k, v in self.values_in_place.items() if k not in DEFAULTS or v != DEFAULTS[k]}
+        values = ", ".join(f"{k}={v!r}" for k, v in shown.items())
         n = len(self.members)
         return f"{n} parameter{'' if n == 1 else 's'}, {values}"
 
     def __repr__(self) -> str:
         return f"ParamGroup({self.summary()})"
+
+
+def _entry(name: str) -> Hyperparameter:
+    return SETTINGS[name][1] if name in SETTINGS else HYPERPARAMETERS[name]
 
 
 def _members(params: Any, group: int) -> list[Parameter]:
@@ -138,15 +154,55 @@ def make_groups(
 
 
 def check_memory(parameters: Sequence[Parameter]) -> None:
-    """Refuses parameters that are given twice, overlap, or have elements that share memory."""
+    """Refuses parameters and copies that are given twice, overlap, or have elements that share memory."""
     seen: dict[int, Parameter] = {}
     for p in parameters:
         first = seen.setdefault(id(p.given), p)
         if first is not p:
             raise ValueError(f"{p} was given twice: it is also {first}")
-        if overlaps_itself(p.array):
-            raise ValueError(f"{p} overlaps itself: several of its elements share memory")
-    pair = first_overlap([p.array for p in parameters])
+    written = written_by(parameters)
+    for what, array in written:
+        if overlaps_itself(array):
+            raise ValueError(f"{what} overlaps itself: several of its elements share memory")
+    pair = first_overlap([array for _, array in written])
     if pair:
-        a, b = parameters[pair[0]], parameters[pair[1]]
-        raise ValueError(f"{a} and {b} share memory")
+        raise ValueError(f"{written[pair[0]][0]} and {written[pair[1]][0]} share memory")
+
+
+def written_by(parameters: Sequence[Parameter]) -> list[tuple[str, Array]]:
+    """(what it is, the array) for all that a step writes and others own: parameters, then copies."""
+    return [
+        *((str(p), p.array) for p in parameters),
+        *((f"copy of {p}", p.copy) for p in parameters if p.copy is not None),
+    ]
+
+
+def give_copies(parameters: Sequence[Parameter], copies: Any) -> None:
+    """Gives each parameter the array that is to receive its new values, if there is one.
+
+    copies: an array or None for each parameter, in order or by name; None for none at all. TypeError or
+    ValueError, naming the copy, for what does not fit.
+    """
+    if copies is None:
+        return
+    given = by_name(copies, parameters, "copies") if isinstance(copies, Mapping) else listed(copies, "copies")
+    if len(given) != len(parameters):
+        raise ValueError(f"got {len(given)} copies for {len(parameters)} parameters")
+    for p, copy in zip(parameters, given, strict=True):
+        if copy is None:
+            continue
+        array = as_array(copy, f"copy of {p}", writable=True)
+        if array.shape != p.array.shape:
+            raise ValueError(f"copy of {p} has shape {array.shape}, the parameter {p.array.shape}")
+        p.copy, p.given_copy = array.view(), copy
+
+
+def by_name(values: Mapping[str, Any], parameters: Sequence[Parameter], what: str) -> list[Any]:
+    """The values in the order of the parameters, None for a missing name; ValueError for a strange one."""
+    names = {p.name for p in parameters}
+    unknown = [name for name in values if name not in names or name is None]
+    if unknown:
+        raise ValueError(f"{what}: there is no parameter named {unknown[0]!r}")
+    if None in names:
+        raise ValueError(f"{what} is a mapping, but not all parameters were given names")
+    return [values.get(p.name) for p in parameters if p.name is not None]

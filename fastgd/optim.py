@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from fastgd.optimizer import Optimizer
 from fastgd.rules import HYPERPARAMETERS, RULES, Rule
+from fastgd.settings import DEFAULTS, SETTINGS
 
 __all__ = ["CLASSES", "Optimizer", "create"]
 
 
-def _optimizer_class(rule: Rule) -> type[Optimizer]:
-    settings = "\n".join(
-        f"    {name}: {HYPERPARAMETERS[name].meaning}. Default {value!r}."
-        for name, value in rule.defaults.items()
+#: keyword arguments beside the hyperparameters and settings -> (type, default, meaning)
+KEYWORDS: dict[str, tuple[str, Any, str]] = {
+    "seed": ("int", 0, "of the random bits of stochastic rounding, from 0 to 2**64 - 1"),
+    "copies": (
+        "Any",
+        None,
+        "arrays in the shapes of the parameters, or None for one without, in order or by name: written with "
+        "the new parameters in the same pass, rounded to their dtype, for a model to use",
+    ),
+    "backend": ("str", "auto", "'auto', or one that fastgd.info() lists"),
+}
+
+
+_FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
+
+
+def _described(entries: Mapping[str, tuple[Any, str]]) -> str:
+    return "\n".join(
+        fill(
+            f"{name}: {meaning}. Default {default!r}.", 106, initial_indent="    ", subsequent_indent=" " * 8
+        )
+        for name, (default, meaning) in entries.items()
     )
+
+
+def _optimizer_class(rule: Rule) -> type[Optimizer]:
+    own = {name: (value, HYPERPARAMETERS[name].meaning) for name, value in rule.defaults.items()}
+    settings = {name: (value, entry.meaning) for name, (value, entry) in SETTINGS.items()}
+    others = {name: (value, meaning) for name, (_, value, meaning) in KEYWORDS.items()}
     like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""
     doc = (
-        f"{rule.summary}\n\n{rule.source}. Hyperparameters{like}:\n\n{settings}\n\n"
-        "They can be changed at any time, for a group of parameters: opt.param_groups[0]['lr'] = 1e-4.\n\n"
-        "params: arrays (float32 or float64, updated in place), (name, array) pairs, a mapping from names\n"
-        'to arrays, or parameter groups: dicts with "params" and the hyperparameters in which they differ.\n'
-        'backend: "auto", or one that fastgd.info() lists.\n\n'
+        f"{rule.summary}\n\n{rule.source}. Hyperparameters{like}:\n\n{_described(own)}\n\n"
+        f"Settings, which every optimizer has:\n\n{_described(settings)}\n\n"
+        "Both can be changed at any time, for a group of parameters: opt.param_groups[0]['lr'] = 1e-4.\n"
+        f"Only {' and '.join(_FIXED)} stay as they are.\n\n"
+        "params: arrays (float32, float64, bfloat16 or float16, updated in place), (name, array) pairs, a\n"
+        'mapping from names to arrays, or parameter groups: dicts with "params" and the hyperparameters and\n'
+        "settings in which they differ. Those in float64 are computed in float64, all others in float32.\n\n"
+        f"{_described(others)}\n\n"
         "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
     )
     members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
@@ -33,7 +63,9 @@ def _signature(rule: Rule) -> inspect.Signature:
     plain, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("params", plain)]
     parameters += [inspect.Parameter(name, plain, default=value) for name, value in rule.defaults.items()]
-    return inspect.Signature([*parameters, inspect.Parameter("backend", keyword, default="auto")])
+    beside = {**DEFAULTS, **{name: default for name, (_, default, _) in KEYWORDS.items()}}
+    parameters += [inspect.Parameter(name, keyword, default=value) for name, value in beside.items()]
+    return inspect.Signature(parameters)
 
 
 #: rule name -> optimizer class, made from the table of rules

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 from fastgd import backends
-from fastgd.arrays import DTYPES, Array, Spans, addresses, as_array, listed
-from fastgd.backends.base import UNMEASURED, Block, Carriers, Item, Options, Plan, Work
-from fastgd.checks import flag, limit, named, real
-from fastgd.groups import Parameter, check_memory, make_groups
+from fastgd.arrays import DTYPES, Array, arithmetic, listed
+from fastgd.backends.base import UNMEASURED, Options
+from fastgd.checks import flag, named, whole
+from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
-from fastgd.report import NonFinite, StepReport
+from fastgd.options import step_options
+from fastgd.planner import Planner
+from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
+from fastgd.settings import DEFAULTS
+from fastgd.state import VERSION, checked_state, named_arrays, summary
+from fastgd.storage import store
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
 
+_BARRED = "within averaged() the parameters hold their averages: no step can be made"
+
 #: StepReport from a tuple, in half the time its constructor takes
 _report = functools.partial(tuple.__new__, StepReport)
-
-
-class _Prepared(NamedTuple):
-    """A plan of the backend's, and which gradient arrays it points to."""
-
-    run: Plan
-    #: id of the gradient of each parameter, valid while none of the watched arrays is gone; 0 for one that
-    #: is no NumPy array and may come with other memory every time
-    grad_ids: list[int]
-    #: tensor number in the plan -> parameter number
-    numbers: list[int]
-    #: tensor number in the plan -> its gradient
-    watch: dict[int, weakref.ref[Array]]
-    #: parameter number -> memory lent by a gradient that is no NumPy array; kept until the step is made,
-    #: because it may be a copy that nobody else holds
-    lent: dict[int, Array]
 
 
 class Optimizer:
@@ -51,32 +40,35 @@ class Optimizer:
 
     rule: ClassVar[Rule]
 
-    def __init__(self, params: Any, *positional: Any, backend: str = "auto", **hyperparameters: Any) -> None:
-        defaults = self._bind(positional, hyperparameters)
+    def __init__(
+        self,
+        params: Any,
+        *positional: Any,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = "auto",
+        **settings: Any,
+    ) -> None:
+        defaults = self._bind(positional, settings)
         self.backend = backends.get(backend)
-        #: numbers of groups whose switches may have changed, and watched gradient arrays that are gone
+        seed = named("seed", whole(0, 2**64), seed)
+        #: numbers of groups whose switches may have changed
         self._changed: list[int] = []
-        self._gone: list[weakref.ref[Array]] = []
         self.param_groups = tuple(make_groups(self.rule, params, defaults, self._changed.append))
-        self._parameters: list[Parameter] = [p for group in self.param_groups for p in group.members]
-        self._by_name = {p.name: p for p in self._parameters if p.name is not None}
-        check_memory(self._parameters)
-        for p in self._parameters:
+        parameters = [p for group in self.param_groups for p in group.members]
+        give_copies(parameters, copies)
+        check_memory(parameters)
+        for p in parameters:
             if not self.backend.supports(self.rule, p.array.dtype):
                 raise TypeError(
                     f"{p}: the {self.backend.name} backend has no {self.rule.title} in {p.array.dtype}"
                 )
-        self._spans = Spans([p.array for p in self._parameters])
-        self._state: list[tuple[Array | None, ...] | None] = [None] * len(self._parameters)
-        self._steps = np.zeros(max(len(self._parameters), 1), np.int64)
-        #: as Carriers.numbers
-        self._carried = np.empty((len(self._parameters), 2, len(self.rule.carried)))
-        self._carried[:] = self.rule.carried_at_first
-        self._plan: _Prepared | None = None
+        self._planner = Planner(self.rule, self.backend, self.param_groups, seed)
         self._asked: tuple[Any, ...] = ()
-        self._options = Options()
+        self._options, self._gives_norm = Options(), False
+        #: float32 if anything is computed in it
         self._narrowest = min(
-            (p.array.dtype for p in self._parameters), key=lambda d: np.finfo(d).max, default=DTYPES[0]
+            (arithmetic(p.array.dtype) for p in parameters), key=lambda d: d.itemsize, default=DTYPES[0]
         )
         #: one step, snapshot or load at a time, whatever the thread
         self._lock = threading.RLock()
@@ -93,18 +85,23 @@ class Optimizer:
         twice = values.keys() & named.keys()
         if twice:
             raise TypeError(f"{cls.rule.title} got {sorted(twice)[0]!r} twice")
-        return {**cls.rule.defaults, **values, **named}
+        return {**cls.rule.defaults, **DEFAULTS, **values, **named}
 
     def __repr__(self) -> str:
-        head = f"{self.rule.title} ({len(self._parameters)} parameters, backend {self.backend.name})"
+        head = f"{self.rule.title} ({len(self._planner.parameters)} parameters, backend {self.backend.name})"
         return "\n".join([head, *(f"  group {i}: {g.summary()}" for i, g in enumerate(self.param_groups))])
 
     def parameters(self) -> list[Any]:
         """The parameters as they were given, through all groups: the order in which step takes gradients."""
-        return [p.given for p in self._parameters]
+        return [p.given for p in self._planner.parameters]
+
+    @property
+    def seed(self) -> int:
+        """Of the random bits of stochastic rounding."""
+        return self._planner.seed
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).rule.defaults:
+        if name in type(self).rule.defaults or name in DEFAULTS:
             raise AttributeError(f"hyperparameters are set in groups: opt.param_groups[0][{name!r}] = ...")
         object.__setattr__(self, name, value)
 
@@ -116,12 +113,18 @@ class Optimizer:
         clip_value: float | None = None,
         grad_scale: float = 1.0,
         skip_nonfinite: bool = False,
+        clip_scope: str = "all",
+        normalize: bool = False,
+        total_norm: float | None = None,
+        clip_adaptive: float | None = None,
+        clip_adaptive_eps: float = 1e-3,
     ) -> StepReport:
         """Updates all parameters from their gradients, in one pass over memory, or two when a norm is needed.
 
-        grads: an array for each parameter, in order through all groups, of its shape and dtype; None for a
-            parameter that is to be left alone. When parameters were named, a mapping from names will do, in
-            which a missing name stands for None. An array given again must have kept its shape and strides.
+        grads: an array for each parameter, in order through all groups, of its shape, in float32, float64,
+            bfloat16 or float16; `Rows` for a gradient of some rows; None for a parameter that is to be left
+            alone. When parameters were named, a mapping from names will do, in which a missing name stands
+            for None. An array given again must have kept its shape and strides.
         clip_norm: upper limit of the global 2-norm of all gradients; None: no limit. The gradients are
             multiplied by `min(1, clip_norm / (norm + 1e-6))` as in torch.nn.utils.clip_grad_norm_
             (Pascanu, Mikolov and Bengio 2013, section 3.2).
@@ -129,6 +132,15 @@ class Optimizer:
         grad_scale: the gradients are divided by it first: the scale of a loss scaler.
         skip_nonfinite: when a gradient holds NaN or an infinity, or the norm is beyond float64, change
             nothing, counters included.
+        clip_scope: what clip_norm limits: "all", the global norm; "group", that of each parameter group;
+            "tensor", that of each gradient.
+        normalize: multiply by `clip_norm / (norm + 1e-6)` also where the norm is less (but not 0).
+        total_norm: the global norm, measured elsewhere: taken in place of that of these gradients. When each
+            of several processes holds a part of the gradients, it is the root of the sum of their `sumsq`.
+        clip_adaptive: upper limit of the ratio of a gradient's norm to its parameter's, for each unit apart:
+            each index of the first dimension, and a parameter of one dimension or none as a whole
+            (Brock et al. 2021, equation 3, there 0.01 to 0.16). None: no limit. Not with clip_norm.
+        clip_adaptive_eps: what the norm of a parameter's unit counts as if it is less.
 
         The gradients themselves are not written. Raises TypeError or ValueError, naming the parameter,
         before anything is changed.
@@ -136,198 +148,178 @@ class Optimizer:
         # a tuple of our own keeps gradients alive though another thread may empty the caller's list
         grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
         with self._lock:
-            asked = (clip_norm, clip_value, grad_scale, skip_nonfinite)
+            asked = (
+                clip_norm,
+                clip_value,
+                grad_scale,
+                skip_nonfinite,
+                clip_scope,
+                normalize,
+                total_norm,
+                clip_adaptive,
+                clip_adaptive_eps,
+            )
             try:
                 known = asked == self._asked
             except Exception:  # of an array, say; the checks of _ask name it
                 known = False
             if not known:
                 self._ask(asked)
-            plan = self._plan
-            if plan is None or self._changed or self._gone or plan.grad_ids != list(map(id, grads)):
-                plan = self._prepare(grads)
-            measured = plan.run.step(self._options)
+            planner = self._planner
+            plan = planner.plan
+            if plan is None or self._changed or planner.gone or plan.grad_ids != list(map(id, grads)):
+                plan = planner.prepare(grads, self._options, self._changed)
+            measured, gives_norm = plan.run.step(self._options), self._gives_norm
             norm, clip_coef, tensor, skipped = measured
-            nonfinite = None
-            if tensor is not None:
-                number = plan.numbers[tensor]
-                nonfinite = self._locate(number, plan.lent.get(number, grads[number]))
+            nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
             if plan.lent:
                 plan.lent.clear()
         if measured is UNMEASURED:
             return _UNMEASURED
-        return _report((norm, clip_coef, skipped, nonfinite))
+        return _report((norm if gives_norm else None, clip_coef, skipped, nonfinite))
+
+    def sumsq(
+        self,
+        grads: Iterable[Any] | Mapping[str, Any],
+        *,
+        clip_value: float | None = None,
+        grad_scale: float = 1.0,
+    ) -> float:
+        """The sum of the squares of the gradients' elements, after grad_scale and clip_value.
+
+        Arguments are those of `step`. For gradients that several processes hold in parts, each its own:
+
+            total = communicator.allreduce(opt.sumsq(grads))
+            opt.step(grads, clip_norm=1.0, total_norm=math.sqrt(total), skip_nonfinite=True)
+
+        Nothing is changed. Infinite when it is beyond float64, NaN when an element is NaN.
+        """
+        grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
+        options = step_options(self._narrowest, clip_value=clip_value, grad_scale=grad_scale)
+        with self._lock:
+            plan = self._planner.prepare(grads, self._options, self._changed)
+            norm = plan.run.measure(options._replace(measure=True)).norm
+            plan.lent.clear()
+        return norm * norm
 
     def _ask(self, asked: tuple[Any, ...]) -> None:
         """The options are those asked for from now on."""
         self._asked = ()
-        self._options = _options(self._narrowest, *asked)
+        old, self._options = self._options, step_options(self._narrowest, *asked)
+        if old.clips_units != self._options.clips_units:
+            self._planner.plan = None
+        self._gives_norm = self._options.gives_norm
         # only what cannot change in place, and compares as a whole, can be recognised next time
-        if all(value is None or type(value) in (bool, int, float) for value in asked):
+        if all(value is None or type(value) in (bool, int, float, str) for value in asked):
             self._asked = asked
 
-    # ---- gradients and the plan ----
-
     def _listed(self, grads: Any) -> Sequence[Any]:
-        if not isinstance(grads, Mapping):
-            return listed(grads, "grads")
-        unknown = [name for name in grads if name not in self._by_name]
-        if unknown:
-            raise ValueError(f"grads: there is no parameter named {unknown[0]!r}")
-        if len(self._by_name) != len(self._parameters):
-            raise ValueError("grads is a mapping, but not all parameters were given names")
-        return [grads.get(p.name) for p in self._parameters]
+        if isinstance(grads, Mapping):
+            return by_name(grads, self._planner.parameters, "grads")
+        return listed(grads, "grads")
 
-    def _prepare(self, grads: Sequence[Any]) -> _Prepared:
-        """A plan for these gradients: the one there is with other pointers, or a new one."""
-        old, self._plan = self._plan, None
-        # only what has been announced so far: what another thread sets from here on is for the next step
-        announced = len(self._changed)
-        if announced:
-            del self._changed[:announced]
-            old = None
-        lent: dict[int, Array] = {}
-        if len(grads) != len(self._parameters):
-            raise ValueError(f"got {len(grads)} gradients for {len(self._parameters)} parameters")
-        numbers = [i for i, g in enumerate(grads) if g is not None]
-        if old is not None and old.numbers == numbers:
-            plan = old._replace(grad_ids=_ids(grads), lent=lent)
-            watch = plan.watch
-            fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
-            arrays, at = self._check_grads([numbers[k] for k in fresh], grads)
-            plan.run.set_grads(fresh, arrays, at)
-        else:
-            for number, group in enumerate(self.param_groups):
-                group.check_together(number)
-            arrays, _ = self._check_grads(numbers, grads)
-            run = self.backend.plan(self._work(numbers, arrays))
-            plan = _Prepared(run, _ids(grads), numbers, {}, lent)
-            fresh = list(range(len(numbers)))
-        for k, array in zip(fresh, arrays, strict=True):
-            number = numbers[k]
-            if array is grads[number]:
-                plan.watch[k] = weakref.ref(array, self._gone.append)
-            else:
-                plan.watch.pop(k, None)
-                lent[number] = array
-        self._gone.clear()
-        self._plan = plan
-        return plan
+    # ---- averages ----
 
-    def _check_grads(self, numbers: Sequence[int], grads: Sequence[Any]) -> tuple[list[Array], Array]:
-        """These parameters' gradients as arrays, and their addresses, once all are found to be right."""
-        arrays: list[Array] = []
-        for i in numbers:
-            g, param = grads[i], self._parameters[i].array
-            if type(g) is not np.ndarray or g.dtype != param.dtype or g.shape != param.shape:
-                g = self._check_grad(i, g)
-            arrays.append(g)
-        at = addresses(arrays)
-        alias = self._spans.find(arrays, at)
-        if alias:
-            grad, touched = self._parameters[numbers[alias[0]]], self._parameters[alias[1]]
-            raise ValueError(f"gradient of {grad} shares memory with {touched}")
-        return arrays, at
+    def averages(self) -> list[Array | None]:
+        """The running average of each parameter, through all groups; None for one whose ema_decay is None.
 
-    def _check_grad(self, i: int, grad: Any) -> Array:
-        p = self._parameters[i]
-        array = as_array(grad, f"gradient of {p}")
-        if array.shape != p.array.shape:
-            raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
-        if array.dtype != p.array.dtype:
-            raise TypeError(
-                f"gradient of {p} has dtype {array.dtype}, the parameter {p.array.dtype}: "
-                f"give gradient.astype('{p.array.dtype}')"
-            )
-        return array
+        Arrays of the parameters' shapes, in float64 for float64 parameters and in float32 for all others: the
+        averages themselves, which go on with every step until another state is loaded. Before its first step
+        a parameter's average is the parameter.
+        """
+        with self._lock:
+            return [None if average is None else average.view() for average in self._planner.averages()]
 
-    def _work(self, numbers: list[int], grads: list[Array]) -> Work:
-        blocks: dict[tuple[int, int, tuple[float, ...]], int] = {}
-        rows: list[Block] = []
-        alike: list[list[int]] = []
-        items: list[Item] = []
-        for i, grad in zip(numbers, grads, strict=True):
-            p = self._parameters[i]
-            group = self.param_groups[p.group]
-            key = (p.group, int(self._steps[i]), self._carried_by(i))
-            if key not in blocks:
-                blocks[key] = len(rows)
-                alike.append([])
-                carriers = Carriers(self._carried, alike[-1]) if self.rule.carried else ()
-                rows.append(Block(self.rule, group.values_in_place, i, carriers))
-            alike[blocks[key]].append(i)
-            items.append(Item(p.array, grad, self._state_of(i), blocks[key], i))
-        return Work(rows, items, self._steps)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block, parameters (and their copies) hold their running averages, to evaluate or save.
 
-    def _state_of(self, i: int) -> tuple[Array | None, ...]:
-        """The state of a parameter, made when first needed and kept when a switch no longer asks for it."""
-        p = self._parameters[i]
-        values = self.param_groups[p.group].values_in_place
-        kept = self._state[i] or (None,) * len(self.rule.slots)
-        made: list[Array | None] = list(kept)
-        for k, slot in enumerate(self.rule.active_slots(values)):
-            if slot is not None and (made[k] is None or not self._steps[i]):
-                made[k] = _new_state(p.array, 0.0 if slot.initial is None else values[slot.initial])
-        self._state[i] = tuple(made)
-        active = self.rule.active_slots(values)
-        return tuple(a if slot else None for a, slot in zip(made, active, strict=True))
+        Averages are rounded to nearest where parameters have fewer bits. Afterwards everything is as it was,
+        bit for bit; until then the parameters are kept in memory once more. A step inside raises
+        RuntimeError; ValueError when no parameter has an average.
 
-    def _carried_by(self, i: int) -> tuple[float, ...]:
-        """What a parameter carries out of its last step."""
-        return tuple(self._carried[i, self._steps[i] % 2].tolist())
-
-    def _locate(self, number: int, grad: Any) -> NonFinite:
-        p = self._parameters[number]
-        array = as_array(grad, f"gradient of {p}")
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        return NonFinite(p.group, p.index, p.name, index, float(array[index]))
+            with opt.averaged():
+                accuracy = evaluate(model)
+        """
+        planner = self._planner
+        with self._lock:
+            if planner.barred:
+                raise RuntimeError(planner.barred)
+            written = [
+                (array, average)
+                for p, average in zip(planner.parameters, planner.averages(), strict=True)
+                for array in (p.array, p.copy)
+                if average is not None and array is not None
+            ]
+            if not written:
+                raise ValueError("no parameter has a running average: set ema_decay")
+            before = [array.copy() for array, _ in written]
+            rounded = [store(average, array.dtype) for array, average in written]
+            with uninterrupted():
+                planner.barred, planner.plan = _BARRED, None
+                for (array, _), average in zip(written, rounded, strict=True):
+                    array[...] = average
+        try:
+            yield
+        finally:
+            with self._lock, uninterrupted():
+                for (array, _), old in zip(written, before, strict=True):
+                    array[...] = old
+                planner.barred = None
 
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """A snapshot of everything but the parameters: rule, hyperparameters, step counts and state arrays.
+        """A snapshot of everything but the parameters: rule, settings, step counts and state arrays.
 
-        `{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
+        `{"rule", "version", "seed", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
-        copies. What a rule carries from step to step beside arrays stands in an entry as a float.
+        copies, in the dtypes they are kept in. A slot in 8 bits is two arrays of uint8: its codes, in the
+        parameter's shape, and "<slot>_exponents", one for each 256 codes in C order. "residual" is what
+        rounding the parameter lost and "average" its running average, where there are. What a rule carries
+        from step to step beside arrays stands in an entry as a float.
         """
+        planner = self._planner
         state: dict[int, dict[str, Any]] = {}
+        groups = []
         with self._lock:
-            for i, arrays in enumerate(self._state):
-                if arrays is not None and self._steps[i]:
-                    self._state_of(i)  # a switch may have been turned on since the last step
-                    slots = zip(self.rule.slots, self._state[i] or (), strict=True)
-                    copies = {slot.name: a.copy() for slot, a in slots if a is not None}
+            for i in range(len(planner.parameters)):
+                if planner.steps[i]:
+                    # a switch may have been turned on since the last step
+                    arrays = named_arrays(self.rule, planner.keep(i))
                     names = (name for name, _ in self.rule.carried)
-                    carried = dict(zip(names, self._carried_by(i), strict=True))
-                    state[i] = {"step": int(self._steps[i]), **carried, **copies}
+                    carried = dict(zip(names, planner.carried_by(i), strict=True))
+                    copies = {name: array.copy() for name, array in arrays.items()}
+                    state[i] = {"step": int(planner.steps[i]), **carried, **copies}
             first = 0
-            groups = []
             for group in self.param_groups:
                 numbers = list(range(first, first + len(group.members)))
                 groups.append({**group.values_in_place, "params": numbers})
                 first += len(numbers)
-        return {"rule": self.rule.name, "version": 1, "state": state, "param_groups": groups}
+        head = {"rule": self.rule.name, "version": VERSION, "seed": planner.seed}
+        return {**head, "state": state, "param_groups": groups}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
 
-        ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups
-        or parameters, other shapes or dtypes, and for hyperparameters out of range.
-        """
-        from fastgd.state import checked_state
+        What this optimizer keeps its state in, and how it rounds parameters, stays as it is. With `convert`,
+        state in other dtypes is rounded to these, to nearest, and a residual of another rounding begins anew.
 
-        hyperparameters, steps, carried, state = checked_state(self, state_dict)
+        ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups
+        or parameters, other shapes, other dtypes without `convert`, and for hyperparameters out of range.
+        """
+        planner = self._planner
+        checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
-            for group, values in zip(self.param_groups, hyperparameters, strict=True):
+            for group, values in zip(self.param_groups, checked.settings, strict=True):
                 group.values_in_place.update(values)
-            self._steps[: len(steps)] = steps
-            self._carried[:] = carried
-            self._state[:] = state
-            self._plan = None
+            planner.steps[: len(checked.steps)] = checked.steps
+            planner.carried[:] = checked.carried
+            planner.kept[:] = checked.kept
+            planner.seed, planner.plan = checked.seed, None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For copy.deepcopy and pickle: the parameters as they were given, and a snapshot of the rest."""
+        """For copy.deepcopy and pickle: parameters and copies as they were given, a snapshot of the rest."""
         groups = [
             {
                 **group.values_in_place,
@@ -335,22 +327,29 @@ class Optimizer:
             }
             for group in self.param_groups
         ]
-        return _restored, (type(self), groups, self.backend.name), self.state_dict()
+        copies = [p.given_copy for p in self._planner.parameters]
+        return _restored, (type(self), groups, self.backend.name, copies), self.state_dict()
 
     def __setstate__(self, state_dict: Mapping[str, Any]) -> None:
         self.load_state_dict(state_dict)
 
     def save(self, path: Any) -> None:
-        """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it."""
+        """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it.
+
+        The file's metadata have, for any tool, "rule", "hyperparameters" (JSON, a dict for each group) and
+        "step" (the largest of any parameter).
+        """
         from fastgd.checkpoint import pack_state, save_file
 
-        save_file(path, *pack_state(self.state_dict()))
+        state = self.state_dict()
+        tensors, metadata = pack_state(state)
+        save_file(path, tensors, {**metadata, **summary(state)})
 
-    def load(self, path: Any) -> None:
+    def load(self, path: Any, *, convert: bool = False) -> None:
         """`load_state_dict` from a file that `save` wrote. Never unpickles."""
         from fastgd.checkpoint import load_file, unpack_state
 
-        self.load_state_dict(unpack_state(*load_file(path)))
+        self.load_state_dict(unpack_state(*load_file(path)), convert=convert)
 
 
 #: those whose locks a forked child makes anew: the thread that held one does not exist there
@@ -360,39 +359,12 @@ _OPTIMIZERS: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 def _after_fork() -> None:
     for opt in _OPTIMIZERS:
         opt._lock = threading.RLock()
-        opt._plan = None
+        opt._planner.plan = None
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _restored(cls: type[Optimizer], groups: Any, backend: str) -> Optimizer:
-    return cls(groups, backend=backend)
-
-
-def _ids(grads: Sequence[Any]) -> list[int]:
-    return [id(g) if g is None or type(g) is np.ndarray else 0 for g in grads]
-
-
-def _new_state(param: Array, value: float) -> Array:
-    state = np.zeros_like(param, subok=False)
-    if value:
-        state.fill(value)
-    return state
-
-
-def _options(
-    narrowest: np.dtype[Any], clip_norm: Any, clip_value: Any, grad_scale: Any, skip_nonfinite: Any
-) -> Options:
-    scale = named("grad_scale", real, grad_scale)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"grad_scale must be above 0 and finite, not {scale!r}")
-    if not float(np.finfo(narrowest).smallest_subnormal) <= 1 / scale <= float(np.finfo(narrowest).max):
-        raise ValueError(f"grad_scale must have an inverse that {narrowest} can hold, not {scale!r}")
-    return Options(
-        grad_scale=scale,
-        clip_value=math.inf if clip_value is None else named("clip_value", limit, clip_value),
-        clip_norm=math.inf if clip_norm is None else named("clip_norm", limit, clip_norm),
-        skip_nonfinite=named("skip_nonfinite", flag, skip_nonfinite),
-    )
+def _restored(cls: type[Optimizer], groups: Any, backend: str, copies: list[Any]) -> Optimizer:
+    return cls(groups, backend=backend, copies=copies)

@@ -1,14 +1,16 @@
-"""Settings that every optimizer has, whatever its rule: how numbers are stored, and what is done beside the rule.
+"""Settings that every optimizer has, whatever its rule: how numbers are stored, what is done beside the rule.
 
 They stand in parameter groups beside the rule's hyperparameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from fastgd.checks import flag, number, one_of, optional
-from fastgd.rules import Hyperparameter
+from fastgd.arrays import CODES
+from fastgd.checks import dtype_of, flag, named, number, one_of, optional
+from fastgd.rules import Hyperparameter, Rule, check_hyperparameter
 
 #: of 16-bit parameters, by fgd_rounding in csrc/fastgd.h
 ROUNDINGS = ("nearest", "stochastic", "kahan", "master", "split")
@@ -16,31 +18,68 @@ ROUNDINGS = ("nearest", "stochastic", "kahan", "master", "split")
 #: of state in 16 or 8 bits, likewise
 STATE_ROUNDINGS = ROUNDINGS[:2]
 
-#: what state can be stored in; "8bit" is a block format: Codes
-STATE_DTYPES = ("float64", "float32", "bfloat16", "float16", "8bit")
+#: the block format of backends.base.Codes
+CODED = "8bit"
 
+#: name -> (default, what it means)
 SETTINGS: dict[str, tuple[Any, Hyperparameter]] = {
     "state_dtype": (
         None,
         Hyperparameter(
-            optional(one_of(*STATE_DTYPES)), "what state is stored in; None: the dtype of the parameter"
+            optional(dtype_of(*CODES, CODED)),
+            "what state is stored in: a dtype or its name, or '8bit'; None: the dtype of the parameter",
+            type="Any",
+            fixed=True,
         ),
     ),
     "state_rounding": (
         None,
         Hyperparameter(
-            optional(one_of(*STATE_ROUNDINGS)), "of 16 and 8 bit state; None: nearest, stochastic in 8 bits"
+            optional(one_of(*STATE_ROUNDINGS)),
+            "'nearest' or 'stochastic', of state in 16 or 8 bits; None: nearest in 16, stochastic in 8",
+            type="str | None",
         ),
     ),
-    "rounding": ("nearest", Hyperparameter(one_of(*ROUNDINGS), "of 16-bit parameters")),
+    "rounding": (
+        "nearest",
+        Hyperparameter(
+            one_of(*ROUNDINGS),
+            "of parameters in 16 bits: 'nearest', 'stochastic', or one that keeps what is lost beside them: "
+            "'kahan' (in 16 bits), 'master' (a float32 copy), 'split' (of bfloat16: the other half of a "
+            "float32)",
+            fixed=True,
+        ),
+    ),
     "cautious": (
         False,
-        Hyperparameter(flag, "whether only elements whose step descends are changed (Liang et al. 2024)"),
+        Hyperparameter(
+            flag,
+            "whether only elements whose step goes against their gradient are changed, by more in turn "
+            "(Liang et al. 2024, algorithm 1)",
+        ),
     ),
     "ema_decay": (
         None,
         Hyperparameter(
-            optional(number(0, 1)), "what is kept of the running average of the parameters; None: no average"
+            optional(number(0, 1)),
+            "what a running average of the parameters keeps of itself at every step; None: no average",
+            type="float | None",
+            folded=True,
         ),
     ),
 }
+
+DEFAULTS: dict[str, Any] = {name: default for name, (default, _) in SETTINGS.items()}
+
+
+def check_value(rule: Rule, name: str, value: Any) -> Any:
+    """A hyperparameter or setting in its canonical type; TypeError or ValueError that names it otherwise."""
+    if name in SETTINGS:
+        return named(name, SETTINGS[name][1].check, value)
+    return check_hyperparameter(rule, name, value)
+
+
+def state_rounding(values: Mapping[str, Any]) -> str:
+    """How state in 16 or 8 bits is rounded under these settings."""
+    chosen: str | None = values["state_rounding"]
+    return chosen or STATE_ROUNDINGS[values["state_dtype"] == CODED]

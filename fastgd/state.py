@@ -1,64 +1,106 @@
-"""Checks a state dict against an optimizer, whole, before any of it is taken over."""
+"""What is in an optimizer's state dict, and whether one fits: whole, before any of it is taken over."""
 
 from __future__ import annotations
 
+import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastgd.arrays import Array, as_array
-from fastgd.checks import finite, named
-from fastgd.rules import Carried, check_hyperparameter
+from fastgd.arrays import Array, arithmetic, as_array, lent
+from fastgd.backends.base import BLOCK, Codes, State
+from fastgd.checks import finite, named, whole
+from fastgd.groups import Parameter
+from fastgd.kept import Kept, residual_dtype, slot_dtype
+from fastgd.rules import Carried, Rule, Slot
+from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_value
+from fastgd.storage import decode, encode, load, store
 
 if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
 
-#: the version that state_dict writes
-VERSION = 1
+#: the version that state_dict writes. Version 1 had no settings, and state in the parameter's dtype only
+VERSION = 2
 
 #: above this, a step count is no count of steps and float64 cannot hold it
 MAX_STEP = 2**53
 
-State = list["tuple[Array | None, ...] | None"]
+EXPONENTS = "{}_exponents"
+
+REMEDY = "load_state_dict(state, convert=True) converts it"
+
+
+def named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
+    """The arrays of an entry by name."""
+    arrays: dict[str, Array] = {}
+    for slot, state in zip(rule.slots, kept.slots, strict=True):
+        if isinstance(state, Codes):
+            arrays[slot.name], arrays[EXPONENTS.format(slot.name)] = state
+        elif state is not None:
+            arrays[slot.name] = state
+    for name in ("residual", "average"):
+        array = getattr(kept, name)
+        if array is not None:
+            arrays[name] = array
+    return arrays
+
+
+def summary(state_dict: Mapping[str, Any]) -> dict[str, str]:
+    """What a file's metadata say about the state to whoever cannot read the rest."""
+    groups = [
+        {k: v if not isinstance(v, float) or math.isfinite(v) else repr(v) for k, v in group.items()}
+        for group in state_dict["param_groups"]
+    ]
+    return {
+        "rule": state_dict["rule"],
+        "hyperparameters": json.dumps(groups, allow_nan=False),
+        "step": str(max((entry["step"] for entry in state_dict["state"].values()), default=0)),
+    }
 
 
 class Checked(NamedTuple):
     """A state dict that fits, in new objects."""
 
-    #: of each group
-    hyperparameters: list[dict[str, Any]]
+    #: hyperparameters and settings of each group
+    settings: list[dict[str, Any]]
     #: of each parameter
     steps: list[int]
     #: float64 [parameters, 1, numbers], what each parameter carries out of its last step
     carried: Array
     #: of each parameter
-    state: State
+    kept: list[Kept | None]
+    seed: int
 
 
-def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> Checked:
+def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Checked:
+    """convert: bring state in other dtypes into this optimizer's."""
     given = _mapping("the state", given)
     missing = {"rule", "version", "state", "param_groups"} - given.keys()
     if missing:
         raise ValueError(f"not an optimizer's state: it has no {sorted(missing)[0]!r}")
     if given["rule"] != opt.rule.name:
         raise ValueError(f"the state is of rule {given['rule']!r}, this optimizer is {opt.rule.name!r}")
-    if given["version"] != VERSION:
-        raise ValueError(f"the state has version {given['version']!r}; this fastgd reads version {VERSION}")
-    hyperparameters = _groups(opt, given["param_groups"])
+    version = given["version"]
+    if version not in range(1, VERSION + 1):
+        raise ValueError(f"the state has version {version!r}; this fastgd reads versions 1 to {VERSION}")
+    # before version 2 nothing was random
+    seed = named("the state's 'seed'", whole(0, 2**64), given["seed"]) if "seed" in given else opt.seed
+    settings = _groups(opt, given["param_groups"], DEFAULTS if version == 1 else {})
     parameters = [p for group in opt.param_groups for p in group.members]
     steps = [0] * len(parameters)
     carried = np.empty((len(parameters), 1, len(opt.rule.carried)))
     carried[:] = opt.rule.carried_at_first
-    state: State = [None] * len(parameters)
+    kept: list[Kept | None] = [None] * len(parameters)
     for key, entry in _mapping("the state's 'state'", given["state"]).items():
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < len(parameters):
             raise ValueError(f"the state has an entry {key!r}, but no such parameter exists")
         i = int(key)
-        values = hyperparameters[parameters[i].group]
-        steps[i], carried[i], state[i] = _entry(opt, parameters[i], values, entry)
-    return Checked(hyperparameters, steps, carried, state)
+        values = settings[parameters[i].group]
+        steps[i], carried[i], kept[i] = _entry(opt.rule, parameters[i], values, entry, convert)
+    return Checked(settings, steps, carried, kept, seed)
 
 
 def _mapping(what: str, value: Any) -> Mapping[Any, Any]:
@@ -73,7 +115,8 @@ def _sequence(what: str, value: Any) -> Sequence[Any]:
     return value
 
 
-def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
+def _groups(opt: Optimizer, given: Any, absent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """absent: what stands for settings that the state does not have."""
     given = _sequence("the state's 'param_groups'", given)
     if len(given) != len(opt.param_groups):
         raise ValueError(f"the state has {len(given)} groups, this optimizer {len(opt.param_groups)}")
@@ -81,9 +124,9 @@ def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
     first = 0
     for number, (group, own) in enumerate(zip(given, opt.param_groups, strict=True)):
         what = f"group {number} of the state"
-        group = _mapping(what, group)
+        group = {**absent, **_mapping(what, group)}
         values = {}
-        for name in ("params", *opt.rule.defaults):
+        for name in ("params", *own.values_in_place):
             if name not in group:
                 raise ValueError(f"{what} has no {name!r}")
         members = _sequence(f"{what}: 'params'", group["params"])
@@ -93,45 +136,121 @@ def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
             raise ValueError(f"{what}: 'params' must count on from {first}, not be {members!r}")
         first += len(members)
         try:
-            for name in opt.rule.defaults:
-                values[name] = check_hyperparameter(opt.rule, name, group[name])
+            for name in own.values_in_place:
+                values[name] = check_value(opt.rule, name, group[name])
             opt.rule.check(values)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{what}: {error}") from None
-        result.append(values)
+        fixed = {name: own.values_in_place[name] for name, (_, of) in SETTINGS.items() if of.fixed}
+        result.append({**values, **fixed})
     return result
 
 
 def _entry(
-    opt: Optimizer, parameter: Any, values: Mapping[str, Any], entry: Mapping[str, Any]
-) -> tuple[int, Carried, tuple[Array | None, ...]]:
+    rule: Rule, parameter: Parameter, values: Mapping[str, Any], entry: Mapping[str, Any], convert: bool
+) -> tuple[int, Carried, Kept]:
     what = f"state of {parameter}"
     entry = _mapping(what, entry)
-    known = {"step", *(name for name, _ in opt.rule.carried), *(slot.name for slot in opt.rule.slots)}
-    strange = set(entry) - known
+    slots = [slot.name for slot in rule.slots]
+    known = {"step", "residual", "average", *(name for name, _ in rule.carried), *slots}
+    strange = set(entry) - known - set(map(EXPONENTS.format, slots))
     if strange:
-        raise ValueError(f"{what}: {opt.rule.title} has no {min(strange, key=str)!r}")
+        raise ValueError(f"{what}: {rule.title} has no {min(strange, key=str)!r}")
     step = _step(what, entry)
     if step == 0 and len(entry) > 1:
         raise ValueError(f"{what} has more than a step count though no step was made")
-    numbers = tuple(_number(what, name, entry) if step else at_first for name, at_first in opt.rule.carried)
-    arrays: list[Array | None] = []
-    for slot, active in zip(opt.rule.slots, opt.rule.active_slots(values), strict=True):
-        if slot.name not in entry:
-            if active and step:
-                raise ValueError(f"{what} has no {slot.name!r}")
-            arrays.append(None)
-            continue
-        array = as_array(entry[slot.name], f"{what}: {slot.name!r}")
-        if array.shape != parameter.array.shape or array.dtype != parameter.array.dtype:
-            raise ValueError(
-                f"{what}: {slot.name!r} is {array.dtype} {array.shape}, the parameter "
-                f"{parameter.array.dtype} {parameter.array.shape}"
-            )
-        own = np.empty_like(parameter.array, subok=False)
-        np.copyto(own, array)
-        arrays.append(own)
-    return step, numbers, tuple(arrays)
+    numbers = tuple(_number(what, name, entry) if step else at_first for name, at_first in rule.carried)
+    if step == 0:
+        return step, numbers, Kept((None,) * len(slots))
+    states: list[State | None] = []
+    for slot, active in zip(rule.slots, rule.active_slots(values), strict=True):
+        if slot.name in entry:
+            states.append(_slot(what, slot, values, parameter.array, entry, convert))
+        elif active or EXPONENTS.format(slot.name) in entry:
+            raise ValueError(f"{what} has no {slot.name!r}")
+        else:
+            states.append(None)
+    residual = _residual(what, values, parameter.array, entry, convert)
+    return step, numbers, Kept(tuple(states), residual, _average(what, parameter.array, entry, convert))
+
+
+def _slot(
+    what: str, slot: Slot, values: Mapping[str, Any], param: Array, entry: Mapping[str, Any], convert: bool
+) -> State:
+    """A slot in what this optimizer keeps it in."""
+    given = _stored(what, slot.name, param, entry)
+    dtype = slot_dtype(slot, values, param)
+    has, wanted = CODED if isinstance(given, Codes) else given.dtype.name, dtype.name if dtype else CODED
+    if has == wanted:
+        return Codes(*(a.copy() for a in given)) if isinstance(given, Codes) else _like(param, given)
+    if not convert:
+        raise ValueError(
+            f"{what}: {slot.name!r} is in {has}, and this optimizer keeps it in {wanted}: {REMEDY}"
+        )
+    if isinstance(given, Codes):
+        numbers = decode(*given, np.float32, unsigned=slot.unsigned)
+    else:
+        numbers = load(given, arithmetic(given.dtype).type)
+    if dtype is None:
+        return Codes(*encode(numbers, unsigned=slot.unsigned))
+    return _like(param, store(numbers, dtype, unsigned=slot.unsigned))
+
+
+def _stored(what: str, name: str, param: Array, entry: Mapping[str, Any]) -> State:
+    array = lent(entry[name], f"{what}: {name!r}")
+    if array.dtype != np.uint8:
+        as_array(array, f"{what}: {name!r}")
+    if array.shape != param.shape:
+        raise ValueError(f"{what}: {name!r} has shape {array.shape}, the parameter {param.shape}")
+    beside = EXPONENTS.format(name)
+    if (array.dtype == np.uint8) != (beside in entry):
+        here = f"has no {beside!r}" if beside not in entry else f"has {beside!r}, which is for 8 bits alone"
+        raise ValueError(f"{what}: {name!r} is {array.dtype.name} and the state {here}")
+    if array.dtype != np.uint8:
+        return array
+    exponents = lent(entry[beside], f"{what}: {beside!r}")
+    wanted = (-(-param.size // BLOCK),)
+    if exponents.dtype != np.uint8 or exponents.shape != wanted:
+        found = f"{exponents.dtype} {exponents.shape}"
+        raise ValueError(f"{what}: {beside!r} must be uint8 {wanted}, not {found}")
+    return Codes(np.ascontiguousarray(array), np.ascontiguousarray(exponents))
+
+
+def _residual(
+    what: str, values: Mapping[str, Any], param: Array, entry: Mapping[str, Any], convert: bool
+) -> Array | None:
+    """What rounding lost so far; None where nothing is kept, or it is to be begun anew."""
+    array = lent(entry["residual"], f"{what}: 'residual'") if "residual" in entry else None
+    if array is not None and array.shape != param.shape:
+        raise ValueError(f"{what}: 'residual' has shape {array.shape}, the parameter {param.shape}")
+    dtype = residual_dtype(values, param)
+    if (array is None and dtype is None) or (array is not None and array.dtype == dtype):
+        return array if array is None else _like(param, array)
+    if not convert:
+        has = f"is in {array.dtype}" if array is not None else "is not there"
+        wanted = f"keeps it in {dtype}" if dtype else "keeps none"
+        raise ValueError(f"{what}: 'residual' {has}, and rounding {values['rounding']!r} {wanted}: {REMEDY}")
+    return None
+
+
+def _average(what: str, param: Array, entry: Mapping[str, Any], convert: bool) -> Array | None:
+    if "average" not in entry:
+        return None
+    array, dtype = as_array(entry["average"], f"{what}: 'average'"), arithmetic(param.dtype)
+    if array.shape != param.shape:
+        raise ValueError(f"{what}: 'average' has shape {array.shape}, the parameter {param.shape}")
+    if array.dtype != dtype and not convert:
+        raise ValueError(
+            f"{what}: 'average' is in {array.dtype}, and this optimizer keeps it in {dtype}: {REMEDY}"
+        )
+    return _like(param, load(array, dtype.type))
+
+
+def _like(param: Array, array: Array) -> Array:
+    """A copy that lies in memory as the parameter does."""
+    own = np.empty_like(param, array.dtype, subok=False)
+    np.copyto(own, array)
+    return own
 
 
 def _number(what: str, name: str, entry: Mapping[str, Any]) -> float:

@@ -15,14 +15,15 @@ BACKENDS = tuple(backends.MODULES)
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:
-    """Parameters, state, step counts and hyperparameters, comparable with `==`."""
+    """Parameters, their copies, state, step counts and settings, comparable with `==`."""
     saved = opt.state_dict()
-    params = [np.asarray(p).tobytes() for group in opt.param_groups for p in group["params"]]
+    members = [p for group in opt.param_groups for p in group.members]
+    params = [a.tobytes() for p in members for a in (p.array, p.copy) if a is not None]
     state = {
         number: {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
         for number, entry in saved["state"].items()
     }
-    return params, state, saved["param_groups"]
+    return params, state, (saved["param_groups"], saved["seed"])
 
 
 @contextmanager
@@ -40,7 +41,8 @@ def random(shape: Any, seed: int, dtype: Any = np.float32) -> np.ndarray[Any, An
 def rebuilt(opt):
     """An optimizer with nothing prepared, over copies of the parameters, as far along as this one."""
     groups = [{**group, "params": [np.array(p) for p in group["params"]]} for group in opt.param_groups]
-    other = type(opt)(groups, backend=opt.backend.name)
+    copies = [None if p.copy is None else p.copy.copy() for g in opt.param_groups for p in g.members]
+    other = type(opt)(groups, backend=opt.backend.name, copies=copies)
     other.load_state_dict(opt.state_dict())
     return other
 

@@ -78,7 +78,7 @@ NOT_ARRAYS = {
     "scalar": (lambda: np.float32(1), TypeError, "is float32, a value that has no memory"),
     "object": (lambda: np.array([1, None, 2]), TypeError, "dtype object"),
     "integer": (lambda: np.ones(3, np.int64), TypeError, "dtype int64"),
-    "half": (lambda: np.ones(3, np.float16), TypeError, "dtype float16"),
+    "long": (lambda: np.ones(3, np.longdouble), TypeError, "dtype (float|longdouble)"),
     "complex": (lambda: np.ones(3, np.complex64), TypeError, "dtype complex64"),
     "date": (lambda: np.zeros(3, "M8[s]"), TypeError, "dtype datetime64"),
     "structured": (lambda: np.zeros(3, "f4,f4"), TypeError, "has dtype"),
@@ -184,9 +184,9 @@ GRADS = {
     ),
     "broadcastable": (lambda opt: [good()[0][:1], *good()[1:]], ValueError, "has shape"),
     "dtype": (
-        lambda opt: [*good()[:2], good()[2].astype(np.float32)],
+        lambda opt: [*good()[:2], good()[2].astype(np.int64)],
         TypeError,
-        r"gradient of parameter 'head' \(parameter 0 of group 1\) has dtype float32, the parameter float64",
+        r"gradient of parameter 'head' \(parameter 0 of group 1\) has dtype int64; fastgd works on float32, ",
     ),
     "alias": (
         lambda opt: alias(opt, "w"),

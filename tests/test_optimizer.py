@@ -17,6 +17,7 @@ from snapshots import BACKENDS, check_step, contents, random, rebuilt, unchanged
 
 import fastgd
 from fastgd.rules import RULES
+from fastgd.settings import SETTINGS
 
 F32 = np.float32
 
@@ -41,7 +42,7 @@ def test_positional_hyperparameters_are_in_torchs_order():
 
 def test_a_group_is_a_mapping():
     group = fastgd.SGD([np.ones(1, F32)], lr=0.5).param_groups[0]
-    assert list(group) == ["params", *RULES["sgd"].defaults]
+    assert list(group) == ["params", *RULES["sgd"].defaults, *SETTINGS]
     assert len(group) == len(list(group))
     group.update(lr=0.25, momentum=np.float32(0.5))
     assert dict(group)["lr"] == 0.25

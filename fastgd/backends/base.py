@@ -11,7 +11,7 @@ from fastgd.rules import Hyperparameters, Rule
 
 
 class Options(NamedTuple):
-    """What happens to gradients before a rule sees them; as fgd_options in csrc/fastgd.h, where the formulas are.
+    """What happens to gradients before a rule sees them: fgd_options in csrc/fastgd.h, where formulas are.
 
     g / grad_scale, then clamped to +-clip_value, then times min(1, clip_norm / (norm + 1e-6)).
     """
@@ -38,6 +38,14 @@ class Options(NamedTuple):
     def needs_measure(self) -> bool:
         needed = self.measure or self.skip_nonfinite
         return needed or (not math.isinf(self.clip_norm) and self.total_norm is None)
+
+    @property
+    def gives_norm(self) -> bool:
+        return self.needs_measure or self.total_norm is not None
+
+    @property
+    def clips_units(self) -> bool:
+        return not math.isinf(self.clip_unit)
 
 
 #: by fgd_scope
@@ -76,7 +84,7 @@ State = Array | Codes
 
 
 class Item(NamedTuple):
-    """One tensor to update. Arithmetic is in float64 for a float64 parameter and in float32 for all others."""
+    """One tensor to update. Arithmetic is in float64 for a float64 parameter, in float32 for all others."""
 
     param: Array
     grad: Array
@@ -156,6 +164,9 @@ class Plan(Protocol):
     def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
         """These items, which have no rows, have other gradients of the same dtype from now on, at these
         addresses. They are not kept alive."""
+
+    def measure(self, options: Options) -> Measured:
+        """The global norm of the gradients, in the order of elements in which the step takes it."""
 
     def step(self, options: Options) -> Measured:
         """Makes one step: all of it, or, when it is skipped or fails, nothing."""

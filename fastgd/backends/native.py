@@ -10,9 +10,21 @@ from typing import Any
 import numpy as np
 
 from fastgd._native import ffi, lib
-from fastgd.arrays import DTYPE_CODES, Array, address, collapsed
-from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work, folding
+from fastgd.arrays import Array, address, code_of, collapsed, memory_order
+from fastgd.backends.base import (
+    SCOPES,
+    UNMEASURED,
+    Block,
+    Codes,
+    Item,
+    Measured,
+    Options,
+    Plan,
+    Work,
+    folding,
+)
 from fastgd.rules import INTERNAL, RULES, Rule
+from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
 
 
 def error_text(code: int) -> str:
@@ -66,7 +78,13 @@ class Table:
         """The arrays as gradients to measure, or to be clipped in place."""
         table = cls(len(arrays))
         for i, array in enumerate(arrays):
-            table.fill(i, array, array if writing else None)
+            row = table.rows[i]
+            row.size = array.size
+            row.dtype = row.grad_dtype = code_of(array.dtype)
+            row.grad = _pointer(array)
+            if writing:
+                row.param = row.grad
+            table._lay_out(i, array, [array, array], memory_order(array))
         return table
 
     def grad_column(self) -> Array:
@@ -76,22 +94,44 @@ class Table:
         column: Array = words[: self.count, offset // np.intp().itemsize]
         return column
 
-    def fill(
-        self, i: int, grad: Array, param: Array | None = None, state: Sequence[Array | None] = ()
-    ) -> Any:
+    def fill(self, i: int, item: Item) -> None:
+        """All of a row but what belongs to the work as a whole."""
+        row, param = self.rows[i], item.param
+        row.size = item.grad.size
+        row.norm_group = item.group
+        row.dtype = code_of(param.dtype)
+        row.param = _pointer(param)
+        row.stream = item.counter
+        row.unit = math.prod(param.shape[1:]) if param.ndim >= 2 else 0
+        for k, state in enumerate(item.state):
+            if isinstance(state, Codes):
+                row.state_dtype[k] = lib.FGD_CODES
+                row.state[k], row.exponents[k] = _pointer(state.codes), _pointer(state.exponents)
+            elif state is not None:
+                row.state_dtype[k] = code_of(state.dtype)
+                row.state[k] = _pointer(state)
+        if item.residual is not None:
+            row.residual = _pointer(item.residual)
+        if item.average is not None:
+            row.average = _pointer(item.average)
+        if item.copy is not None:
+            row.copy, row.copy_dtype = _pointer(item.copy), code_of(item.copy.dtype)
+        if item.rows is not None:
+            row.rows, row.n_rows = ffi.from_buffer("int64_t[]", item.rows), item.rows.size
+            row.width = math.prod(param.shape[1:])
+        self.set_grad(i, item, item.grad)
+
+    def set_grad(self, i: int, item: Item, grad: Array) -> None:
+        """Points a filled row to a gradient, which need not be the item's."""
         row = self.rows[i]
-        row.size = grad.size
-        row.dtype = DTYPE_CODES[grad.dtype]
-        row.grad = _pointer(grad)
-        if param is not None:
-            row.param = _pointer(param)
-        for k, array in enumerate(state):
-            if array is not None:
-                row.state[k] = _pointer(array)
-        operands = [grad if param is None else param, grad, *(grad if a is None else a for a in state)]
-        layout = collapsed(operands)
-        row.layout = ffi.NULL if layout is None else self._layout(i, *layout)
-        return row
+        row.grad, row.grad_dtype = _pointer(grad), code_of(grad.dtype)
+        if item.rows is None:
+            self._lay_out(i, grad, [item.param, grad, *operands(item)], item.order)
+
+    def _lay_out(self, i: int, stand_in: Array, arrays: Sequence[Array | None], order: Sequence[int]) -> None:
+        """Gives a row its layout. stand_in: whose strides are given where there is no array."""
+        layout = collapsed([stand_in if a is None else a for a in arrays], order)
+        self.rows[i].layout = ffi.NULL if layout is None else self._layout(i, *layout)
 
     def _layout(self, i: int, shape: list[int], strides: list[list[int]]) -> Any:
         c_shape = ffi.new("int64_t[]", shape)
@@ -105,10 +145,20 @@ class Table:
         return ffi.new("int64_t[]", size // 8), size
 
 
+def operands(item: Item) -> list[Array | None]:
+    """What lies beside the parameter and the gradient, in the order of fgd_layout."""
+    state = [s.codes if isinstance(s, Codes) else s for s in item.state]
+    return [*state, item.residual, item.average, item.copy]
+
+
 def _set_options(c: Any, options: Options) -> None:
     c.grad_scale = options.grad_scale
     c.clip_value = options.clip_value
     c.clip_norm = options.clip_norm
+    c.clip_unit, c.unit_eps = options.clip_unit, options.unit_eps
+    c.total_norm = -1.0 if options.total_norm is None else options.total_norm
+    c.scope = SCOPES.index(options.scope)
+    c.normalize = options.normalize
     c.norm = lib.FGD_NORM_INF if math.isinf(options.norm) else lib.FGD_NORM_2
     c.measure = options.measure
     c.skip_nonfinite = options.skip_nonfinite
@@ -135,30 +185,34 @@ class _Step:
     def __init__(self, work: Work) -> None:
         self._table = table = Table(len(work.items))
         self._counters = ffi.cast("int64_t *", address(work.steps))
-        # parameters and state must outlive the pointers to them; gradients are the caller's to keep
+        # all but the gradients, which are the caller's to keep, must outlive the pointers to it
         self._steps = work.steps
-        self._tensors = [(item.param, item.state) for item in work.items]
+        self._items = [item._replace(grad=item.param) for item in work.items]
         # without a layout all operands lie in one order, which need not be C's
         self._in_c_order = [
-            all(a is None or a.flags.c_contiguous for a in (param, *state)) for param, state in self._tensors
+            all(a is None or a.flags.c_contiguous for a in (item.param, *operands(item)))
+            for item in work.items
         ]
         #: items that only need another pointer when another gradient in C order comes
         self._packed = np.zeros(len(work.items), np.bool_)
         self._grad_column = table.grad_column()
         for i, item in enumerate(work.items):
-            row = table.fill(i, item.grad, item.param, item.state)
+            table.fill(i, item)
+            row = table.rows[i]
             self._packed[i] = self._in_c_order[i] and not row.layout
             row.group = item.block
             row.step = self._counters + item.counter
         self._groups = ffi.new("fgd_group[]", max(len(work.blocks), 1))
         self._folds = []
+        #: the groups with an average
+        self._averaging = []
         for i, block in enumerate(work.blocks):
-            group = self._groups[i]
-            group.rule = KERNELS[block.rule.name]
-            group.switches = sum(on << bit for bit, on in enumerate(block.rule.active(block.values).values()))
-            group.maximize = block.values["maximize"]
-            fold = folding(block.rule)
-            self._folds.append((group, fold, block.values, block.counter, block.carriers))
+            group, values = self._groups[i], block.values
+            _set_group(group, block)
+            group.seed = work.seed
+            self._folds.append((group, folding(block.rule), values, block.counter, block.carriers))
+            if values["ema_decay"] is not None:
+                self._averaging.append((group, values))
         self._options, self._report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
         self._set: Options | None = None
         self._update = lib.fgd_update
@@ -170,9 +224,11 @@ class _Step:
             self._grad_column[items] = at
             return
         for i, grad in zip(items, grads, strict=True):
-            param, state = self._tensors[i]
-            row = self._table.fill(i, grad, param, state)
-            self._packed[i] = self._in_c_order[i] and not row.layout
+            self._table.set_grad(i, self._items[i], grad)
+            self._packed[i] = self._in_c_order[i] and not self._table.rows[i].layout
+
+    def measure(self, options: Options) -> Measured:
+        return _called(lib.fgd_measure, self._table, options, ffi.NULL)
 
     def step(self, options: Options) -> Measured:
         if options is not self._set:
@@ -181,6 +237,10 @@ class _Step:
         counters, report = self._counters, self._report
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
+        for group, values in self._averaging:
+            decay = values["ema_decay"]
+            if decay is not None:  # as it is when another thread has just set it
+                group.average_weight = 1.0 - decay
         code = self._update(*self._arguments)
         if code:
             _check(code, report)
@@ -192,34 +252,45 @@ class _Step:
         return _measured(report)
 
 
+def _set_group(group: Any, block: Block) -> None:
+    values = block.values
+    group.rule = KERNELS[block.rule.name]
+    group.switches = sum(on << bit for bit, on in enumerate(block.rule.active(values).values()))
+    group.maximize = values["maximize"]
+    group.cautious = values["cautious"]
+    group.rounding = ROUNDINGS.index(values["rounding"])
+    group.state_rounding = STATE_ROUNDINGS.index(state_rounding(values))
+
+
+def _called(entry: Any, table: Table, options: Options, *norms: Any) -> Measured:
+    c_options, report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
+    _set_options(c_options, options)
+    code = entry(table.rows, table.count, c_options, *norms, *table.workspace(), report)
+    _check(code, report)
+    return _measured(report) if report.measured else UNMEASURED
+
+
 class NativeBackend:
     """See the module."""
 
     name = "native"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
-        return rule.name in KERNELS and dtype in DTYPE_CODES
+        return rule.name in KERNELS and code_of(np.dtype(dtype)) is not None
 
     def plan(self, work: Work) -> Plan:
         return _Step(work)
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return self._call(lib.fgd_measure, Table.of(arrays), options, ffi.NULL)
+        return _called(lib.fgd_measure, Table.of(arrays), options, ffi.NULL)
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
         norms = ffi.new("double[]", max(len(arrays), 1))
-        self._call(lib.fgd_measure, Table.of(arrays), options, norms)
+        _called(lib.fgd_measure, Table.of(arrays), options, norms)
         return list(norms[0 : len(arrays)])
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return self._call(lib.fgd_clip, Table.of(arrays, writing=True), options)
-
-    def _call(self, entry: Any, table: Table, options: Options, *norms: Any) -> Measured:
-        c_options, report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
-        _set_options(c_options, options)
-        code = entry(table.rows, table.count, c_options, *norms, *table.workspace(), report)
-        _check(code, report)
-        return _measured(report) if report.measured else UNMEASURED
+        return _called(lib.fgd_clip, Table.of(arrays, writing=True), options)
 
 
 BACKEND = NativeBackend()

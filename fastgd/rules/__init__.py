@@ -19,12 +19,15 @@ from fastgd.rules.sgd import SGD
 from fastgd.rules.table import (
     HYPERPARAMETERS,
     Carried,
+    Hyperparameter,
     Hyperparameters,
     Rule,
     Slot,
+    Trust,
     check_hyperparameter,
     table,
 )
+from fastgd.rules.trust import LAMB, LARS
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -32,15 +35,17 @@ __all__ = [
     "LERP",
     "RULES",
     "Carried",
+    "Hyperparameter",
     "Hyperparameters",
     "Rule",
     "Slot",
+    "Trust",
     "check_hyperparameter",
     "table",
 ]
 
 #: name -> rule, in the order of the documentation
-RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)
+RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW, LAMB, LARS)
 
 #: the same for rules that are no optimizer's but run as kernels too
 INTERNAL = table(LERP)

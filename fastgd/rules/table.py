@@ -20,6 +20,17 @@ class Slot(NamedTuple):
     initial: str | None = None
     #: whether it is never negative and divides the step: a sum, an average or a maximum of squares
     unsigned: bool = False
+    #: whether it is a parameter of a kind, such as an average: always as precise as the arithmetic
+    precise: bool = False
+
+
+class Trust(NamedTuple):
+    """How the step of a whole tensor is lengthened or shortened, which is the scalar `trust`."""
+
+    #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
+    of: str
+    #: (norm of the parameter, that norm, the scalars by name) -> the factor, in float64
+    ratio: Callable[[float, float, Mapping[str, float]], float]
 
 
 #: float64 numbers that a parameter carries from one step to the next
@@ -58,6 +69,8 @@ class Rule(NamedTuple):
     carried: tuple[tuple[str, float], ...] = ()
     #: (hyperparameters, step, what is carried into it) -> what is carried out of it
     carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
+    #: None: a tensor's step is as long as the rule makes it
+    trust: Trust | None = None
 
     @property
     def carried_at_first(self) -> Carried:
@@ -80,10 +93,16 @@ class Hyperparameter(NamedTuple):
     #: returns a value in its canonical type, or raises TypeError or ValueError
     check: Callable[[Any], Any]
     meaning: str
+    #: its type in annotations, where that of the default does not tell
+    type: str | None = None
+    #: whether it holds from the making of an optimizer on
+    fixed: bool = False
+    #: whether another number in place of one changes nothing but scalars that are folded at every step
+    folded: bool = False
 
 
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
-    "lr": Hyperparameter(number(0), "learning rate"),
+    "lr": Hyperparameter(number(0), "learning rate", folded=True),
     "momentum": Hyperparameter(number(0), "what is kept of the running sum of steps; 0 for none"),
     "dampening": Hyperparameter(number(0), "what a gradient loses before it is added to the running sum"),
     "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
@@ -95,6 +114,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
     "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
     "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "trust_coefficient": Hyperparameter(number(0), "the rate by which a tensor's step follows its norm"),
     "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
     "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
 }
@@ -117,6 +137,7 @@ def table(*rules: Rule) -> dict[str, Rule]:
         if "maximize" not in rule.defaults:
             raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
         kept = ["step", *(s.name for s in rule.slots), *(name for name, _ in rule.carried)]
+        kept += ["residual", "average"]  # which any optimizer may keep
         if len(set(kept)) < len(kept):
             raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
         folded = rule.fold(rule.defaults, 1, rule.carried_at_first)

@@ -1,0 +1,124 @@
+"""What is kept beside each parameter: the rule's slots, the residual of rounding, and a running average.
+
+This says what each is stored in and what it starts as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.arrays import Array, arithmetic, dtype_named, memory_order
+from fastgd.backends.base import BLOCK, Codes, State
+from fastgd.rules import Rule, Slot
+from fastgd.settings import CODED, STATE_ROUNDINGS, state_rounding
+
+
+class Kept(NamedTuple):
+    """All of one parameter's; what its settings do not ask for is None, or stays from when they did."""
+
+    #: one for each slot of the rule
+    slots: tuple[State | None, ...]
+    #: what rounding a 16-bit parameter loses
+    residual: Array | None = None
+    average: Array | None = None
+
+
+def has_16_bits(array: Array) -> bool:
+    return array.itemsize == 2
+
+
+def slot_dtype(slot: Slot, values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
+    """What the slot is stored in under these settings; None for Codes."""
+    if slot.precise:
+        return arithmetic(param.dtype)
+    name = values["state_dtype"]
+    if name == CODED:
+        return None
+    return param.dtype if name is None else dtype_named(name)
+
+
+#: rounding -> the dtype of what it keeps of a 16-bit parameter
+_RESIDUALS: dict[str, Callable[[Array], np.dtype[Any]]] = {
+    "kahan": lambda param: param.dtype,
+    "master": lambda param: np.dtype(np.float32),
+    "split": lambda param: np.dtype(np.int16),
+}
+
+
+def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
+    """What the residual is stored in; None where there is none."""
+    kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
+    return kind and kind(param)
+
+
+def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
+    """TypeError for a rounding that the parameter's dtype does not have."""
+    if values["rounding"] == "split" and param.dtype.name == "float16":
+        raise TypeError(f"{what} is float16: rounding 'split' is for bfloat16, the upper half of a float32")
+
+
+def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
+    dtype = slot_dtype(slot, values, param)
+    first = 0.0 if slot.initial is None else values[slot.initial]
+    if dtype is not None:
+        state = np.zeros_like(param, dtype, subok=False)
+        if first:
+            state.fill(first)
+        return state
+    if first:
+        from fastgd.storage import encode
+
+        return Codes(*encode(np.full(param.shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
+    return Codes(np.zeros(param.shape, np.uint8), np.zeros(-(-param.size // BLOCK), np.uint8))
+
+
+def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
+    dtype = residual_dtype(values, param)
+    if dtype is None:
+        return None
+    return param.astype(dtype) if values["rounding"] == "master" else np.zeros_like(param, dtype)
+
+
+def kept_for(rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
+    """What there is, and what the settings ask for that there is not; before the first step all is made anew.
+
+    begun: whether the parameter has made a step.
+    """
+    old = kept or Kept((None,) * len(rule.slots))
+    slots = list(old.slots)
+    for k, slot in enumerate(rule.active_slots(values)):
+        if slot is not None and (slots[k] is None or not begun):
+            slots[k] = new_slot(slot, values, param)
+    residual = old.residual if begun and old.residual is not None else new_residual(values, param)
+    average = old.average
+    if values["ema_decay"] is not None:
+        if average is None:
+            average = param.astype(arithmetic(param.dtype))
+        elif not begun:
+            average[...] = param
+    return Kept(tuple(slots), residual, average)
+
+
+def in_use(rule: Rule, values: Mapping[str, Any], kept: Kept) -> Kept:
+    """Without what these settings leave alone."""
+    active = rule.active_slots(values)
+    slots = tuple(state if slot else None for state, slot in zip(kept.slots, active, strict=True))
+    average = None if values["ema_decay"] is None else kept.average
+    return Kept(slots, kept.residual, average)
+
+
+def element_order(values: Mapping[str, Any], param: Array, kept: Kept, by_number: bool) -> tuple[int, ...]:
+    """The axes, slowest first, in which the parameter's elements are counted.
+
+    It is that of the memory, but C's where something depends on an element's number: random bits, blocks of
+    codes, and, with `by_number`, what the caller does.
+    """
+    stochastic = STATE_ROUNDINGS[1]
+    random = values["rounding"] == stochastic and has_16_bits(param)
+    random_state = state_rounding(values) == stochastic
+    for state in kept.slots:
+        random |= isinstance(state, Codes) or (random_state and state is not None and has_16_bits(state))
+    return tuple(range(param.ndim)) if by_number or random else memory_order(param)

@@ -1,0 +1,70 @@
+"""Checks what a step is asked to do with gradients before its rule sees them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastgd.backends.base import SCOPES, Options
+from fastgd.checks import flag, limit, named, number, one_of, optional, real
+
+
+def total(value: Any) -> float:
+    """A norm that others have measured: at least 0, or NaN."""
+    result = real(value)
+    if result < 0:
+        raise ValueError(f"must not be negative, not {result!r}")
+    return result
+
+
+def step_options(
+    narrowest: np.dtype[Any],
+    clip_norm: Any = None,
+    clip_value: Any = None,
+    grad_scale: Any = 1.0,
+    skip_nonfinite: Any = False,
+    clip_scope: Any = "all",
+    normalize: Any = False,
+    total_norm: Any = None,
+    clip_adaptive: Any = None,
+    clip_adaptive_eps: Any = 1e-3,
+) -> Options:
+    """The keyword arguments of `Optimizer.step` as options; TypeError or ValueError that names one.
+
+    narrowest: the dtype, float32 or float64, that the inverse of grad_scale must fit.
+    """
+    scale = named("grad_scale", real, grad_scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"grad_scale must be above 0 and finite, not {scale!r}")
+    if not float(np.finfo(narrowest).smallest_subnormal) <= 1 / scale <= float(np.finfo(narrowest).max):
+        raise ValueError(f"grad_scale must have an inverse that {narrowest} can hold, not {scale!r}")
+    options = Options(
+        grad_scale=scale,
+        clip_value=_limit("clip_value", clip_value),
+        clip_norm=_limit("clip_norm", clip_norm),
+        skip_nonfinite=named("skip_nonfinite", flag, skip_nonfinite),
+        scope=named("clip_scope", one_of(*SCOPES), clip_scope),
+        normalize=named("normalize", flag, normalize),
+        total_norm=named("total_norm", optional(total), total_norm),
+        clip_unit=_limit("clip_adaptive", clip_adaptive),
+        unit_eps=named("clip_adaptive_eps", number(0), clip_adaptive_eps),
+    )
+    clips = not math.isinf(options.clip_norm)
+    if options.normalize and not clips:
+        raise ValueError("normalize needs clip_norm, the norm that gradients are brought to")
+    if clips and not math.isinf(options.clip_unit):
+        raise ValueError("clip_adaptive and clip_norm are two ways to clip: give one of them")
+    if options.total_norm is not None:
+        if not clips and not options.skip_nonfinite:
+            raise ValueError("total_norm is for clip_norm or skip_nonfinite: give one of them")
+        if options.scope != SCOPES[0]:
+            raise ValueError(
+                f"total_norm is the norm of all gradients: clip_scope {options.scope!r} has no use"
+            )
+    return options
+
+
+def _limit(name: str, value: Any) -> float:
+    return math.inf if value is None else named(name, limit, value)

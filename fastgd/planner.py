@@ -1,0 +1,220 @@
+"""From gradients to a plan of the backend's: their checks, and when the last plan will do again."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.arrays import Array, Spans, addresses, as_array
+from fastgd.backends.base import Backend, Block, Carriers, Item, Options, Plan, Work
+from fastgd.groups import Parameter, ParamGroup, written_by
+from fastgd.kept import Kept, element_order, in_use, kept_for
+from fastgd.report import NonFinite
+from fastgd.rows import Rows, check_rows_allowed, checked_rows, summed
+from fastgd.rules import Rule
+
+
+class Prepared(NamedTuple):
+    """A plan of the backend's, and which gradient arrays it points to."""
+
+    run: Plan
+    #: id of the gradient of each parameter, valid while none of the watched arrays is gone; 0 for one that
+    #: is no NumPy array and may come with other memory every time
+    grad_ids: list[int]
+    #: tensor number in the plan -> parameter number
+    numbers: list[int]
+    #: tensor number in the plan -> its gradient
+    watch: dict[int, weakref.ref[Array]]
+    #: parameter number -> memory lent by a gradient that is no NumPy array; kept until the step is made,
+    #: because it may be a copy that nobody else holds
+    lent: dict[int, Array]
+    #: parameter number -> the rows that its gradient is of, where it is not of all
+    rows: dict[int, Array]
+
+
+class Checked(NamedTuple):
+    """Gradients of some parameters, found to be right."""
+
+    arrays: list[Array]
+    #: int64, the addresses of the arrays
+    at: Array
+    #: as in Prepared
+    rows: dict[int, Array]
+    #: whether they are whole and in the dtypes that the last plan was made for
+    as_planned: bool
+
+
+class Planner:
+    """The parameters of an optimizer with all that is kept of them, and the plan for their next step.
+
+    It is not safe to be used by several threads at once; the optimizer's lock is held meanwhile.
+    """
+
+    def __init__(self, rule: Rule, backend: Backend, groups: Sequence[ParamGroup], seed: int) -> None:
+        self.rule, self.backend, self.groups, self.seed = rule, backend, groups, seed
+        self.parameters: list[Parameter] = [p for group in groups for p in group.members]
+        count = len(self.parameters)
+        self.kept: list[Kept | None] = [None] * count
+        #: made by each parameter
+        self.steps = np.zeros(max(count, 1), np.int64)
+        #: as Carriers.numbers
+        self.carried = np.empty((count, 2, len(rule.carried)))
+        self.carried[:] = rule.carried_at_first
+        self.plan: Prepared | None = None
+        #: watched gradient arrays that are gone
+        self.gone: list[weakref.ref[Array]] = []
+        #: why no step can be made for now
+        self.barred: str | None = None
+        #: the dtype of each parameter's gradient in the last plan
+        self._dtypes = [p.array.dtype for p in self.parameters]
+        written = written_by(self.parameters)
+        self._written = [what for what, _ in written]
+        self._spans = Spans([array for _, array in written])
+
+    def values_of(self, i: int) -> dict[str, Any]:
+        """The hyperparameters and settings of a parameter."""
+        return self.groups[self.parameters[i].group].values_in_place
+
+    def prepare(self, grads: Sequence[Any], options: Options, changed: list[int]) -> Prepared:
+        """A plan for these gradients: the one there is with other pointers, or a new one.
+
+        changed: numbers of groups that have announced a change; emptied.
+        """
+        old, self.plan = self.plan, None
+        if self.barred:
+            raise RuntimeError(self.barred)
+        # only what has been announced so far: what another thread sets from here on is for the next step
+        announced = len(changed)
+        if announced:
+            del changed[:announced]
+            old = None
+        if len(grads) != len(self.parameters):
+            raise ValueError(f"got {len(grads)} gradients for {len(self.parameters)} parameters")
+        numbers = [i for i, g in enumerate(grads) if g is not None]
+        if old is not None and old.numbers == numbers:
+            watch = old.watch
+            fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
+            checked = self._check([numbers[k] for k in fresh], grads, options)
+            if checked.as_planned:
+                plan = old._replace(grad_ids=_ids(grads), lent={})
+                plan.run.set_grads(fresh, checked.arrays, checked.at)
+                return self._watching(plan, fresh, checked.arrays, grads)
+        for number, group in enumerate(self.groups):
+            group.check_together(number)
+        checked = self._check(numbers, grads, options)
+        run = self.backend.plan(self._work(numbers, checked, options))
+        for i, array in zip(numbers, checked.arrays, strict=True):
+            self._dtypes[i] = array.dtype
+        plan = Prepared(run, _ids(grads), numbers, {}, {}, checked.rows)
+        return self._watching(plan, range(len(numbers)), checked.arrays, grads)
+
+    def _watching(
+        self, plan: Prepared, fresh: Sequence[int], arrays: Sequence[Array], grads: Sequence[Any]
+    ) -> Prepared:
+        """The plan, kept for the next step if it can be, with its fresh gradients watched or held."""
+        for k, array in zip(fresh, arrays, strict=True):
+            number = plan.numbers[k]
+            if array is grads[number]:
+                plan.watch[k] = weakref.ref(array, self.gone.append)
+            else:
+                plan.watch.pop(k, None)
+                plan.lent[number] = array
+        self.gone.clear()
+        if not plan.rows:  # other rows come with every step
+            self.plan = plan
+        return plan
+
+    def _check(self, numbers: Sequence[int], grads: Sequence[Any], options: Options) -> Checked:
+        """These parameters' gradients as arrays, and their addresses, once all are found to be right."""
+        arrays: list[Array] = []
+        rows: dict[int, Array] = {}
+        dtypes, as_planned = self._dtypes, True
+        for i in numbers:
+            g = grads[i]
+            if type(g) is not np.ndarray or g.dtype != dtypes[i] or g.shape != self.parameters[i].array.shape:
+                g = self._check_rows(i, g, options, rows) if type(g) is Rows else self._check_whole(i, g)
+                as_planned = as_planned and g.dtype == dtypes[i]
+            arrays.append(g)
+        at = addresses(arrays)
+        alias = self._spans.find(arrays, at)
+        if alias:
+            grad = self.parameters[numbers[alias[0]]]
+            raise ValueError(f"gradient of {grad} shares memory with {self._written[alias[1]]}")
+        return Checked(arrays, at, rows, as_planned and not rows)
+
+    def _check_whole(self, i: int, grad: Any) -> Array:
+        p = self.parameters[i]
+        array = as_array(grad, f"gradient of {p}")
+        if array.shape != p.array.shape:
+            raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
+        return array
+
+    def _check_rows(self, i: int, grad: Rows, options: Options, rows: dict[int, Array]) -> Array:
+        p = self.parameters[i]
+        check_rows_allowed(p, self.rule, self.values_of(i), options)
+        indices, values = checked_rows(grad, p.array, f"gradient of {p}")
+        rows[i], values = summed(indices, values, p.array)
+        return values
+
+    def _work(self, numbers: list[int], grads: Checked, options: Options) -> Work:
+        blocks: dict[tuple[int, int, tuple[float, ...]], int] = {}
+        rows: list[Block] = []
+        alike: list[list[int]] = []
+        items: list[Item] = []
+        for i, grad in zip(numbers, grads.arrays, strict=True):
+            p, values = self.parameters[i], self.values_of(i)
+            key = (p.group, int(self.steps[i]), self.carried_by(i))
+            if key not in blocks:
+                blocks[key] = len(rows)
+                alike.append([])
+                carriers = Carriers(self.carried, alike[-1]) if self.rule.carried else ()
+                rows.append(Block(self.rule, values, i, carriers))
+            alike[blocks[key]].append(i)
+            kept, only = in_use(self.rule, values, self.keep(i)), grads.rows.get(i)
+            order = element_order(values, p.array, kept, options.clips_units or only is not None)
+            item = Item(p.array, grad, kept.slots, blocks[key], i, order, p.group)
+            items.append(item._replace(residual=kept.residual, average=kept.average, copy=p.copy, rows=only))
+        return Work(rows, items, self.steps, self.seed)
+
+    def keep(self, i: int) -> Kept:
+        """What is kept of a parameter: made when first needed, and kept when it is no longer asked for."""
+        kept = kept_for(
+            self.rule, self.values_of(i), self.parameters[i].array, self.kept[i], begun=bool(self.steps[i])
+        )
+        self.kept[i] = kept
+        return kept
+
+    def carried_by(self, i: int) -> tuple[float, ...]:
+        """What a parameter carries out of its last step."""
+        return tuple(self.carried[i, self.steps[i] % 2].tolist())
+
+    def averages(self) -> list[Array | None]:
+        """The running average of each parameter that has one now."""
+        result: list[Array | None] = []
+        for i, p in enumerate(self.parameters):
+            if self.groups[p.group].values_in_place["ema_decay"] is None:
+                result.append(None)
+                continue
+            kept = self.kept[i]
+            if kept is None or kept.average is None or not self.steps[i]:
+                kept, self.plan = self.keep(i), None
+            result.append(kept.average)
+        return result
+
+    def locate(self, plan: Prepared, tensor: int, grads: Sequence[Any]) -> NonFinite:
+        """The first element that is not finite of this tensor in the plan."""
+        number = plan.numbers[tensor]
+        p = self.parameters[number]
+        array = as_array(plan.lent.get(number, grads[number]), f"gradient of {p}")
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        value = float(array[index])
+        if number in plan.rows:
+            index = (int(plan.rows[number][index[0]]), *index[1:])
+        return NonFinite(p.group, p.index, p.name, index, value)
+
+
+def _ids(grads: Sequence[Any]) -> list[int]:
+    return [id(g) if g is None or type(g) is np.ndarray else 0 for g in grads]
