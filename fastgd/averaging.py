@@ -20,7 +20,7 @@ __all__ = ["lerp_"]
 def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backend: str = "auto") -> None:
     """Moves arrays by `weight` of the way to their counterparts, in place: a + weight (t - a), as torch.lerp.
 
-    arrays: float32, float64, bfloat16 or float16, any shapes and strides, mixed; written, rounded to nearest.
+    arrays: float32 or float64, any shapes and strides, mixed; written.
     towards: an array for each of them, of its shape and dtype; read.
     weight: 0 leaves the arrays as they are, 1 gives the counterparts exactly, others go between or beyond.
     backend: "auto", or one that fastgd.info() lists.
@@ -39,6 +39,6 @@ def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backe
     alias = Spans(own).find(others, addresses(others))
     if alias:
         raise ValueError(f"counterpart {alias[0]} shares memory with array {alias[1]}")
-    values = {**LERP.defaults, **DEFAULTS, "weight": named("weight", finite, weight)}
+    values = {**DEFAULTS, **LERP.defaults, "weight": named("weight", finite, weight)}
     items = [Item(a, t, (), 0, 0, memory_order(a)) for a, t in zip(own, others, strict=True)]
     backends.get(backend).plan(Work([Block(LERP, values, 0)], items, np.zeros(1, np.int64))).step(Options())

@@ -60,3 +60,22 @@ def _adam(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> An
     m_hat = x["m"] / (1 - beta1**t)
     v_hat = v / (1 - beta2**t)
     return p - h["lr"] * m_hat / (np.sqrt(v_hat) + h["eps"])
+
+
+def lamb(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
+    """You et al. 2020, algorithm 2; phi is the identity, and the ratio 1 where a norm is 0."""
+    beta1, beta2 = h["betas"]
+    x["m"] = beta1 * x.get("m", 0) + (1 - beta1) * g
+    x["v"] = beta2 * x.get("v", 0) + (1 - beta2) * g**2
+    r = x["m"] / (1 - beta1**t) / (np.sqrt(x["v"] / (1 - beta2**t)) + h["eps"]) + h["weight_decay"] * p
+    norm, step = np.linalg.norm(p), np.linalg.norm(r)
+    return p - h["lr"] * (norm / step if norm and step else 1) * r
+
+
+def lars(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
+    """You, Gitman and Ginsburg 2017, algorithm 1, with eps in equation 6 and the ratio 1 where a norm is 0."""
+    norm, other = np.linalg.norm(p), np.linalg.norm(g)
+    ratio = h["trust_coefficient"] * norm / (other + h["weight_decay"] * norm + h["eps"])
+    v = h["lr"] * (ratio if norm and other else 1) * (g + h["weight_decay"] * p)
+    x["v"] = h["momentum"] * x.get("v", 0) + v
+    return p - (v + h["momentum"] * x["v"] if h["nesterov"] else x["v"])

@@ -40,4 +40,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.3, "maximize": True},
         {"lr": 0.02, "betas": (0.8, 0.7), "eps": 1e-3, "weight_decay": 0.3, "amsgrad": True},
     ],
+    "lamb": [
+        {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3},
+        {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.0, "maximize": True},
+    ],
+    "lars": [
+        {"lr": 0.5, "momentum": 0.0, "trust_coefficient": 0.1},
+        {"lr": 0.5, "momentum": 0.0, "trust_coefficient": 0.1, "weight_decay": 0.07, "maximize": True},
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "eps": 0.3},
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "weight_decay": 0.07},
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "nesterov": True},
+        {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "nesterov": True, "weight_decay": 0.07},
+    ],
 }

@@ -27,6 +27,7 @@ from fastgd.rules.table import (
     check_hyperparameter,
     table,
 )
+from fastgd.rules.trust import LAMB, LARS
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 #: name -> rule, in the order of the documentation
-RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW)
+RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW, LAMB, LARS)
 
 #: the same for rules that are no optimizer's but run as kernels too
 INTERNAL = table(LERP)

@@ -114,6 +114,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
     "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
     "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "trust_coefficient": Hyperparameter(number(0), "the rate by which a tensor's step follows its norm"),
     "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
     "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
 }
