@@ -86,7 +86,7 @@ static int check_tensor(const job *j, const fgd_tensor *t, int64_t n_groups) {
     if (j->write != WRITE_NOTHING && !is_float(t->dtype)) return FGD_ERROR_DTYPE;
     if (j->write == WRITE_CLIPPED && t->dtype != t->grad_dtype) return FGD_ERROR_DTYPE;
     if (update && (t->group < 0 || t->group >= n_groups)) return FGD_ERROR_GROUP;
-    if (!update && t->rows) return FGD_ERROR_ROWS;
+    if (j->write == WRITE_CLIPPED && t->rows) return FGD_ERROR_ROWS;
     if (t->layout) {
         const int code = check_layout(t->layout, t->size);
         if (code) return code;
@@ -157,6 +157,6 @@ int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace
     j->measure = o->measure || o->skip_nonfinite || (!isinf(o->clip_norm) && o->total_norm < 0) ||
                  j->write == WRITE_NOTHING;
     lay_out(j, workspace);
-    if (!j->measure && o->total_norm >= 0) fgd_finish_measure(j, NULL);
+    if (!j->measure && !(o->total_norm < 0)) fgd_finish_measure(j, NULL);
     return FGD_OK;
 }

@@ -186,7 +186,7 @@ int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report);
 
-/* Measures the tensors' grad (param and state are not used, layouts need only the rows up to grad).
+/* Measures the tensors' grad (param, state and rows are not used, layouts need only the rows up to grad).
  * norms, when not NULL, receives one norm for each tensor. */
 int fgd_measure(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, double *norms,
                 void *workspace, int64_t workspace_size, fgd_report *report);
