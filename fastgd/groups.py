@@ -11,7 +11,7 @@ import numpy as np
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
 from fastgd.kept import check_rounding
 from fastgd.rules import HYPERPARAMETERS, Hyperparameter, Rule
-from fastgd.settings import DEFAULTS, SETTINGS, check_value
+from fastgd.settings import DEFAULTS, SETTINGS, check_together, check_value
 
 
 class Parameter:
@@ -66,7 +66,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def check_together(self, number: int) -> None:
         try:
-            self.rule.check(self.values_in_place)
+            check_together(self.rule, self.values_in_place)
         except ValueError as error:
             raise ValueError(f"group {number}: {error}") from None
 

@@ -192,7 +192,8 @@ class Optimizer:
             total = communicator.allreduce(opt.sumsq(grads))
             opt.step(grads, clip_norm=1.0, total_norm=math.sqrt(total), skip_nonfinite=True)
 
-        Nothing is changed. Infinite when it is beyond float64, NaN when an element is NaN.
+        Nothing is changed. Infinite when it is beyond float64, NaN when an element is NaN. Float64 gradients
+        are computed in float64, others in float32, whatever their parameters are.
         """
         grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
         options = step_options(self._narrowest, clip_value=clip_value, grad_scale=grad_scale)

@@ -79,7 +79,7 @@ def summed(indices: Array, values: Array, param: Array) -> tuple[Array, Array]:
     """Each row once: those that come more than once are added up in what the parameter is computed in."""
     unique, first, place = np.unique(indices, return_index=True, return_inverse=True)
     if unique.size == indices.size:
-        return indices, np.ascontiguousarray(values)
+        return indices, np.asarray(values, order="C")
     with np.errstate(all="ignore"):
         numbers = values.astype(arithmetic(param.dtype))
         total = numbers[first]

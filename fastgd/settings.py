@@ -79,6 +79,15 @@ def check_value(rule: Rule, name: str, value: Any) -> Any:
     return check_hyperparameter(rule, name, value)
 
 
+def check_together(rule: Rule, values: Mapping[str, Any]) -> None:
+    """ValueError for hyperparameters and settings that do not go together."""
+    rule.check(values)
+    if values["cautious"] and rule.trust is not None and rule.trust.of == "gradient":
+        raise ValueError(
+            f"{rule.title} has no cautious updates: its momentum is made of steps it has measured"
+        )
+
+
 def state_rounding(values: Mapping[str, Any]) -> str:
     """How state in 16 or 8 bits is rounded under these settings."""
     chosen: str | None = values["state_rounding"]

@@ -16,7 +16,7 @@ from fastgd.checks import finite, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
 from fastgd.rules import Carried, Rule, Slot
-from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_value
+from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
 from fastgd.storage import decode, encode, load, store
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _groups(opt: Optimizer, given: Any, absent: Mapping[str, Any]) -> list[dict[
         try:
             for name in own.values_in_place:
                 values[name] = check_value(opt.rule, name, group[name])
-            opt.rule.check(values)
+            check_together(opt.rule, values)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{what}: {error}") from None
         fixed = {name: own.values_in_place[name] for name, (_, of) in SETTINGS.items() if of.fixed}
@@ -182,7 +182,7 @@ def _slot(
     dtype = slot_dtype(slot, values, param)
     has, wanted = CODED if isinstance(given, Codes) else given.dtype.name, dtype.name if dtype else CODED
     if has == wanted:
-        return Codes(*(a.copy() for a in given)) if isinstance(given, Codes) else _like(param, given)
+        return Codes(*(a.copy("C") for a in given)) if isinstance(given, Codes) else _like(param, given)
     if not convert:
         raise ValueError(
             f"{what}: {slot.name!r} is in {has}, and this optimizer keeps it in {wanted}: {REMEDY}"
@@ -213,7 +213,7 @@ def _stored(what: str, name: str, param: Array, entry: Mapping[str, Any]) -> Sta
     if exponents.dtype != np.uint8 or exponents.shape != wanted:
         found = f"{exponents.dtype} {exponents.shape}"
         raise ValueError(f"{what}: {beside!r} must be uint8 {wanted}, not {found}")
-    return Codes(np.ascontiguousarray(array), np.ascontiguousarray(exponents))
+    return Codes(np.asarray(array, order="C"), np.asarray(exponents, order="C"))
 
 
 def _residual(

@@ -35,7 +35,7 @@ def unchanged(opt: fastgd.Optimizer) -> Iterator[None]:
 
 
 def random(shape: Any, seed: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
 def rebuilt(opt):

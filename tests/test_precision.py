@@ -57,7 +57,7 @@ def backwards(values):
 
 
 def fortran(values):
-    return np.asfortranarray(values).copy(order="F")
+    return values.copy(order="F")
 
 
 def misaligned(values):
@@ -94,6 +94,11 @@ def dtypes_and_roundings():
                     yield param, state, rounding
 
 
+def goes_cautiously(rule):
+    trust = RULES[rule].trust
+    return trust is None or trust.of == "step"
+
+
 def cells(rule):
     """A cell for each of `dtypes_and_roundings`; everything else is drawn, always the same."""
     for k, (param, state, rounding) in enumerate(dtypes_and_roundings()):
@@ -105,7 +110,7 @@ def cells(rule):
                 "state_dtype": state,
                 "state_rounding": draw([None, *STATE_ROUNDINGS]),
                 "rounding": rounding,
-                "cautious": draw([False, False, True]),
+                "cautious": draw([False, False, True]) and goes_cautiously(rule),
                 "ema_decay": draw([None, 0.9]),
             },
             param,
@@ -121,7 +126,7 @@ def numbers(shape, seed, dtype):
     """Of all magnitudes that matter, zeros among them, and rounded to fewer bits here and there."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal(shape) * 2.0 ** rng.integers(-12, 2, shape)
-    return np.where(rng.random(shape) < 0.05, 0.0, values).astype(dtype_named(dtype))
+    return np.asarray(np.where(rng.random(shape) < 0.05, 0.0, values), dtype_named(dtype))
 
 
 def trained(cell, runner, steps=3):
@@ -201,6 +206,7 @@ def test_anything_goes_with_anything(rule, data, setting, dtypes, options, place
     param, grad, copy = dtypes
     if param == "float16" and setting["rounding"] == "split":
         setting["rounding"] = "kahan"
+    setting["cautious"] &= goes_cautiously(rule)
     cell = Cell(rule, hyperparameters, setting, param, grad, copy, options, places, seed, shapes)
     assert trained(cell, runner, 2) == trained(cell, RUNNERS[0], 2)
 

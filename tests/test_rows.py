@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import weakref
 
@@ -29,7 +30,8 @@ def dense(param, rows):
 def test_rows_are_the_rows_of_a_dense_gradient(backend, shape, indices):
     """For a rule without state; powers of two make sums exact."""
     given = np.array(indices, np.int32)
-    rows = Rows(given, 2.0 ** np.arange(len(indices) * int(np.prod(shape[1:]))).reshape(-1, *shape[1:]) % 8)
+    values = 2.0 ** np.arange(len(indices) * math.prod(shape[1:])) % 8
+    rows = Rows(given, values.reshape(len(indices), *shape[1:]))
     params = [random(shape, 0) for _ in range(2)]
     opts = [fastgd.SGD([p], lr=0.5, backend=backend) for p in params]
     for _ in range(2):

@@ -21,9 +21,15 @@ def norm(*arrays):
     return math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays))
 
 
+def scaled(factors, seed=0, dtype=np.float64):
+    """Arrays of the SHAPES, multiplied by the factors."""
+    arrays = [random(s, seed + i, np.float64) for i, s in enumerate(SHAPES)]
+    return [np.asarray(a * f, dtype) for a, f in zip(arrays, factors, strict=True)]
+
+
 def moved(backend, **options):
     """(gradients, what SGD with lr 1 moved two groups of two parameters by in float64, the report)."""
-    grads = [random(s, i, np.float64) * 10.0**-i for i, s in enumerate(SHAPES)]
+    grads = scaled([10.0**-i for i in range(4)])
     params = [np.zeros(s) for s in SHAPES]
     opt = fastgd.SGD([{"params": params[:2]}, {"params": params[2:]}], lr=1.0, backend=backend)
     report = opt.step(grads, **options)
@@ -78,14 +84,13 @@ def unit_coefs(param, grad, factor, eps):
 
 
 def test_units_have_limits_of_their_own(backend):
-    params = [random(s, 9 + i, np.float64) * 0.1**i for i, s in enumerate(SHAPES)]
-    grads = [random(s, i, np.float64) for i, s in enumerate(SHAPES)]
+    params, grads = scaled([0.1**i for i in range(4)], 9), scaled([1.0] * 4)
     before = [p.copy() for p in params]
     opt = fastgd.SGD(params, lr=1.0, backend=backend)
     report = opt.step(grads, clip_adaptive=0.9, clip_adaptive_eps=0.02, clip_value=1.5, grad_scale=2.0)
     clamped = [np.clip(g / 2, -1.5, 1.5) for g in grads]
     coefs = [unit_coefs(p, g, 0.9, 0.02) for p, g in zip(before, clamped, strict=True)]
-    assert {bool(c < 1) for c in coefs[0].ravel()} == {True, False}
+    assert {bool(c < 1) for each in coefs for c in np.ravel(each)} == {True, False}
     check(clamped, [b - p for b, p in zip(before, params, strict=True)], coefs)
     assert report == (None, pytest.approx(min(np.min(c) for c in coefs), rel=1e-14), False, None)
 
@@ -155,7 +160,7 @@ def test_clipping_units_refuses_what_does_not_fit(backend):
 @pytest.mark.parametrize("dtype", CODES)
 def test_gradients_normalized_in_place(backend, dtype):
     for size in (0.01, 100.0):
-        grads = [(random(s, i) * size).astype(dtype_named(dtype)) for i, s in enumerate(SHAPES)]
+        grads = scaled([size] * 4, dtype=dtype_named(dtype))
         before = fastgd.global_norm(grads, backend=backend)
         assert fastgd.normalize_grads_(grads, 3.0, backend=backend) == before
         assert fastgd.global_norm(grads, backend=backend) == pytest.approx(3, rel=1e-3)
@@ -174,7 +179,15 @@ def pair(backend, dtype=np.float32):
         fastgd.AdamW([np.asfortranarray(random(s, i, dtype)) for i, s in enumerate(shapes)], backend=backend)
         for _ in range(2)
     ]
-    return opts, [random((30, 40), 5), random(7, 6), random(20000, 7, dtype)]
+    return opts, [random((30, 40), 5, dtype), random(7, 6, dtype), random(20000, 7, dtype)]
+
+
+@pytest.mark.parametrize("param", ["float32", "float64"])
+def test_sums_of_gradients_in_other_dtypes_than_their_parameters(backend, param):
+    """Each in the precision of its own, as global_norm takes them."""
+    opt = fastgd.SGD([np.zeros(999, param) for _ in CODES], backend=backend)
+    grads = [random(999, i).astype(dtype_named(name)) for i, name in enumerate(CODES)]
+    assert opt.sumsq(grads) == fastgd.global_norm(grads, backend="reference") ** 2
 
 
 @pytest.mark.parametrize("runner", RUNNERS, ids=str)
@@ -209,7 +222,7 @@ def test_several_processes_clip_by_the_norm_of_all(backend):
 def test_sums_of_what_is_not_finite_or_not_there(backend):
     opt = fastgd.SGD([np.ones(2), np.ones(3, np.float32)], backend=backend)
     assert opt.sumsq([None, None]) == 0.0
-    assert opt.sumsq([np.full(2, 2.0), None]) == 8.0
+    assert opt.sumsq([np.array([3.0, 4.0]), None]) == 25.0
     assert opt.sumsq([np.full(2, 1e200), None]) == math.inf
     assert opt.sumsq([None, np.full(3, math.inf, np.float32)]) == math.inf
     assert math.isnan(opt.sumsq([None, np.full(3, math.nan, np.float32)]))

@@ -215,6 +215,8 @@ class _Step:
                 self._averaging.append((group, values))
         self._options, self._report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
         self._set: Options | None = None
+        #: whether the norm was measured elsewhere
+        self._told = False
         self._update = lib.fgd_update
         tables = (self._groups, len(work.blocks), table.rows, table.count)
         self._arguments = (*tables, self._options, *table.workspace(), self._report)
@@ -233,7 +235,7 @@ class _Step:
     def step(self, options: Options) -> Measured:
         if options is not self._set:
             _set_options(self._options, options)
-            self._set = options
+            self._set, self._told = options, options.total_norm is not None
         counters, report = self._counters, self._report
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
@@ -245,9 +247,9 @@ class _Step:
         if code:
             _check(code, report)
         if not report.measured:
-            return UNMEASURED
+            return UNMEASURED if report.clip_coef == 1 else UNMEASURED._replace(clip_coef=report.clip_coef)
         norm = report.norm
-        if norm < math.inf:  # then every element is finite
+        if norm < math.inf and not self._told:  # then every element is finite
             return _all_finite((norm, report.clip_coef, None, False))
         return _measured(report)
 
