@@ -285,7 +285,8 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
     void *x = fgd_run_in(&w->param, first, n, NULL);
     const void *g = fgd_run_in(&w->grad, first, n, NULL);
     if (!w->stored) {
-        call_rule(w, n, x, g, slots, w->scalars, &w->prepare);
+        const fgd_update_kernel *kernels = w->rule->trust < 0 ? w->kernels->update : w->kernels->resume;
+        kernels[w->group->rule](n, x, g, slots, w->scalars, w->group->switches, &w->prepare);
         return;
     }
     const int random_param = w->rounding == FGD_STOCHASTIC ? FGD_RANDOM_PARAM : 0;
@@ -352,9 +353,9 @@ void fgd_try_chunk(const job *j, int64_t c, int64_t *cursor) {
         void *slots[FGD_MAX_SLOTS];
         uint8_t *exponents[FGD_MAX_SLOTS];
         slot_runs(&w, run.offset, run.n, slots, exponents);
-        w.kernels->attempt[w.group->rule](run.n, fgd_run_in(&w.param, run.offset, run.n, NULL),
-                                          fgd_run_in(&w.grad, run.offset, run.n, NULL), slots, w.step,
-                                          w.group->switches, &w.prepare, sum.of[SUM_PARAM], sum.of[SUM_OTHER]);
+        w.kernels->begin[w.group->rule](run.n, fgd_run_in(&w.param, run.offset, run.n, NULL),
+                                        fgd_run_in(&w.grad, run.offset, run.n, NULL), slots, w.step,
+                                        w.group->switches, &w.prepare, sum.of[SUM_PARAM], sum.of[SUM_OTHER]);
     }
     for (int64_t at = run.offset; at < end && !w.plain;) {
         const piece a = next_piece(&w, &at, end);

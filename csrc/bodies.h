@@ -19,14 +19,15 @@ INLINE REAL clamped(REAL g, REAL bound) {
     return g < -bound ? -bound : g;
 }
 
-/* Structs of one rule: its state, its scalars, and its switches with the constant `always`. */
+/* Structs of one rule: its state, its scalars, and its switches with the constant `always`; `resume` is 1 in the
+ * second of two passes, when the slots have been updated already. */
 #define FIELD_REAL_SLOT(name, when, sign) REAL name;
 #define FIELD_REAL(name) REAL name;
 #define FIELD_INT(name) int name;
 #define STRUCTS(rule)                                                           \
     typedef struct { rule##_slots(FIELD_REAL_SLOT) } rule##_state;              \
     typedef struct { rule##_scalars(FIELD_REAL) } rule##_values;                \
-    typedef struct { int always; rule##_switches(FIELD_INT) } rule##_choice;
+    typedef struct { int always, resume; rule##_switches(FIELD_INT) } rule##_choice;
 FGD_RULES(STRUCTS)
 
 #define RULE(rule)                                                              \

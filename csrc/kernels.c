@@ -34,43 +34,70 @@
     }
 FGD_RULES(LOOPS)
 
-#define TRY_POINTER(name, when, sign) const REAL *name = slots[k++];
-#define TRY_ELEMENT(rule, of, e, lane)                                          \
+/* The two passes of a rule with a trust ratio. FGD_TRUST_GRADIENT: the second is the whole rule. */
+#define BEGIN_ELEMENT(rule, of, e, lane)                                        \
     const int64_t i = e;                                                        \
     rule##_state x = {0};                                                       \
     REAL param = p[i];                                                          \
     const REAL gradient = clamped(g[i] * t.unscale, t.bound) * t.coef;          \
-    rule##_slots(SLOT_LOAD)                                                     \
     sum[lane] += (double)param * (double)param;                                 \
-    rule##_body(&param, gradient, &x, &s, on);                                  \
+    if (FGD_TRUST_##of == FGD_TRUST_STEP) {                                     \
+        rule##_slots(SLOT_LOAD)                                                 \
+        rule##_body(&param, gradient, &x, &s, on);                              \
+        rule##_slots(SLOT_STORE)                                                \
+    }                                                                           \
+    (void)x;                                                                    \
     const double other = (double)(FGD_TRUST_##of == FGD_TRUST_STEP ? param : gradient); \
     other_sum[lane] += other * other;
-#define CALL_TRY(rule, mask) rule##_try_loop(n, param, grad, slots, scalars, mask, t, params, others)
-#define TRY_LOOPS(rule, of)                                                     \
-    INLINE void rule##_try_loop(int64_t n, const REAL *p, const REAL *g, void *const *slots, \
-                                const double *scalars, const uint32_t switches, const gradient_transform t, \
-                                double *params, double *others) {               \
+#define CALL_BEGIN(rule, mask) rule##_begin_loop(n, param, grad, slots, scalars, mask, t, params, others)
+#define CALL_RESUME(rule, mask) rule##_resume_loop(n, param, slots, scalars, mask)
+#define BEGIN_AND_RESUME(rule, of)                                              \
+    INLINE void rule##_begin_loop(int64_t n, const REAL *restrict p, const REAL *restrict g, \
+                                  void *const *slots, const double *scalars, const uint32_t switches, \
+                                  const gradient_transform t, double *params, double *others) { \
         int k = 0;                                                              \
         int64_t at = 0;                                                         \
         double sum[FGD_LANES], other_sum[FGD_LANES];                            \
         READ_CHOICE(rule)                                                       \
-        rule##_slots(TRY_POINTER)                                               \
+        rule##_slots(SLOT_POINTER)                                              \
         (void)k; (void)slots;                                                   \
         memcpy(sum, params, sizeof sum), memcpy(other_sum, others, sizeof other_sum); \
         for (; at + FGD_LANES <= n; at += FGD_LANES) {                          \
             _Pragma("omp simd")                                                 \
-            for (int lane = 0; lane < FGD_LANES; lane++) { TRY_ELEMENT(rule, of, at + lane, lane) } \
+            for (int lane = 0; lane < FGD_LANES; lane++) { BEGIN_ELEMENT(rule, of, at + lane, lane) } \
         }                                                                       \
-        for (int lane = 0; at + lane < n; lane++) { TRY_ELEMENT(rule, of, at + lane, lane) } \
+        for (int lane = 0; at + lane < n; lane++) { BEGIN_ELEMENT(rule, of, at + lane, lane) } \
         memcpy(params, sum, sizeof sum), memcpy(others, other_sum, sizeof other_sum); \
     }                                                                           \
-    static void rule##_try(int64_t n, const void *param, const void *grad, void *const *slots, \
-                           const double *scalars, uint32_t switches, const fgd_prepare *prepare, \
-                           double *params, double *others) {                    \
+    static void rule##_begin(int64_t n, const void *param, const void *grad, void *const *slots, \
+                             const double *scalars, uint32_t switches, const fgd_prepare *prepare, \
+                             double *params, double *others) {                  \
         const gradient_transform t = transform_of(prepare);                     \
-        switch (switches) { VARIANTS(rule, CALL_TRY) }                          \
+        switch (switches) { VARIANTS(rule, CALL_BEGIN) }                        \
+    }                                                                           \
+    INLINE void rule##_resume_loop(int64_t n, REAL *restrict p, void *const *slots, const double *scalars, \
+                                   const uint32_t switches) {                   \
+        int k = 0;                                                              \
+        READ_CHOICE(rule)                                                       \
+        on.resume = 1;                                                          \
+        rule##_slots(SLOT_POINTER)                                              \
+        (void)k; (void)slots;                                                   \
+        _Pragma("omp simd")                                                     \
+        for (int64_t i = 0; i < n; i++) {                                       \
+            rule##_state x = {0};                                               \
+            rule##_slots(SLOT_LOAD)                                             \
+            rule##_body(p + i, 0, &x, &s, on);                                  \
+        }                                                                       \
+    }                                                                           \
+    static void rule##_resume(int64_t n, void *param, const void *grad, void *const *slots, \
+                              const double *scalars, uint32_t switches, const fgd_prepare *prepare) { \
+        if (FGD_TRUST_##of == FGD_TRUST_GRADIENT) {                             \
+            rule##_update(n, param, grad, slots, scalars, switches, prepare);   \
+            return;                                                             \
+        }                                                                       \
+        switch (switches) { VARIANTS(rule, CALL_RESUME) }                       \
     }
-FGD_TRUSTED(TRY_LOOPS)
+FGD_TRUSTED(BEGIN_AND_RESUME)
 
 static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prepare) {
     const gradient_transform t = transform_of(prepare);
@@ -130,10 +157,12 @@ static double maxabs(int64_t n, const void *grad) {
 }
 
 #define TABLE_ENTRY(rule) [FGD_RULE_##rule] = rule##_update,
-#define TRY_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_try,
+#define BEGIN_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_begin,
+#define RESUME_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_resume,
 const fgd_kernels FGD_TABLE(fgd_kernels) = {
     .update = {FGD_RULES(TABLE_ENTRY)},
-    .attempt = {FGD_TRUSTED(TRY_ENTRY)},
+    .begin = {FGD_TRUSTED(BEGIN_ENTRY)},
+    .resume = {FGD_TRUSTED(RESUME_ENTRY)},
     .clip = clip,
     .sumsq = sumsq,
     .sumsq_prepared = sumsq_prepared,

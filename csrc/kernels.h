@@ -42,16 +42,18 @@ typedef void (*fgd_clip_kernel)(int64_t n, void *out, const void *grad, const fg
 typedef void (*fgd_sum_kernel)(int64_t n, const void *grad, double *lanes);
 typedef void (*fgd_prepared_sum_kernel)(int64_t n, const void *grad, const fgd_prepare *prepare, double scale,
                                         double *lanes);
-/* Sums of squares of the parameter, and of the other vector of the rule's trust ratio: minus the step, which a
- * decay of 0 among the scalars gives, or the prepared gradient. Nothing is written. */
-typedef void (*fgd_try_kernel)(int64_t n, const void *param, const void *grad, void *const *slots,
+/* The first of two passes, for a trust ratio: adds up squares of the parameter, and of the other vector of the
+ * ratio: minus the step, which a decay of 0 among the scalars gives, or the prepared gradient. With the step, the
+ * slots are updated, and the second pass, `resume`, does without the gradient. */
+typedef void (*fgd_begin_kernel)(int64_t n, const void *param, const void *grad, void *const *slots,
                                const double *scalars, uint32_t switches, const fgd_prepare *prepare,
                                double *params, double *others);
 typedef double (*fgd_max_kernel)(int64_t n, const void *grad);
 
 typedef struct fgd_kernels {
     fgd_update_kernel update[FGD_RULE_COUNT];
-    fgd_try_kernel attempt[FGD_RULE_COUNT]; /* of rules with a trust ratio */
+    fgd_begin_kernel begin[FGD_RULE_COUNT]; /* of rules with a trust ratio */
+    fgd_update_kernel resume[FGD_RULE_COUNT];
     fgd_clip_kernel clip;
     fgd_sum_kernel sumsq;                   /* of the elements as they are */
     fgd_prepared_sum_kernel sumsq_prepared; /* of scale * clamp(unscale * g); NaN when one is not finite */

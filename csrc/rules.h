@@ -66,8 +66,10 @@ RULE(adam) {
  *   u = m_hat / (sqrt(v_hat) + eps) + weight_decay p;   p = p - lr trust u */
 RULE(lamb) {
     REAL update;
-    x->exp_avg = x->exp_avg + s->one_minus_beta1 * (g - x->exp_avg);
-    x->exp_avg_sq = s->beta2 * x->exp_avg_sq + s->one_minus_beta2 * (g * g);
+    if (!on.resume) {
+        x->exp_avg = x->exp_avg + s->one_minus_beta1 * (g - x->exp_avg);
+        x->exp_avg_sq = s->beta2 * x->exp_avg_sq + s->one_minus_beta2 * (g * g);
+    }
     update = x->exp_avg / (SQRT(x->exp_avg_sq) * s->inv_sqrt_bias_correction2 + s->eps);
     update = s->inv_bias_correction1 * update;
     if (on.weight_decay) update = update + s->weight_decay * *p;
