@@ -69,8 +69,9 @@ const char *fgd_error_text(int code); /* one English sentence; never NULL */
 /* ---- Rules: what can be asked for, by name -------------------------------------------------------- */
 
 /* One update rule. A slot is an array of state beside the parameter; slot_switch[i] is the index of the
- * switch that must be on for slot i to be used, -1 when it always is. The meaning of every scalar is in
- * rules.h beside the rule's formula. */
+ * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is never
+ * negative and divides the step (a sum of squares). The meaning of every scalar is in rules.h beside the
+ * rule's formula. */
 typedef struct fgd_rule {
     const char *name;
     int32_t n_slots, n_switches, n_scalars;
@@ -78,6 +79,7 @@ typedef struct fgd_rule {
     int32_t slot_switch[FGD_MAX_SLOTS];
     const char *switches[FGD_MAX_SWITCHES];
     const char *scalars[FGD_MAX_SCALARS];
+    int32_t slot_unsigned[FGD_MAX_SLOTS];
 } fgd_rule;
 
 int fgd_rule_count(void);

@@ -22,7 +22,7 @@ INLINE REAL clamped(REAL g, REAL bound) {
 }
 
 /* Structs of one rule: its state, its scalars, and its switches with the constant `always`. */
-#define FIELD_REAL_SLOT(name, when) REAL name;
+#define FIELD_REAL_SLOT(name, when, sign) REAL name;
 #define FIELD_REAL(name) REAL name;
 #define FIELD_INT(name) int name;
 #define STRUCTS(rule)                                                           \
@@ -36,9 +36,9 @@ FGD_RULES(STRUCTS)
                             const rule##_values *s UNUSED, const rule##_choice on UNUSED)
 #include "rules.h"
 
-#define SLOT_POINTER(name, when) REAL *restrict name = slots[k++];
-#define SLOT_LOAD(name, when) if (on.when) x.name = name[i];
-#define SLOT_STORE(name, when) if (on.when) name[i] = x.name;
+#define SLOT_POINTER(name, when, sign) REAL *restrict name = slots[k++];
+#define SLOT_LOAD(name, when, sign) if (on.when) x.name = name[i];
+#define SLOT_STORE(name, when, sign) if (on.when) name[i] = x.name;
 #define SWITCH_READ(name) on.name = (int)(switches >> bit++ & 1);
 #define SWITCH_COUNT(name) +1
 #define SCALAR_READ(name) s.name = (REAL)*scalars++;

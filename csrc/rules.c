@@ -4,12 +4,13 @@
 
 #include "kernels.h"
 
-#define NAME_SLOT(name, when) #name,
+#define NAME_SLOT(name, when, sign) #name,
 #define NAME(name) #name,
 #define TEXT_(number) #number
 #define TEXT(number) TEXT_(number)
-#define SWITCH_OF_SLOT(name, when) when,
-#define COUNT_SLOT(name, when) +1
+#define SWITCH_OF_SLOT(name, when, sign) when,
+#define SIGN_OF_SLOT(name, when, sign) sign,
+#define COUNT_SLOT(name, when, sign) +1
 #define COUNT(name) +1
 #define ENUMERATOR(name) name,
 
@@ -21,6 +22,7 @@
                    #rule " has more than the ABI has room for");                \
     static const fgd_rule *rule##_row(void) {                                   \
         enum { always = -1, rule##_switches(ENUMERATOR) };                      \
+        enum { signed_, unsigned_ };                                            \
         static const fgd_rule row = {                                           \
             .name = #rule,                                                      \
             .n_slots = 0 rule##_slots(COUNT_SLOT),                              \
@@ -30,6 +32,7 @@
             .slot_switch = {rule##_slots(SWITCH_OF_SLOT)},                      \
             .switches = {rule##_switches(NAME)},                                \
             .scalars = {rule##_scalars(NAME)},                                  \
+            .slot_unsigned = {rule##_slots(SIGN_OF_SLOT)},                      \
         };                                                                      \
         return &row;                                                            \
     }

@@ -113,12 +113,13 @@ def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) ->
     slots = [s.name for s in rule.active_slots(rule.defaults) if s]
     states = [SimpleNamespace(**{name: np.zeros_like(p) for name in slots}) for p in params]
     on = SimpleNamespace(**rule.active(rule.defaults))
-    count = 0
+    count, carried = 0, rule.carried_at_first
 
     def step() -> None:
-        nonlocal count
+        nonlocal count, carried
         count += 1
-        folded = map(np.float32, rule.fold(rule.defaults, count))
+        folded = map(np.float32, rule.fold(rule.defaults, count, carried))
+        carried = rule.carry(rule.defaults, count, carried)
         scalars = SimpleNamespace(**dict(zip(rule.scalars, folded, strict=True)))
         coef = np.float32(1)
         if clip_norm is not None:

@@ -34,6 +34,14 @@ def _described(value: Any) -> str:
     return repr(value) if isinstance(value, (str, bytes, bool, complex)) else type(value).__name__
 
 
+def finite(value: Any) -> float:
+    """A real number that is neither infinite nor NaN."""
+    result = real(value)
+    if not math.isfinite(result):
+        raise ValueError(f"must be finite, not {result!r}")
+    return result
+
+
 def number(low: float, below: float = math.inf) -> Callable[[Any], float]:
     """A check for a number of at least `low` and less than `below`."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastgd import backends
 from fastgd.arrays import DTYPES, Array, Spans, addresses, as_array, listed
-from fastgd.backends.base import UNMEASURED, Block, Item, Options, Plan, Work
+from fastgd.backends.base import UNMEASURED, Block, Carriers, Item, Options, Plan, Work
 from fastgd.checks import flag, limit, named, real
 from fastgd.groups import Parameter, check_memory, make_groups
 from fastgd.interrupts import uninterrupted
@@ -69,6 +69,9 @@ class Optimizer:
         self._spans = Spans([p.array for p in self._parameters])
         self._state: list[tuple[Array | None, ...] | None] = [None] * len(self._parameters)
         self._steps = np.zeros(max(len(self._parameters), 1), np.int64)
+        #: as Carriers.numbers
+        self._carried = np.empty((len(self._parameters), 2, len(self.rule.carried)))
+        self._carried[:] = self.rule.carried_at_first
         self._plan: _Prepared | None = None
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
@@ -239,16 +242,20 @@ class Optimizer:
         return array
 
     def _work(self, numbers: list[int], grads: list[Array]) -> Work:
-        blocks: dict[tuple[int, int], int] = {}
+        blocks: dict[tuple[int, int, tuple[float, ...]], int] = {}
         rows: list[Block] = []
+        alike: list[list[int]] = []
         items: list[Item] = []
         for i, grad in zip(numbers, grads, strict=True):
             p = self._parameters[i]
             group = self.param_groups[p.group]
-            key = (p.group, int(self._steps[i]))
+            key = (p.group, int(self._steps[i]), self._carried_by(i))
             if key not in blocks:
                 blocks[key] = len(rows)
-                rows.append(Block(self.rule, group.values_in_place, i))
+                alike.append([])
+                carriers = Carriers(self._carried, alike[-1]) if self.rule.carried else ()
+                rows.append(Block(self.rule, group.values_in_place, i, carriers))
+            alike[blocks[key]].append(i)
             items.append(Item(p.array, grad, self._state_of(i), blocks[key], i))
         return Work(rows, items, self._steps)
 
@@ -265,6 +272,10 @@ class Optimizer:
         active = self.rule.active_slots(values)
         return tuple(a if slot else None for a, slot in zip(made, active, strict=True))
 
+    def _carried_by(self, i: int) -> tuple[float, ...]:
+        """What a parameter carries out of its last step."""
+        return tuple(self._carried[i, self._steps[i] % 2].tolist())
+
     def _locate(self, number: int, grad: Any) -> NonFinite:
         p = self._parameters[number]
         array = as_array(grad, f"gradient of {p}")
@@ -278,7 +289,7 @@ class Optimizer:
 
         `{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
-        copies.
+        copies. What a rule carries from step to step beside arrays stands in an entry as a float.
         """
         state: dict[int, dict[str, Any]] = {}
         with self._lock:
@@ -287,7 +298,9 @@ class Optimizer:
                     self._state_of(i)  # a switch may have been turned on since the last step
                     slots = zip(self.rule.slots, self._state[i] or (), strict=True)
                     copies = {slot.name: a.copy() for slot, a in slots if a is not None}
-                    state[i] = {"step": int(self._steps[i]), **copies}
+                    names = (name for name, _ in self.rule.carried)
+                    carried = dict(zip(names, self._carried_by(i), strict=True))
+                    state[i] = {"step": int(self._steps[i]), **carried, **copies}
             first = 0
             groups = []
             for group in self.param_groups:
@@ -304,11 +317,12 @@ class Optimizer:
         """
         from fastgd.state import checked_state
 
-        hyperparameters, steps, state = checked_state(self, state_dict)
+        hyperparameters, steps, carried, state = checked_state(self, state_dict)
         with self._lock, uninterrupted():
             for group, values in zip(self.param_groups, hyperparameters, strict=True):
                 group.values_in_place.update(values)
             self._steps[: len(steps)] = steps
+            self._carried[:] = carried
             self._state[:] = state
             self._plan = None
 

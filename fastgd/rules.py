@@ -4,6 +4,10 @@ Everything else follows from this table: optimizer classes, bindings, tests, ben
 documentation. A body is the formula for one element, written for anything that has `+ - * /` and
 comparisons; `xp` supplies `sqrt` and `where`. The order of operations is part of it, because it fixes
 the bits; `csrc/rules.h` has the same bodies in C. No backend is known here.
+
+Every body ends in `s.decay * p - <the step>`, where `decay` is 1 when nothing decays. Callers rely on it:
+with `decay` 0 a body gives exactly minus the step. So the parameter enters the step only where the formula
+names it, as an L2 weight decay does.
 """
 
 from __future__ import annotations
@@ -26,6 +30,12 @@ class Slot(NamedTuple):
     switch: str | None = None
     #: the hyperparameter that gives its first value; None: zero
     initial: str | None = None
+    #: whether it is never negative and divides the step: a sum, an average or a maximum of squares
+    unsigned: bool = False
+
+
+#: float64 numbers that a parameter carries from one step to the next
+Carried = tuple[float, ...]
 
 
 class Rule(NamedTuple):
@@ -48,14 +58,23 @@ class Rule(NamedTuple):
     switches: dict[str, Callable[[Hyperparameters], bool]]
     #: names of what `fold` returns, in the kernel's order
     scalars: tuple[str, ...]
-    #: (hyperparameters, step counted from 1) -> the numbers the body needs, in float64
-    fold: Callable[[Hyperparameters, int], tuple[float, ...]]
+    #: (hyperparameters, step counted from 1, what is carried into it) -> the body's numbers, in float64
+    fold: Callable[[Hyperparameters, int, Carried], tuple[float, ...]]
     #: (xp, p, g, x, s, on) -> new p; reads and sets the slots as attributes of x
     body: Callable[..., Any]
     #: refuses hyperparameters that do not go together
     check: Callable[[Hyperparameters], None] = lambda h: None
     #: whether torch.optim has it under this title
     in_torch: bool = True
+    #: (name, value before the first step) of the numbers that each parameter carries from step to step
+    carried: tuple[tuple[str, float], ...] = ()
+    #: (hyperparameters, step, what is carried into it) -> what is carried out of it
+    carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
+
+    @property
+    def carried_at_first(self) -> Carried:
+        """What is carried into the first step."""
+        return tuple(value for _, value in self.carried)
 
     def active(self, h: Hyperparameters) -> dict[str, bool]:
         """Every switch with its state under these hyperparameters."""
@@ -139,12 +158,12 @@ def _sgd(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
     if on.momentum:
         x.momentum_buffer = s.momentum * x.momentum_buffer + s.grad_weight * g
         g = g + s.momentum * x.momentum_buffer if on.nesterov else x.momentum_buffer
-    return p - s.lr * g
+    return s.decay * p - s.lr * g
 
 
-def _sgd_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
+def _sgd_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
     # torch's first momentum is the gradient itself, without dampening
-    return h["lr"], h["weight_decay"], h["momentum"], 1.0 if step == 1 else 1.0 - h["dampening"]
+    return h["lr"], h["weight_decay"], 1.0, h["momentum"], 1.0 if step == 1 else 1.0 - h["dampening"]
 
 
 def _sgd_check(h: Hyperparameters) -> None:
@@ -172,7 +191,7 @@ SGD = Rule(
         "momentum": lambda h: h["momentum"] != 0,
         "nesterov": lambda h: h["nesterov"],
     },
-    scalars=("lr", "weight_decay", "momentum", "grad_weight"),
+    scalars=("lr", "weight_decay", "decay", "momentum", "grad_weight"),
     fold=_sgd_fold,
     body=_sgd,
     check=_sgd_check,
@@ -183,11 +202,11 @@ def _adagrad(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
     if on.weight_decay:
         g = g + s.weight_decay * p
     x.sum = x.sum + g * g
-    return p - s.lr * (g / (xp.sqrt(x.sum) + s.eps))
+    return s.decay * p - s.lr * (g / (xp.sqrt(x.sum) + s.eps))
 
 
-def _adagrad_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
-    return h["lr"] / (1.0 + (step - 1) * h["lr_decay"]), h["weight_decay"], h["eps"]
+def _adagrad_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
+    return h["lr"] / (1.0 + (step - 1) * h["lr_decay"]), h["weight_decay"], 1.0, h["eps"]
 
 
 ADAGRAD = Rule(
@@ -204,9 +223,9 @@ ADAGRAD = Rule(
         "maximize": False,
     },
     kernel="adagrad",
-    slots=(Slot("sum", initial="initial_accumulator_value"),),
+    slots=(Slot("sum", initial="initial_accumulator_value", unsigned=True),),
     switches={"weight_decay": _decays},
-    scalars=("lr", "weight_decay", "eps"),
+    scalars=("lr", "weight_decay", "decay", "eps"),
     fold=_adagrad_fold,
     body=_adagrad,
 )
@@ -225,11 +244,11 @@ def _rmsprop(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
     if on.momentum:
         x.momentum_buffer = s.momentum * x.momentum_buffer + update
         update = x.momentum_buffer
-    return p - s.lr * update
+    return s.decay * p - s.lr * update
 
 
-def _rmsprop_fold(h: Hyperparameters, step: int) -> tuple[float, ...]:
-    return h["lr"], h["weight_decay"], h["alpha"], 1.0 - h["alpha"], h["eps"], h["momentum"]
+def _rmsprop_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
+    return h["lr"], h["weight_decay"], 1.0, h["alpha"], 1.0 - h["alpha"], h["eps"], h["momentum"]
 
 
 RMSPROP = Rule(
@@ -248,7 +267,7 @@ RMSPROP = Rule(
     },
     kernel="rmsprop",
     slots=(
-        Slot("square_avg"),
+        Slot("square_avg", unsigned=True),
         Slot("momentum_buffer", switch="momentum"),
         Slot("grad_avg", switch="centered"),
     ),
@@ -257,7 +276,7 @@ RMSPROP = Rule(
         "momentum": lambda h: h["momentum"] != 0,
         "centered": lambda h: h["centered"],
     },
-    scalars=("lr", "weight_decay", "alpha", "one_minus_alpha", "eps", "momentum"),
+    scalars=("lr", "weight_decay", "decay", "alpha", "one_minus_alpha", "eps", "momentum"),
     fold=_rmsprop_fold,
     body=_rmsprop,
 )
@@ -305,7 +324,11 @@ ADAM = Rule(
         "maximize": False,
     },
     kernel="adam",
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", switch="amsgrad")),
+    slots=(
+        Slot("exp_avg"),
+        Slot("exp_avg_sq", unsigned=True),
+        Slot("max_exp_avg_sq", switch="amsgrad", unsigned=True),
+    ),
     switches={"weight_decay": _decays, "amsgrad": lambda h: h["amsgrad"]},
     scalars=(
         "step_size",
@@ -317,7 +340,7 @@ ADAM = Rule(
         "inv_sqrt_bias_correction2",
         "eps",
     ),
-    fold=lambda h, step: _adam_scalars(h, step, 1.0),
+    fold=lambda h, step, carried: _adam_scalars(h, step, 1.0),
     body=_adam,
 )
 
@@ -328,7 +351,7 @@ ADAMW = ADAM._replace(
     source="Loshchilov and Hutter 2019, algorithm 2; amsgrad: Reddi, Kale and Kumar 2018, algorithm 2",
     defaults={**ADAM.defaults, "weight_decay": 1e-2},
     switches={**ADAM.switches, "weight_decay": lambda h: False},
-    fold=lambda h, step: _adam_scalars(h, step, 1.0 - h["lr"] * h["weight_decay"]),
+    fold=lambda h, step, carried: _adam_scalars(h, step, 1.0 - h["lr"] * h["weight_decay"]),
 )
 
 
@@ -340,9 +363,19 @@ def table(*rules: Rule) -> dict[str, Rule]:
             raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
         if "maximize" not in rule.defaults:
             raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
-        folded = rule.fold(rule.defaults, 1)
+        kept = ["step", *(s.name for s in rule.slots), *(name for name, _ in rule.carried)]
+        if len(set(kept)) < len(kept):
+            raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
+        folded = rule.fold(rule.defaults, 1, rule.carried_at_first)
         if len(folded) != len(rule.scalars):
             raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
+        if "decay" not in rule.scalars:
+            raise ValueError(f"{rule.name}: every rule has the scalar 'decay'")
+        numbers = rule.carry(rule.defaults, 1, rule.carried_at_first)
+        if len(numbers) != len(rule.carried):
+            raise ValueError(
+                f"{rule.name}: carry gives {len(numbers)} numbers, {len(rule.carried)} are named"
+            )
     return {rule.name: rule for rule in rules}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastgd.arrays import Array, as_array
-from fastgd.rules import check_hyperparameter
+from fastgd.checks import finite, named
+from fastgd.rules import Carried, check_hyperparameter
 
 if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
@@ -23,8 +24,20 @@ MAX_STEP = 2**53
 State = list["tuple[Array | None, ...] | None"]
 
 
-def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[int], State]:
-    """(hyperparameters of each group, step of each parameter, state of each parameter), all new objects."""
+class Checked(NamedTuple):
+    """A state dict that fits, in new objects."""
+
+    #: of each group
+    hyperparameters: list[dict[str, Any]]
+    #: of each parameter
+    steps: list[int]
+    #: float64 [parameters, 1, numbers], what each parameter carries out of its last step
+    carried: Array
+    #: of each parameter
+    state: State
+
+
+def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> Checked:
     given = _mapping("the state", given)
     missing = {"rule", "version", "state", "param_groups"} - given.keys()
     if missing:
@@ -36,14 +49,16 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> tuple[list[dict[s
     hyperparameters = _groups(opt, given["param_groups"])
     parameters = [p for group in opt.param_groups for p in group.members]
     steps = [0] * len(parameters)
+    carried = np.empty((len(parameters), 1, len(opt.rule.carried)))
+    carried[:] = opt.rule.carried_at_first
     state: State = [None] * len(parameters)
     for key, entry in _mapping("the state's 'state'", given["state"]).items():
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < len(parameters):
             raise ValueError(f"the state has an entry {key!r}, but no such parameter exists")
         i = int(key)
         values = hyperparameters[parameters[i].group]
-        steps[i], state[i] = _entry(opt, parameters[i], values, entry)
-    return hyperparameters, steps, state
+        steps[i], carried[i], state[i] = _entry(opt, parameters[i], values, entry)
+    return Checked(hyperparameters, steps, carried, state)
 
 
 def _mapping(what: str, value: Any) -> Mapping[Any, Any]:
@@ -89,15 +104,17 @@ def _groups(opt: Optimizer, given: Any) -> list[dict[str, Any]]:
 
 def _entry(
     opt: Optimizer, parameter: Any, values: Mapping[str, Any], entry: Mapping[str, Any]
-) -> tuple[int, tuple[Array | None, ...]]:
+) -> tuple[int, Carried, tuple[Array | None, ...]]:
     what = f"state of {parameter}"
     entry = _mapping(what, entry)
-    strange = set(entry) - {slot.name for slot in opt.rule.slots} - {"step"}
+    known = {"step", *(name for name, _ in opt.rule.carried), *(slot.name for slot in opt.rule.slots)}
+    strange = set(entry) - known
     if strange:
         raise ValueError(f"{what}: {opt.rule.title} has no {min(strange, key=str)!r}")
     step = _step(what, entry)
     if step == 0 and len(entry) > 1:
-        raise ValueError(f"{what} has arrays though no step was made")
+        raise ValueError(f"{what} has more than a step count though no step was made")
+    numbers = tuple(_number(what, name, entry) if step else at_first for name, at_first in opt.rule.carried)
     arrays: list[Array | None] = []
     for slot, active in zip(opt.rule.slots, opt.rule.active_slots(values), strict=True):
         if slot.name not in entry:
@@ -114,7 +131,13 @@ def _entry(
         own = np.empty_like(parameter.array, subok=False)
         np.copyto(own, array)
         arrays.append(own)
-    return step, tuple(arrays)
+    return step, numbers, tuple(arrays)
+
+
+def _number(what: str, name: str, entry: Mapping[str, Any]) -> float:
+    if name not in entry:
+        raise ValueError(f"{what} has no {name!r}")
+    return named(f"{what}: {name!r}", finite, entry[name])
 
 
 def _step(what: str, entry: Mapping[str, Any]) -> int:

@@ -87,7 +87,7 @@ class Outcome(NamedTuple):
     """What a run left behind."""
 
     params: list[Array]
-    #: slot name -> array, for each parameter
+    #: slot name -> array, and name -> number where the rule carries one, for each parameter
     state: list[dict[str, Array]]
     reports: list[StepReport]
 
@@ -108,7 +108,7 @@ def compute(case: Case, runner: Runner, place: Callable[[Array], Array] = np.cop
         opt = optim.create(case.rule, params, backend=runner.backend, **case.settings)
         reports = [opt.step([place(g) for g in grads], clip_norm=case.clip_norm) for grads in case.grads]
         entries = opt.state_dict()["state"].values()
-        state = [{k: v for k, v in entry.items() if k != "step"} for entry in entries]
+        state = [{k: np.asarray(v) for k, v in entry.items() if k != "step"} for entry in entries]
     return Outcome(params, state, reports)
 
 

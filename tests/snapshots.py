@@ -19,7 +19,7 @@ def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:
     saved = opt.state_dict()
     params = [np.asarray(p).tobytes() for group in opt.param_groups for p in group["params"]]
     state = {
-        number: {k: v if k == "step" else v.tobytes() for k, v in entry.items()}
+        number: {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
         for number, entry in saved["state"].items()
     }
     return params, state, saved["param_groups"]

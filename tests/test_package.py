@@ -106,7 +106,10 @@ def test_only_public_names_are_listed():
     [
         ({"defaults": {"lr": 0.1}}, "every rule has the hyperparameter 'maximize'"),
         ({"defaults": {**RULES["sgd"].defaults, "zeal": 1.0}}, "'zeal' has no entry in HYPERPARAMETERS"),
-        ({"scalars": ("lr",)}, "fold gives 4 scalars, 1 are named"),
+        ({"scalars": ("lr",)}, "fold gives 5 scalars, 1 are named"),
+        ({"scalars": tuple("abcde")}, "every rule has the scalar 'decay'"),
+        ({"carried": (("step", 0.0),)}, "two of what it keeps have one name: step, momentum_buffer, step"),
+        ({"carried": (("sum", 0.0),), "carry": lambda *a: ()}, "carry gives 0 numbers, 1 are named"),
     ],
 )
 def test_an_incomplete_rule_is_refused_where_the_table_is_made(change, reason):

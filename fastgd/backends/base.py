@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
-from fastgd.rules import Rule
+from fastgd.rules import Hyperparameters, Rule
 
 
 class Options(NamedTuple):
@@ -100,14 +100,43 @@ class Item(NamedTuple):
     rows: Array | None = None
 
 
+class Carriers(NamedTuple):
+    """Parameters that carry the same numbers from step to step."""
+
+    #: float64 [parameters, 2, numbers]: row t % 2 of a parameter holds what it carries out of its step t. So
+    #: the count of steps, which a skipped step leaves alone, says which row holds; nothing else is committed
+    numbers: Array
+    #: indices of the parameters
+    members: list[int]
+
+
 class Block(NamedTuple):
-    """Tensors that share hyperparameters and have made the same number of steps."""
+    """Tensors that share hyperparameters, have made the same number of steps and carry the same numbers."""
 
     rule: Rule
     #: validated hyperparameters and settings (fastgd.settings); the optimizer changes this dict in place
     values: dict[str, Any]
     #: index into Work.steps of one of its tensors
     counter: int
+    #: what `folding` is given; () for a rule that carries nothing
+    carriers: Carriers | tuple[()] = ()
+
+
+def folding(rule: Rule) -> Callable[[Hyperparameters, int, Any], tuple[float, ...]]:
+    """(hyperparameters, step counted from 1, carriers of a block) -> the scalars of the step.
+
+    It is rule.fold itself for a rule that carries nothing. May be called again for the same step.
+    """
+    if not rule.carried:
+        return rule.fold
+
+    def fold(h: Hyperparameters, step: int, carriers: Carriers) -> tuple[float, ...]:
+        numbers, members = carriers
+        before = tuple(numbers[members[0], (step - 1) % 2].tolist())
+        numbers[members, step % 2] = rule.carry(h, step, before)
+        return rule.fold(h, step, before)
+
+    return fold
 
 
 class Work(NamedTuple):

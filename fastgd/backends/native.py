@@ -11,7 +11,7 @@ import numpy as np
 
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, Array, address, collapsed
-from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work
+from fastgd.backends.base import UNMEASURED, Measured, Options, Plan, Work, folding
 from fastgd.rules import RULES, Rule
 
 
@@ -32,11 +32,11 @@ def _kernel_index(rule: Rule) -> int:
     row = lib.fgd_rule_at(index)
     switches = _names(row.switches, row.n_switches)
     slots = tuple(
-        (name, switches[row.slot_switch[i]] if row.slot_switch[i] >= 0 else None)
+        (name, switches[row.slot_switch[i]] if row.slot_switch[i] >= 0 else None, bool(row.slot_unsigned[i]))
         for i, name in enumerate(_names(row.slots, row.n_slots))
     )
     compiled = (slots, switches, _names(row.scalars, row.n_scalars))
-    declared = (tuple((s.name, s.switch) for s in rule.slots), tuple(rule.switches), rule.scalars)
+    declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
     if compiled != declared:
         raise ImportError(
             f"rule {rule.name!r} differs: fastgd/rules.py has {declared}, csrc/rules.def {compiled}"
@@ -157,7 +157,8 @@ class _Step:
             group.rule = KERNELS[block.rule.name]
             group.switches = sum(on << bit for bit, on in enumerate(block.rule.active(block.values).values()))
             group.maximize = block.values["maximize"]
-            self._folds.append((group, block.rule.fold, block.values, block.counter))
+            fold = folding(block.rule)
+            self._folds.append((group, fold, block.values, block.counter, block.carriers))
         self._options, self._report = ffi.new("fgd_options *"), ffi.new("fgd_report *")
         self._set: Options | None = None
         self._update = lib.fgd_update
@@ -178,8 +179,8 @@ class _Step:
             _set_options(self._options, options)
             self._set = options
         counters, report = self._counters, self._report
-        for group, fold, values, counter in self._folds:
-            group.scalars = fold(values, counters[counter] + 1)
+        for group, fold, values, counter, carriers in self._folds:
+            group.scalars = fold(values, counters[counter] + 1, carriers)
         code = self._update(*self._arguments)
         if code:
             _check(code, report)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array, memory_order
-from fastgd.backends.base import UNMEASURED, Block, Measured, Options, Plan, Work
+from fastgd.backends.base import UNMEASURED, Block, Measured, Options, Plan, Work, folding
 from fastgd.interrupts import uninterrupted
 from fastgd.rules import Rule
 
@@ -198,7 +198,7 @@ class _Step:
 
 
 def _scalars(block: Block, step: int, real: Any) -> SimpleNamespace:
-    numbers = map(real, block.rule.fold(block.values, step))
+    numbers = map(real, folding(block.rule)(block.values, step, block.carriers))
     return SimpleNamespace(**dict(zip(block.rule.scalars, numbers, strict=True)))
 
 

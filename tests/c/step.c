@@ -118,7 +118,7 @@ fgd_options no_options(void) {
     return options;
 }
 
-/* Slots hold sums of squares in some rules, so they start positive; scalars are in 0.1 .. 0.9. */
+/* Sums of squares start positive; scalars are in 0.1 .. 0.9. */
 static step step_of(int variant, int rule, uint32_t switches) {
     step s = {variant, fgd_rule_at(rule), {rule, switches, variant / 2 % 2, {0}}, {0}};
     s.before = image_of(SLOT + s.rule->n_slots);
@@ -126,8 +126,9 @@ static step step_of(int variant, int rule, uint32_t switches) {
     for (int t = 0; t < TENSORS; t++) {
         for (int o = 0; o < s.before.operands; o++) {
             char *array = image_at(&s.before, t, o);
+            const int is_unsigned = o >= SLOT && s.rule->slot_unsigned[o - SLOT];
             for (int64_t i = 0; i < tensor_size(t); i++)
-                set(array, t, i, o < SLOT ? random_number() : 0.5 + 0.5 * random_number());
+                set(array, t, i, is_unsigned ? 0.5 + 0.5 * random_number() : random_number());
         }
     }
     return s;

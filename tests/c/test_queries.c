@@ -40,8 +40,10 @@ static void test_rules(void) {
         CHECK(all_named(rule->slots, rule->n_slots), "%s", rule->name);
         CHECK(all_named(rule->switches, rule->n_switches), "%s", rule->name);
         CHECK(all_named(rule->scalars, rule->n_scalars), "%s", rule->name);
-        for (int k = 0; k < rule->n_slots; k++)
+        for (int k = 0; k < rule->n_slots; k++) {
             CHECK(rule->slot_switch[k] >= -1 && rule->slot_switch[k] < rule->n_switches, "%s", rule->name);
+            CHECK(rule->slot_unsigned[k] == 0 || rule->slot_unsigned[k] == 1, "%s", rule->name);
+        }
     }
 }
 
@@ -53,7 +55,8 @@ static void test_one_rule(void) {
     CHECK(sgd->n_slots == 1 && strcmp(sgd->slots[0], "momentum_buffer") == 0, "%d", sgd->n_slots);
     CHECK(sgd->n_switches == 3 && strcmp(sgd->switches[1], "momentum") == 0, "%d", sgd->n_switches);
     CHECK(sgd->slot_switch[0] == 1, "%d", sgd->slot_switch[0]);
-    CHECK(sgd->n_scalars == 4 && strcmp(sgd->scalars[0], "lr") == 0, "%d", sgd->n_scalars);
+    CHECK(sgd->slot_unsigned[0] == 0, "%d", sgd->slot_unsigned[0]);
+    CHECK(sgd->n_scalars == 5 && strcmp(sgd->scalars[2], "decay") == 0, "%d", sgd->n_scalars);
 }
 
 static void test_instruction_sets(void) {

@@ -23,7 +23,7 @@ static caller callers[CALLERS];
 /* Gradient descent with lr 1/2 on a constant gradient, 4 before it is unscaled: all numbers are exact. */
 static void *descend(void *argument) {
     caller *c = argument;
-    const fgd_group group = {.rule = fgd_rule_find("sgd"), .scalars = {0.5}};
+    const fgd_group group = {.rule = fgd_rule_find("sgd"), .scalars = {0.5, 0, 1}}; /* lr, -, decay */
     const fgd_options options = {2, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
     const fgd_tensor tensor = {.size = ELEMENTS, .param = c->param, .grad = c->grad, .step = &c->step};
     for (int i = 0; i < ELEMENTS; i++) c->param[i] = (float)i, c->grad[i] = 4;
