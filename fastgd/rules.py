@@ -34,6 +34,15 @@ class Slot(NamedTuple):
     unsigned: bool = False
 
 
+class Trust(NamedTuple):
+    """How the step of a whole tensor is lengthened or shortened, which is the scalar `trust`."""
+
+    #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
+    of: str
+    #: (norm of the parameter, that norm, the scalars by name) -> the factor, in float64
+    ratio: Callable[[float, float, Mapping[str, float]], float]
+
+
 #: float64 numbers that a parameter carries from one step to the next
 Carried = tuple[float, ...]
 
@@ -70,6 +79,8 @@ class Rule(NamedTuple):
     carried: tuple[tuple[str, float], ...] = ()
     #: (hyperparameters, step, what is carried into it) -> what is carried out of it
     carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
+    #: None: a tensor's step is as long as the rule makes it
+    trust: Trust | None = None
 
     @property
     def carried_at_first(self) -> Carried:
