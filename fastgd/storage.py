@@ -68,11 +68,20 @@ def mixed(z: int) -> int:
 
 
 def noise_key(seed: int, stream: int, step: int, operand: int) -> int:
-    """The key to one array's random bits at one step.
+    """The key to the random bits of a pair of arrays at one step.
 
-    stream: which tensor; step: counted from 1; operand: 0 for the parameter, 2 + k for slot k.
+    stream: which tensor; step: counted from 1; operand: 0 for the parameter, 2 + k for slots k and k + 1.
     """
     return mixed(mixed(mixed(_low64(seed)) + stream) + step * 16 + operand)
+
+
+def random_halves(seed: int, stream: int, step: int, operand: int, elements: Array) -> Bits:
+    """16 random bits as uint32 for each element: enough for every rounding.
+
+    Operands 2 j and 2 j + 1 share the 32 bits of an element: the former takes the upper half.
+    """
+    bits = random_bits(noise_key(seed, stream, step, operand & ~1), elements)
+    return bits & 0xFFFF if operand & 1 else bits >> 16
 
 
 def random_bits(key: int, elements: Array) -> Bits:
@@ -108,7 +117,7 @@ def _bf16_nearest(bits: Bits) -> Array:
 
 
 def _bf16_stochastic(bits: Bits, random: Bits) -> Array:
-    return _bf16_cut(bits, random >> 16)
+    return _bf16_cut(bits, random)
 
 
 # ---- float16 ----------------------------------------------------------------------------------------
@@ -155,7 +164,7 @@ def _f16_nearest(bits: Bits) -> Array:
 
 def _f16_stochastic(bits: Bits, random: Bits) -> Array:
     magnitude, small = _f16_parts(bits)
-    below = random >> 19
+    below = random >> 3
     fixed = (small * np.float32(2.0**37)).astype(np.uint32)  # in units of 2^-37
     return _f16_pack(bits, magnitude + below >> 13, fixed + below >> 13)
 
@@ -169,13 +178,15 @@ class _Format(NamedTuple):
     decode: Callable[[Array], Array]
     #: of the bits of float32
     nearest: Callable[[Bits], Array]
-    #: of the bits of float32, and random ones
+    #: of the bits of float32, and 16 random ones
     stochastic: Callable[[Bits, Bits], Array]
+    #: what a positive number becomes that would be rounded to 0 and must not
+    least: int
 
 
 _16_BITS = {
-    "bfloat16": _Format(_bf16_decode, _bf16_nearest, _bf16_stochastic),
-    "float16": _Format(_f16_decode, _f16_nearest, _f16_stochastic),
+    "bfloat16": _Format(_bf16_decode, _bf16_nearest, _bf16_stochastic, 0),
+    "float16": _Format(_f16_decode, _f16_nearest, _f16_stochastic, 1),
 }
 
 #: names of the dtypes that hold one number in each element
@@ -199,8 +210,9 @@ def load(stored: Array, real: Any) -> Array:
 def store(values: Array, dtype: Any, *, unsigned: bool = False, random: Bits | None = None) -> Array:
     """float32 or float64 values in one of the FORMATS, rounded once; a new array.
 
-    unsigned: what is not 0 does not become 0 in 16 bits.
-    random: uint32, as many as values, to round to 16 bits stochastically; None: to nearest, ties to even.
+    unsigned: what is not 0 does not become 0 in float16; bfloat16 has the range of float32.
+    random: 16 bits as uint32 for each value, to round to 16 bits stochastically; None: to nearest, ties to
+        even.
     """
     narrow = _16_BITS.get(dtype.name)
     if narrow is None:
@@ -208,7 +220,7 @@ def store(values: Array, dtype: Any, *, unsigned: bool = False, random: Bits | N
     bits = _narrowed(values)
     stored = narrow.nearest(bits) if random is None else narrow.stochastic(bits, random)
     if unsigned:
-        stored[(stored == 0) & (bits > 0)] = 1
+        stored[(stored == 0) & (bits > 0)] = narrow.least
     return stored.view(dtype)
 
 
@@ -272,13 +284,13 @@ def encode(values: Array, *, unsigned: bool = False, random: Bits | None = None)
     are kept.
 
     unsigned: numbers are never negative; what is not 0 does not become 0.
-    random: uint32, as many as values, to round stochastically; None: to nearest.
+    random: 16 bits as uint32 for each value, to round stochastically; None: to nearest.
     """
     bits = _blocks(_narrowed(values))
     magnitude = bits & _MAGNITUDE
     largest = magnitude.max(axis=1, initial=0)
     exponents = np.minimum(largest + ((1 << _CODE_SHIFT) - 1) >> 23, 255).astype(np.uint8)
-    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) >> 32 - _CODE_SHIFT
+    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) << _CODE_SHIFT - 16
     k = (magnitude + below >> _CODE_SHIFT).astype(np.int32) - _code_base(exponents, unsigned)
     if unsigned:
         code = np.clip(k, magnitude > 0, 255)

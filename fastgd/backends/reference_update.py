@@ -20,8 +20,7 @@ from fastgd.storage import (
     decode,
     encode,
     load,
-    noise_key,
-    random_bits,
+    random_halves,
     split,
     split_join,
     store,
@@ -181,7 +180,7 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
     ]
 
     def random(operand: int) -> Bits:
-        return random_bits(noise_key(step.seed, item.counter, step.number, operand), elements.numbers())
+        return random_halves(step.seed, item.counter, step.number, operand, elements.numbers())
 
     x = rounding.join(*map(elements.of, params))
     g, unit_coef = _clipped_by_units(x, transformed(grad, options, coef), item.param.shape, options)
@@ -221,7 +220,7 @@ def _ruled(x: Array, g: Array, state: dict[str, Array], step: Step) -> tuple[Arr
 
     if rule.trust is not None:
         measured = g if rule.trust.of == "gradient" else body(decay=0.0, trust=1.0)[0]
-        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(x), step.scalars)
+        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(measured), step.scalars)
     if not step.block.values["cautious"]:
         return body()
     # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for what does not
