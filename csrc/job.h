@@ -42,6 +42,12 @@ typedef struct chunk {
 
 static inline int64_t fgd_chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
 
+/* Whether a group's rule has this slot under its switches. */
+static inline int fgd_uses_slot(const fgd_group *group, int slot) {
+    const int needs = fgd_rule_at(group->rule)->slot_switch[slot];
+    return needs < 0 || (group->switches >> needs & 1);
+}
+
 static inline int64_t fgd_units_of(const fgd_tensor *t) {
     return t->size <= 0 ? 0 : t->unit > 0 ? t->size / t->unit : 1;
 }
