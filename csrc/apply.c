@@ -1,6 +1,7 @@
 /* The passes over a run of one tensor's elements: trying what its factors follow from, updating, clipping. */
 #include "apply.h"
 
+#include "orthogonal.h"
 #include "pass.h"
 #include "trust.h"
 
@@ -20,14 +21,7 @@ static void update_piece(const pass *w, piece a, buffers *b) {
     } else {
         fgd_call_rule(w, a.n, x, g, slots, w->scalars, &prepare);
     }
-    if (w->t->average) {
-        void *average = fgd_load(&w->average, a.first, a.n, b->average.bytes, 0);
-        w->storage->average(a.n, average, x, w->group->average_weight);
-        fgd_store(&w->average, a.first, a.n, average, NULL);
-    }
-    if (w->t->copy) fgd_store(&w->copy, a.first, a.n, x, NULL);
-    fgd_store_param(w, a, x, b);
-    fgd_store_slots(w, a, slots);
+    fgd_store_update(w, a, x, slots, b);
 }
 
 static void clip_piece(const pass *w, piece a, buffers *b) {
@@ -68,6 +62,7 @@ void fgd_write_run(const job *j, const chunk *run) {
     const int64_t end = run->offset + run->n;
     pass w;
     buffers b;
+    if (fgd_is_orthogonal(j, run->tensor)) return;
     fgd_prepare_pass(&w, j, run->tensor);
     if (w.group && (w.plain || w.stored)) {
         stream_run(&w, run->offset, run->n);
@@ -105,7 +100,7 @@ static void try_piece(const pass *w, piece a, buffers *b, lanes *sum) {
 
 static int is_tried(const job *j, const fgd_tensor *t) {
     const fgd_group *group = &j->groups[t->group];
-    return group->cautious || fgd_rule_at(group->rule)->trust >= 0;
+    return !fgd_is_orthogonal(j, t) && (group->cautious || fgd_rule_at(group->rule)->trust >= 0);
 }
 
 void fgd_try_chunk(const job *j, int64_t c, int64_t *cursor) {
@@ -142,6 +137,7 @@ void fgd_finish_trial(const job *j) {
             for (int k = 0; k < SUMS; k++) total[k] += j->sums[c * SUMS + k];
         const double share = total[SUM_DESCENDING] / (double)t->size;
         j->factors[i].scale = 1 / (share < 1e-3 ? 1e-3 : share);
-        j->factors[i].trust = fgd_trust_ratio(group, sqrt(total[SUM_PARAM]), sqrt(total[SUM_OTHER]));
+        j->factors[i].trust = 
+            fgd_trust_ratio(group, sqrt(total[SUM_PARAM]), sqrt(total[SUM_OTHER]), t->size);
     }
 }

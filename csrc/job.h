@@ -25,12 +25,17 @@ typedef struct job {
     int64_t n_tensors, n_chunks;
     const fgd_options *options;
     int write, measure, trial, threads; /* trial: some group needs SUMS */
+    int factored, orthogonal;           /* some group's rule is */
     int64_t *first_chunk;               /* n_tensors + 1 */
     int64_t *first_unit;                /* n_tensors + 1 */
+    int64_t *first_moment;              /* n_tensors + 1: words of 8 bytes; only when factored */
     double *partial;                    /* n_chunks */
     double *sums;                       /* n_chunks * SUMS */
     factors *factors;                   /* n_tensors */
     double *unit_coef;                  /* one for each unit */
+    double *moments;                    /* second moments of rows and columns */
+    char *matrices;                     /* room for one orthogonal step at a time */
+    double *norms; /* n_tensors, or NULL */
     fgd_report *report;
 } job;
 
@@ -83,6 +88,6 @@ void fgd_measure_chunk(const job *j, int64_t c, int64_t *cursor);
 
 /* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of every
  * tensor. Without a measurement, from options->total_norm to the coefficient. */
-void fgd_finish_measure(const job *j, double *norms);
+void fgd_finish_measure(const job *j);
 
 #endif

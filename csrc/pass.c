@@ -33,8 +33,10 @@ static void prepare_update(pass *w) {
     w->rounding = t->dtype == FGD_BF16 || t->dtype == FGD_F16 ? w->group->rounding : FGD_NEAREST;
     if (w->group->rounding == FGD_STOCHASTIC || w->group->state_rounding == FGD_STOCHASTIC)
         w->key = mixed(mixed(w->group->seed) + t->stream) + ((uint64_t)*t->step + 1) * 16;
+    if (fgd_is_factored(w->j, t) && t->size > 0) w->moments = fgd_moments_of(w->j, t);
     for (int k = 0; k < w->n_slots; k++) {
-        if (!fgd_uses_slot(w->group, k)) continue;
+        const int is_moment = k == w->rule->row_slot || k == w->rule->col_slot;
+        if (is_moment || !fgd_uses_slot(w->group, k)) continue;
         view *slot = &w->slots[k];
         *slot = fgd_view_of(t->state[k], t->state_dtype[k], w->real, l, SLOT_ROW + k);
         slot->exponents = t->exponents[k];
@@ -48,7 +50,7 @@ static void prepare_update(pass *w) {
     const int extras = t->average || t->copy || w->group->cautious || t->rows || fgd_clips_units(w->j);
     const int kind = extras || w->rounding >= FGD_KAHAN ? -1 : stored_kind(w);
     if (kind >= 0) w->stored = fgd_stored_for(w->real)->update[kind][w->group->rule];
-    w->plain &= !extras;
+    w->plain &= !extras && w->moments.count == 0;
     memcpy(w->own, w->group->scalars, sizeof w->own);
     if (w->rule->trust >= 0) w->own[w->rule->trust] = w->factors.trust;
     memcpy(w->step, w->own, sizeof w->step);
@@ -149,7 +151,7 @@ void *fgd_load_param(const pass *w, piece a, buffers *b, int keep) {
     }
 }
 
-void fgd_store_param(const pass *w, piece a, void *x, buffers *b) {
+static void store_param(const pass *w, piece a, void *x, buffers *b) {
     char high[PIECE_BYTES], low[PIECE_BYTES];
     const int64_t first = a.first, n = a.n;
     const fgd_noise noise = fgd_param_noise(w, first);
@@ -180,17 +182,37 @@ void fgd_load_slots(const pass *w, piece a, buffers *b, void **at, int keep) {
         const view *slot = &w->slots[k];
         at[k] = slot->where.base ? fgd_load(slot, a.first, a.n, b->slots[k].bytes, keep) : NULL;
     }
+    if (w->moments.count > 0) {
+        const moments *m = &w->moments;
+        const int row = w->rule->row_slot, col = w->rule->col_slot;
+        at[row] = b->slots[row].bytes, at[col] = b->slots[col].bytes;
+        w->kernels->spread(a.first, a.n, m->rows, m->cols, m->row_factors, m->col_factors, at[row], at[col]);
+    }
 }
 
-void fgd_store_slots(const pass *w, piece a, void *const *at) {
+static void store_slots(const pass *w, piece a, void *const *at) {
     for (int k = 0; k < w->n_slots; k++) {
         const fgd_noise noise = fgd_slot_noise(w, k, a.first);
         const int stochastic = w->group->state_rounding == FGD_STOCHASTIC;
-        if (at[k]) fgd_store(&w->slots[k], a.first, a.n, at[k], stochastic ? &noise : NULL);
+        if (!w->slots[k].where.base) continue;
+        fgd_store(&w->slots[k], a.first, a.n, at[k], stochastic ? &noise : NULL);
     }
 }
+
+/* ---- Updating --------------------------------------------------------------------------------------- */
 
 void fgd_call_rule(const pass *w, int64_t n, void *x, const void *g, void *const *slots,
                    const double *scalars, const fgd_prepare *prepare) {
     w->kernels->update[w->group->rule](n, x, g, slots, scalars, w->group->switches, prepare);
+}
+
+void fgd_store_update(const pass *w, piece a, void *x, void *const *slots, buffers *b) {
+    if (w->t->average) {
+        void *average = fgd_load(&w->average, a.first, a.n, b->average.bytes, 0);
+        w->storage->average(a.n, average, x, w->group->average_weight);
+        fgd_store(&w->average, a.first, a.n, average, NULL);
+    }
+    if (w->t->copy) fgd_store(&w->copy, a.first, a.n, x, NULL);
+    store_param(w, a, x, b);
+    store_slots(w, a, slots);
 }

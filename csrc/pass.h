@@ -2,6 +2,7 @@
 #ifndef FGD_PASS_H
 #define FGD_PASS_H
 
+#include "factored.h"
 #include "job.h"
 #include "view.h"
 
@@ -19,6 +20,7 @@ typedef struct pass {
     double own[FGD_MAX_SCALARS], step[FGD_MAX_SCALARS];
     int real, n_slots, rounding;
     view param, grad, slots[FGD_MAX_SLOTS], residual, average, copy;
+    moments moments;          /* of a factored tensor; count 0 for others */
     uint64_t key;             /* of the random bits */
     int plain;                /* kernels can work on the memory of every operand, and that is all */
     fgd_stored_kernel stored; /* or a kernel that converts on the way can; else NULL */
@@ -46,11 +48,12 @@ const void *fgd_load_gradient(const pass *w, piece a, buffers *b, fgd_prepare *l
 
 /* The parameter as it would be with nothing lost, in memory that may be written; in b->param with keep. */
 void *fgd_load_param(const pass *w, piece a, buffers *b, int keep);
-void fgd_store_param(const pass *w, piece a, void *x, buffers *b);
 
 /* at[k]: slot k, NULL where it is not used; in b->slots with keep. */
 void fgd_load_slots(const pass *w, piece a, buffers *b, void **at, int keep);
-void fgd_store_slots(const pass *w, piece a, void *const *at);
+
+/* Stores the new parameter x and the slots, and all that follows from x. */
+void fgd_store_update(const pass *w, piece a, void *x, void *const *slots, buffers *b);
 
 void fgd_call_rule(const pass *w, int64_t n, void *x, const void *g, void *const *slots,
                    const double *scalars, const fgd_prepare *prepare);
