@@ -47,7 +47,8 @@ static int check_layout(const fgd_layout *l, int64_t size) {
 static int is_float(int dtype) { return dtype >= FGD_F32 && dtype <= FGD_F16; }
 
 static int check_rows(const fgd_tensor *t, const fgd_options *o) {
-    if (t->n_rows < 0 || t->width < 0 || (t->width > 0 && t->n_rows > INT64_MAX / t->width)) return FGD_ERROR_ROWS;
+    if (t->n_rows < 0 || t->width < 0) return FGD_ERROR_ROWS;
+    if (t->width > 0 && t->n_rows > INT64_MAX / t->width) return FGD_ERROR_ROWS;
     if (t->n_rows * t->width != t->size || t->layout || !isinf(o->clip_unit)) return FGD_ERROR_ROWS;
     for (int64_t r = 0; r < t->n_rows; r++)
         if (t->rows[r] < 0) return FGD_ERROR_ROWS;

@@ -1,14 +1,15 @@
-/* Second moments by rows R and columns C, Shazeer and Stern 2018, algorithms 2 and 4, with means as in torch:
+/* Second moments by rows R and columns C, Shazeer and Stern 2018, algorithms 2 and 4, with means as in
+ * torch:
  *   R = R + (1 - beta2) (mean of g^2 over the row - R);   C likewise over the column
  *   root of an element's second moment = sqrt(R / max(mean of R over the matrix, eps1)) sqrt(C)
- * All of it in float64 and in a fixed order: a row over FGD_LANES lanes, a column down each band of rows, bands
- * one after the other. */
+ * All of it in float64 and in a fixed order: a row over FGD_LANES lanes, a column down each band of rows,
+ * bands one after the other. */
 #include "factored.h"
 
 #include "pass.h"
 #include "scalars.h"
 
-/* A band of rows up to FGD_CHUNK long has so many; of longer ones it has fewer, and about as many elements. */
+/* A band of rows up to FGD_CHUNK long has so many; of longer ones fewer, and about as many elements. */
 enum { BAND = 64, BAND_ELEMENTS = BAND * FGD_CHUNK };
 
 int fgd_is_factored(const job *j, const fgd_tensor *t) {
@@ -44,7 +45,7 @@ moments fgd_moments_of(const job *j, const fgd_tensor *t) {
     return m;
 }
 
-/* The next tensor from *t on that is factored, has elements, and some of them in chunks [from, to); or NULL. */
+/* The next tensor from *t on that is factored and has elements in chunks [from, to); or NULL. */
 static const fgd_tensor *next_factored(const job *j, int64_t *t, int64_t from, int64_t to) {
     for (; *t < j->n_tensors; ++*t) {
         const fgd_tensor *tensor = &j->tensors[*t];
@@ -71,7 +72,8 @@ static const void *prepared(const pass *w, int64_t first, int64_t n, buffers *b)
 }
 
 /* A band from row `row` of all matrices on. */
-static void add_band(const pass *w, const moments *m, int64_t row, int64_t rows, double *col_sums, buffers *b) {
+static void add_band(const pass *w, const moments *m, int64_t row, int64_t rows, double *col_sums,
+                     buffers *b) {
     memset(col_sums, 0, (size_t)m->cols * sizeof *col_sums);
     const int64_t at_once = m->cols <= PIECE ? PIECE / m->cols : 1;
     for (int64_t r = row; r < row + rows; r += at_once) {
@@ -129,7 +131,8 @@ typedef struct lines {
     double of[PIECE];
 } lines;
 
-/* What is kept of the averages of rows or columns [first, first + n), which become those with `sums` in them. */
+/* What is kept of the averages of rows or columns [first, first + n), which become those with `sums` in
+ * them. */
 static void take_in(const pass *w, int slot, int64_t first, int64_t n, double length, const lines *sums,
                     lines *moment) {
     const adafactor_doubles s = adafactor_doubles_of(w->group->scalars);

@@ -54,8 +54,8 @@ typedef enum fgd_norm { FGD_NORM_2 = 0, FGD_NORM_INF = 1 } fgd_norm;
 typedef enum fgd_scope { FGD_SCOPE_ALL = 0, FGD_SCOPE_GROUP = 1, FGD_SCOPE_TENSOR = 2 } fgd_scope;
 
 /* How a new number becomes a stored one. The last three are for 16-bit parameters and keep what rounding
- * loses in fgd_tensor.residual: as a number of the parameter's dtype (Kahan 1965), as a whole FGD_F32 that the
- * parameter is the rounding of, or (bfloat16 only) as the missing 16 bits of that FGD_F32. */
+ * loses in fgd_tensor.residual: as a number of the parameter's dtype (Kahan 1965), as a whole FGD_F32 that
+ * the parameter is the rounding of, or (bfloat16 only) as the missing 16 bits of that FGD_F32. */
 typedef enum fgd_rounding {
     FGD_NEAREST = 0,
     FGD_STOCHASTIC = 1,
@@ -70,9 +70,9 @@ const char *fgd_error_text(int code); /* one English sentence; never NULL */
 /* ---- Rules: what can be asked for, by name -------------------------------------------------------- */
 
 /* One update rule. A slot is an array of state beside the parameter; slot_switch[i] is the index of the
- * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is never
- * negative and divides the step (a sum of squares). The meaning of every scalar is in rules.h beside the
- * rule's formula. */
+ * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is
+ * never negative and divides the step (a sum of squares). The meaning of every scalar is in rules.h beside
+ * the rule's formula. */
 typedef struct fgd_rule {
     const char *name;
     int32_t n_slots, n_switches, n_scalars;
@@ -190,8 +190,9 @@ typedef struct fgd_report {
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
 
 /* Updates all tensors: measures the gradients if the options need it, then applies each group's rule. When a
- * matrix product of an orthogonal rule fails, and then only, part is done when FGD_ERROR_GEMM is returned: all
- * tensors of other rules, and those before the report's error_tensor, have made their step, the rest none. */
+ * matrix product of an orthogonal rule fails, and then only, part is done when FGD_ERROR_GEMM is returned:
+ * all tensors of other rules, and those before the report's error_tensor, have made their step, the rest
+ * none. */
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report);
 

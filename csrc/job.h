@@ -86,8 +86,8 @@ int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace
 /* measure.c: fills partial[c] from chunk c; *cursor as in fgd_chunk_at. */
 void fgd_measure_chunk(const job *j, int64_t c, int64_t *cursor);
 
-/* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of every
- * tensor. Without a measurement, from options->total_norm to the coefficient. */
+/* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of
+ * every tensor. Without a measurement, from options->total_norm to the coefficient. */
 void fgd_finish_measure(const job *j);
 
 #endif

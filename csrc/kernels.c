@@ -160,7 +160,8 @@ static double maxabs(int64_t n, const void *grad) {
 
 /* ---- Matrices --------------------------------------------------------------------------------------- */
 
-INLINE void add_squares(int64_t n, const REAL *restrict g, double *restrict lanes, double *restrict col_sums) {
+INLINE void add_squares(int64_t n, const REAL *restrict g, double *restrict lanes,
+                        double *restrict col_sums) {
     double sum[FGD_LANES];
     int64_t i = 0;
     memcpy(sum, lanes, sizeof sum);

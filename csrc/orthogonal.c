@@ -1,9 +1,8 @@
-/* Orthogonal steps, Jordan et al. 2024: of the step U of a whole matrix X = U / |U|, and then `ns_steps` times
- *   X = (a I + b G + c G^2) X   with   G = X X'   (from the other side where there are more rows than columns)
- * which brings all singular values near 1 (the iteration of Newton and Schulz, with a slope a that is large at 0);
- *   p = decay p - lr X
- * Matrix products are in the precision computed in, where torch has bfloat16. Everything here works on minus the
- * step, which the body gives; the iteration is odd. */
+/* Orthogonal steps, Jordan et al. 2024. Of the step U of a whole matrix, X = U / |U|, and then ns_steps times
+ *   X = (a I + b G + c G^2) X   with   G = X X'   (or from the other side, where G is smaller)
+ * which brings all singular values near 1: the iteration of Newton and Schulz, with a slope a that is large
+ * at 0. Then  p = decay p - lr X.  Matrix products are in the precision computed in, where torch has bfloat16.
+ * All of this works on minus the step, which the body gives; the iteration is odd. */
 #include "orthogonal.h"
 
 #include "gemm.h"

@@ -91,8 +91,8 @@ RULE(lars) {
 /* Adafactor, Shazeer and Stern 2018, algorithms 4 and 5, with eps1 as torch has it:
  *   v = v + (1 - beta2) (g^2 - v),  or for matrices  v = R C / mean(R)  (factored.c)
  *   u = g / max(sqrt(v), eps1);   p = decay p - trust u
- * Factored, row_var is sqrt(R / mean(R)) and col_var sqrt(C). trust limits the norm of u and takes the size of p
- * as the unit of its length (trust.c). */
+ * Factored, row_var is sqrt(R / mean(R)) and col_var sqrt(C). trust limits the norm of u and takes the size of
+ * p as the unit of its length (trust.c). */
 RULE(adafactor) {
     REAL root = s->eps1;
     if (on.factored) root = x->row_var * x->col_var;

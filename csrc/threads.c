@@ -1,4 +1,4 @@
-/* How many threads a call uses: a number for the process, one after a fork, one for little work; and using them. */
+/* How many threads a call uses (a number for the process; one after a fork and for little work), and a team. */
 #include "dispatch.h"
 
 #ifdef _OPENMP

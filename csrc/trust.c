@@ -5,16 +5,19 @@
 
 #include "scalars.h"
 
+#define UNUSED __attribute__((unused))
+
 /* root: of the number of elements, so that a norm over it is the size of one element. */
 #define FORMULA(rule) \
-    static double rule##_formula(rule##_doubles s, double param, double other, double root __attribute__((unused)))
+    static double rule##_formula(rule##_doubles s, double param, double other, double root UNUSED)
 
 /* LAMB, You et al. 2020, algorithm 2, with phi the identity; the step that was measured includes lr. */
 FORMULA(lamb) { return param > 0 && other > 0 ? s.lr * param / other : 1; }
 
 /* LARS, You, Gitman and Ginsburg 2017, equation 6. */
 FORMULA(lars) {
-    return param > 0 && other > 0 ? s.trust_coefficient * param / (other + s.weight_decay * param + s.eps) : 1;
+    const double whole = other + s.weight_decay * param + s.eps;
+    return param > 0 && other > 0 ? s.trust_coefficient * param / whole : 1;
 }
 
 /* Adafactor, Shazeer and Stern 2018, algorithms 5 and 4: clipping by d, and relative step sizes. */

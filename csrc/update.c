@@ -34,7 +34,8 @@ static void wait_for_all(int parts) {
 /* Whether clipping would write every element as it is: gradients within the limit cost one read. */
 static int is_identity(const job *j) {
     const fgd_prepare prepare = fgd_before_norm(j->options);
-    return j->write == WRITE_CLIPPED && j->options->scope == FGD_SCOPE_ALL && prepare.unscale * j->report->clip_coef == 1 && isinf(prepare.bound);
+    if (j->write != WRITE_CLIPPED || j->options->scope != FGD_SCOPE_ALL || !isinf(prepare.bound)) return 0;
+    return prepare.unscale * j->report->clip_coef == 1;
 }
 
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
@@ -82,7 +83,8 @@ static void run_part(const void *what, int part, int parts) {
 static int run_orthogonal(const job *j) {
     const int64_t n = j->orthogonal && !j->report->skipped ? j->n_tensors : 0;
     for (int64_t t = 0; t < n; t++) {
-        const int code = fgd_is_orthogonal(j, &j->tensors[t]) ? fgd_orthogonal_step(j, &j->tensors[t]) : FGD_OK;
+        if (!fgd_is_orthogonal(j, &j->tensors[t])) continue;
+        const int code = fgd_orthogonal_step(j, &j->tensors[t]);
         if (code) {
             j->report->error_tensor = t;
             return code;
