@@ -1,5 +1,4 @@
-/* Second moments by rows R and columns C, Shazeer and Stern 2018, algorithms 2 and 4, with means as in
- * torch:
+/* Second moments by rows R and columns C, Shazeer and Stern 2018, algorithm 4, with means as in torch:
  *   R = R + (1 - beta2) (mean of g^2 over the row - R);   C likewise over the column
  *   root of an element's second moment = sqrt(R / max(mean of R over the matrix, eps1)) sqrt(C)
  * All of it in float64 and in a fixed order: a row over FGD_LANES lanes, a column down each band of rows,

@@ -20,7 +20,7 @@ FORMULA(lars) {
     return param > 0 && other > 0 ? s.trust_coefficient * param / whole : 1;
 }
 
-/* Adafactor, Shazeer and Stern 2018, algorithms 5 and 4: clipping by d, and relative step sizes. */
+/* Adafactor, Shazeer and Stern 2018: steps clipped by d (section 6) and in proportion to p (section 8). */
 FORMULA(adafactor) {
     const double param_size = param / root, excess = other / (root * s.d);
     return s.rho * (param_size > s.eps2 ? param_size : s.eps2) / (excess > 1 ? excess : 1);

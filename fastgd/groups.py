@@ -10,7 +10,7 @@ import numpy as np
 
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
 from fastgd.kept import check_rounding
-from fastgd.rules import HYPERPARAMETERS, Hyperparameter, Rule
+from fastgd.rules import Hyperparameter, Rule
 from fastgd.settings import DEFAULTS, SETTINGS, check_together, check_value
 
 
@@ -57,6 +57,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self.check_together(number)
         for parameter in members:
             check_rounding(self.values_in_place, parameter.array, str(parameter))
+            _check_dimensions(rule, parameter)
 
     def _checked(self, name: str, value: Any) -> Any:
         try:
@@ -79,7 +80,7 @@ class ParamGroup(MutableMapping[str, Any]):
         if name == "params":
             raise TypeError(f'group {self._number}: "params" cannot be changed; make a new optimizer')
         checked = self._checked(name, value)
-        old, of = self.values_in_place[name], _entry(name)
+        old, of = self.values_in_place[name], self._entry(name)
         if of.fixed and checked != old:
             raise ValueError(
                 f"group {self._number}: {name} is {old!r} from the making of the optimizer on; make a new one"
@@ -92,6 +93,9 @@ class ParamGroup(MutableMapping[str, Any]):
         self.values_in_place[name] = checked
         if affects_plan:
             self._changed(self._number)
+
+    def _entry(self, name: str) -> Hyperparameter:
+        return SETTINGS[name][1] if name in SETTINGS else self.rule.hyperparameter(name)
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"group {self._number}: {name!r} cannot be deleted")
@@ -113,8 +117,12 @@ class ParamGroup(MutableMapping[str, Any]):
         return f"ParamGroup({self.summary()})"
 
 
-def _entry(name: str) -> Hyperparameter:
-    return SETTINGS[name][1] if name in SETTINGS else HYPERPARAMETERS[name]
+def _check_dimensions(rule: Rule, parameter: Parameter) -> None:
+    if rule.ndim not in (None, parameter.array.ndim):
+        raise ValueError(
+            f"{parameter} has shape {parameter.array.shape}: {rule.title} is for parameters of {rule.ndim} "
+            "dimensions; give others to another optimizer"
+        )
 
 
 def _members(params: Any, group: int) -> list[Parameter]:

@@ -5,6 +5,7 @@ This says what each is stored in and what it starts as.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -69,16 +70,17 @@ def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
 def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
     dtype = slot_dtype(slot, values, param)
     first = 0.0 if slot.initial is None else values[slot.initial]
+    shape = slot.shape(param.shape)
     if dtype is not None:
-        state = np.zeros_like(param, dtype, subok=False)
+        state = np.zeros_like(param, dtype, subok=False) if slot.over is None else np.zeros(shape, dtype)
         if first:
             state.fill(first)
         return state
     if first:
         from fastgd.storage import encode
 
-        return Codes(*encode(np.full(param.shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
-    return Codes(np.zeros(param.shape, np.uint8), np.zeros(-(-param.size // BLOCK), np.uint8))
+        return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
+    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.uint8))
 
 
 def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
@@ -116,14 +118,18 @@ def in_use(rule: Rule, values: Mapping[str, Any], kept: Kept) -> Kept:
     return Kept(slots, kept.residual, average)
 
 
-def element_order(values: Mapping[str, Any], param: Array, kept: Kept, by_number: bool) -> tuple[int, ...]:
+def element_order(
+    rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept, by_number: bool
+) -> tuple[int, ...]:
     """The axes, slowest first, in which the parameter's elements are counted.
 
     It is that of the memory, but C's where something depends on an element's number: random bits, blocks of
-    codes, and, with `by_number`, what the caller does.
+    codes, matrices, and, with `by_number`, what the caller does.
     """
     stochastic = STATE_ROUNDINGS[1]
-    random = values["rounding"] == stochastic and has_16_bits(param)
+    in_matrices = rule.orthogonal is not None
+    in_matrices |= any(s is not None and s.over is not None for s in rule.active_slots(values))
+    random = in_matrices or (values["rounding"] == stochastic and has_16_bits(param))
     random_state = state_rounding(values) == stochastic
     for state in kept.slots:
         random |= isinstance(state, Codes) or (random_state and state is not None and has_16_bits(state))

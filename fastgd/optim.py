@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from fastgd.optimizer import Optimizer
-from fastgd.rules import HYPERPARAMETERS, RULES, Rule
+from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS, SETTINGS
 
 __all__ = ["CLASSES", "Optimizer", "create"]
@@ -40,7 +40,7 @@ def _described(entries: Mapping[str, tuple[Any, str]]) -> str:
 
 
 def _optimizer_class(rule: Rule) -> type[Optimizer]:
-    own = {name: (value, HYPERPARAMETERS[name].meaning) for name, value in rule.defaults.items()}
+    own = {name: (value, rule.hyperparameter(name).meaning) for name, value in rule.defaults.items()}
     settings = {name: (value, entry.meaning) for name, (value, entry) in SETTINGS.items()}
     others = {name: (value, meaning) for name, (_, value, meaning) in KEYWORDS.items()}
     like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from fastgd.rules.adagrad import ADAGRAD, RMSPROP
 from fastgd.rules.adam import ADAM, ADAMW
+from fastgd.rules.factored import ADAFACTOR
 from fastgd.rules.lerp import LERP
+from fastgd.rules.orthogonal import MUON
 from fastgd.rules.sgd import SGD
 from fastgd.rules.table import (
     HYPERPARAMETERS,
@@ -45,7 +47,7 @@ __all__ = [
 ]
 
 #: name -> rule, in the order of the documentation
-RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW, LAMB, LARS)
+RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW, LAMB, LARS, ADAFACTOR, MUON)
 
 #: the same for rules that are no optimizer's but run as kernels too
 INTERNAL = table(LERP)

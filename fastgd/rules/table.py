@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fastgd.checks import finite, flag, named, number, pair
+from fastgd.checks import each, finite, flag, named, number
 
 Hyperparameters = Mapping[str, Any]
 
 
 class Slot(NamedTuple):
-    """An array of state beside each parameter, of its shape and dtype."""
+    """An array of state beside each parameter."""
 
     name: str
     #: the switch that must be on for the slot to exist; None: always there
@@ -22,6 +23,16 @@ class Slot(NamedTuple):
     unsigned: bool = False
     #: whether it is a parameter of a kind, such as an average: always as precise as the arithmetic
     precise: bool = False
+    #: the axis, counted from the end, that it has one number for in place of one for each element: -1 in rows
+    #: of the last two dimensions, -2 in their columns. It lies in C order
+    over: int | None = None
+
+    def shape(self, param: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape beside a parameter of this shape."""
+        shape = list(param)
+        if self.over is not None:
+            shape[self.over] = 1
+        return tuple(shape)
 
 
 class Trust(NamedTuple):
@@ -29,12 +40,48 @@ class Trust(NamedTuple):
 
     #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
     of: str
-    #: (norm of the parameter, that norm, the scalars by name) -> the factor, in float64
-    ratio: Callable[[float, float, Mapping[str, float]], float]
+    #: (norm of the parameter, that norm, how many elements, the scalars by name) -> the factor, in float64
+    ratio: Callable[[float, float, int, Mapping[str, float]], float]
 
 
 #: float64 numbers that a parameter carries from one step to the next
 Carried = tuple[float, ...]
+
+
+class Hyperparameter(NamedTuple):
+    """What a name means."""
+
+    #: returns a value in its canonical type, or raises TypeError or ValueError
+    check: Callable[[Any], Any]
+    meaning: str
+    #: its type in annotations, where that of the default does not tell
+    type: str | None = None
+    #: whether it holds from the making of an optimizer on
+    fixed: bool = False
+    #: whether another number in place of one changes nothing but scalars that are folded at every step
+    folded: bool = False
+
+
+_BETA = number(0, 1)
+
+#: those that mean the same in every rule that has them and does not say otherwise
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    "lr": Hyperparameter(number(0), "learning rate", folded=True),
+    "momentum": Hyperparameter(number(0), "what is kept of the running sum of steps; 0 for none"),
+    "dampening": Hyperparameter(number(0), "what a gradient loses before it is added to the running sum"),
+    "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
+    "nesterov": Hyperparameter(flag, "whether momentum looks ahead, as Nesterov's"),
+    "lr_decay": Hyperparameter(number(0), "lr is divided by 1 + (step - 1) lr_decay"),
+    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum of squares"),
+    "eps": Hyperparameter(number(0), "added to the denominator, against division by 0"),
+    "alpha": Hyperparameter(number(0, 1), "what is kept of the running averages at every step"),
+    "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
+    "betas": Hyperparameter(each(_BETA, _BETA), "what is kept of the averages of gradient and square"),
+    "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "trust_coefficient": Hyperparameter(number(0), "the rate by which a tensor's step follows its norm"),
+    "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
+    "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
+}
 
 
 class Rule(NamedTuple):
@@ -71,11 +118,36 @@ class Rule(NamedTuple):
     carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
     #: None: a tensor's step is as long as the rule makes it
     trust: Trust | None = None
+    #: for slots with `over`: (xp, averages of rows and of columns, means of squares likewise, the scalars) ->
+    #: the new averages, and the factors that the body is given in their place. All float64, [matrices, ...]
+    factored: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any, Any, Any]] | None = None
+    #: (xp, minus the step of a matrix, its norm, the scalars) -> what is added in place of that, times the
+    #: scalar `lr`; made by matrix products. None: the step is the body's
+    orthogonal: Callable[[Any, Any, float, Any], Any] | None = None
+    #: how many dimensions a parameter must have; None: any number
+    ndim: int | None = None
+    #: (shape of a parameter, name of its dtype) -> what `fold` and the switches find beside hyperparameters
+    traits: Callable[[tuple[int, ...], str], dict[str, Any]] | None = None
+    #: hyperparameters that mean something else than in other rules
+    own: Mapping[str, Hyperparameter] = {}
 
     @property
     def carried_at_first(self) -> Carried:
         """What is carried into the first step."""
         return tuple(value for _, value in self.carried)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it has the same bits everywhere; matrix products differ in their last ones."""
+        return self.orthogonal is None
+
+    def hyperparameter(self, name: str) -> Hyperparameter:
+        """What a name means in this rule."""
+        return self.own[name] if name in self.own else HYPERPARAMETERS[name]
+
+    def seen(self, values: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Hyperparameters:
+        """What `fold` and the switches are given for a parameter: this very dict, and traits beside it."""
+        return values if self.traits is None else ChainMap(values, self.traits(shape, dtype))
 
     def active(self, h: Hyperparameters) -> dict[str, bool]:
         """Every switch with its state under these hyperparameters."""
@@ -87,51 +159,18 @@ class Rule(NamedTuple):
         return tuple(s if s.switch is None or on[s.switch] else None for s in self.slots)
 
 
-class Hyperparameter(NamedTuple):
-    """What a name means, whatever the rule."""
-
-    #: returns a value in its canonical type, or raises TypeError or ValueError
-    check: Callable[[Any], Any]
-    meaning: str
-    #: its type in annotations, where that of the default does not tell
-    type: str | None = None
-    #: whether it holds from the making of an optimizer on
-    fixed: bool = False
-    #: whether another number in place of one changes nothing but scalars that are folded at every step
-    folded: bool = False
-
-
-HYPERPARAMETERS: dict[str, Hyperparameter] = {
-    "lr": Hyperparameter(number(0), "learning rate", folded=True),
-    "momentum": Hyperparameter(number(0), "what is kept of the running sum of steps; 0 for none"),
-    "dampening": Hyperparameter(number(0), "what a gradient loses before it is added to the running sum"),
-    "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
-    "nesterov": Hyperparameter(flag, "whether momentum looks ahead, as Nesterov's"),
-    "lr_decay": Hyperparameter(number(0), "lr is divided by 1 + (step - 1) lr_decay"),
-    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum of squares"),
-    "eps": Hyperparameter(number(0), "added to the denominator, against division by 0"),
-    "alpha": Hyperparameter(number(0, 1), "what is kept of the running averages at every step"),
-    "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
-    "betas": Hyperparameter(pair(number(0, 1)), "what is kept of the averages of gradient and square"),
-    "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
-    "trust_coefficient": Hyperparameter(number(0), "the rate by which a tensor's step follows its norm"),
-    "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
-    "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
-}
-
-
 def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     """The value in its canonical type; TypeError or ValueError that names the hyperparameter otherwise."""
     if name not in rule.defaults:
         known = ", ".join(rule.defaults)
         raise TypeError(f"{rule.title} has no hyperparameter {name!r}; it has {known}")
-    return named(name, HYPERPARAMETERS[name].check, value)
+    return named(name, rule.hyperparameter(name).check, value)
 
 
 def table(*rules: Rule) -> dict[str, Rule]:
     """Rules by name, once each is found to be complete; ValueError that says what is missing."""
     for rule in rules:
-        unknown = rule.defaults.keys() - HYPERPARAMETERS.keys()
+        unknown = rule.defaults.keys() - rule.own.keys() - HYPERPARAMETERS.keys()
         if unknown:
             raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
         if "maximize" not in rule.defaults:
@@ -140,12 +179,13 @@ def table(*rules: Rule) -> dict[str, Rule]:
         kept += ["residual", "average"]  # which any optimizer may keep
         if len(set(kept)) < len(kept):
             raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
-        folded = rule.fold(rule.defaults, 1, rule.carried_at_first)
+        h = rule.seen(rule.defaults, (1,) * (rule.ndim or 1), "float32")
+        folded = rule.fold(h, 1, rule.carried_at_first)
         if len(folded) != len(rule.scalars):
             raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
         if "decay" not in rule.scalars:
             raise ValueError(f"{rule.name}: every rule has the scalar 'decay'")
-        numbers = rule.carry(rule.defaults, 1, rule.carried_at_first)
+        numbers = rule.carry(h, 1, rule.carried_at_first)
         if len(numbers) != len(rule.carried):
             raise ValueError(
                 f"{rule.name}: carry gives {len(numbers)} numbers, {len(rule.carried)} are named"
