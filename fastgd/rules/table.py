@@ -141,6 +141,11 @@ class Rule(NamedTuple):
         """Whether it has the same bits everywhere; matrix products differ in their last ones."""
         return self.orthogonal is None
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether an element's step depends on no other element but through the norm of all gradients."""
+        return self.trust is None and self.orthogonal is None
+
     def hyperparameter(self, name: str) -> Hyperparameter:
         """What a name means in this rule."""
         return self.own[name] if name in self.own else HYPERPARAMETERS[name]
