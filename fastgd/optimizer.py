@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from fastgd import backends
 from fastgd.arrays import DTYPES, Array, arithmetic, listed
-from fastgd.backends.base import UNMEASURED, Options
+from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
@@ -50,7 +50,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         defaults = self._bind(positional, settings)
-        self.backend = backends.get(backend)
+        runs = backends.get(backend)
         seed = named("seed", whole(0, 2**64), seed)
         #: numbers of groups whose switches may have changed
         self._changed: list[int] = []
@@ -59,11 +59,9 @@ class Optimizer:
         give_copies(parameters, copies)
         check_memory(parameters)
         for p in parameters:
-            if not self.backend.supports(self.rule, p.array.dtype):
-                raise TypeError(
-                    f"{p}: the {self.backend.name} backend has no {self.rule.title} in {p.array.dtype}"
-                )
-        self._planner = Planner(self.rule, self.backend, self.param_groups, seed)
+            if not runs.supports(self.rule, p.array.dtype):
+                raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
+        self._planner = Planner(self.rule, runs, self.param_groups, seed)
         self._asked: tuple[Any, ...] = ()
         self._options, self._gives_norm = Options(), False
         #: float32 if anything is computed in it
@@ -94,6 +92,11 @@ class Optimizer:
     def parameters(self) -> list[Any]:
         """The parameters as they were given, through all groups: the order in which step takes gradients."""
         return [p.given for p in self._planner.parameters]
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the kernels."""
+        return self._planner.backend
 
     @property
     def seed(self) -> int:
