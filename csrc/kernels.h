@@ -6,7 +6,7 @@
 #include "rules.def"
 
 /* Elements that one thread works on at a time. Sums of squares are taken chunk by chunk, so the bits of a
- * norm depend on this number; the Python reference has it too (fastgd.backends.reference.CHUNK). */
+ * norm depend on this number; the Python reference has it too (fastgd.backends.reference_norms.CHUNK). */
 #define FGD_CHUNK 16384
 
 /* Sums run over this many lanes whatever the width of the machine's registers. */

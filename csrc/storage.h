@@ -23,17 +23,15 @@ INLINE float from_bits(uint32_t bits) {
 #define SIGN_BIT 0x80000000u
 #define INFINITE_BITS 0x7f800000u
 
-/* float32 from a REAL on its way to fewer bits. From float64 it is rounded to odd (cut off, the last bit set
- * when something was lost), so that the rounding that follows is the only one: Boldo and Melquiond 2008,
- * theorem 3. */
+/* float32 from a REAL on its way to fewer bits. From float64 it is rounded to odd (of its two neighbours to
+ * the one whose last bit is 1), so that the rounding that follows is the only one: Boldo and Melquiond 2008,
+ * theorem 3. So it is neither 0 nor infinite unless x is. */
 INLINE float narrowed(REAL x) {
 #if FGD_DOUBLE
-    const uint64_t lost = ((uint64_t)1 << 29) - 1;
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits & lost) && x == x ? (bits & ~lost) | (lost + 1) : bits;
-    memcpy(&x, &bits, sizeof x);
-    return (float)x;
+    const float nearest = (float)x;
+    const double rest = x - (double)nearest; /* NaN for what is infinite or NaN itself */
+    const uint32_t bits = bits_of(nearest), outward = (rest > 0) == (x > 0) ? 1 : 0xffffffffu;
+    return from_bits((rest < 0 || rest > 0) && !(bits & 1) ? bits + outward : bits);
 #else
     return x;
 #endif

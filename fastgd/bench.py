@@ -186,7 +186,8 @@ def _repeats(step: Callable[[], object], seconds: float) -> int:
         repeats *= 4
 
 
-def _time(step: Callable[[], object], repeats: int) -> float:
+def timed(step: Callable[[], object], repeats: int) -> float:
+    """Seconds that one step takes."""
     start = time.perf_counter()
     for _ in range(repeats):
         step()
@@ -230,7 +231,7 @@ def run(
                 if workload == LARGEST:
                     rates.append(next(probe))
                 for name, step, repeats in steps:
-                    taken[name].append(_time(step, repeats))
+                    taken[name].append(timed(step, repeats))
             for name, times in taken.items():
                 ratio = statistics.median(t / own for t, own in zip(times, taken["fastgd"], strict=True))
                 shares = [moved / t / rate for t, rate in zip(times, rates, strict=False)]

@@ -25,6 +25,12 @@ class Kept(NamedTuple):
     residual: Array | None = None
     average: Array | None = None
 
+    @property
+    def nbytes(self) -> int:
+        parts = [*self.slots, self.residual, self.average]
+        arrays = [array for part in parts for array in (part if isinstance(part, Codes) else [part])]
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 def has_16_bits(array: Array) -> bool:
     return array.itemsize == 2

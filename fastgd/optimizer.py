@@ -273,6 +273,11 @@ class Optimizer:
 
     # ---- state ----
 
+    def state_bytes(self) -> int:
+        """Bytes of memory that hold the state made so far: slots, residuals and averages."""
+        with self._lock:
+            return sum(kept.nbytes for kept in self._planner.kept if kept is not None)
+
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of everything but the parameters: rule, settings, step counts and state arrays.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
 from fastgd.rules import Hyperparameters, Rule
+from fastgd.storage import BLOCK as BLOCK
 
 
 class Options(NamedTuple):
@@ -76,9 +77,6 @@ class Codes(NamedTuple):
     #: uint8, one for each BLOCK of codes in C order
     exponents: Array
 
-
-#: as FGD_BLOCK in csrc/fastgd.h
-BLOCK = 256
 
 State = Array | Codes
 

@@ -1,82 +1,27 @@
 """The NumPy backend: the rules' Python bodies, run plainly. It is slow, and it is what the others must equal.
 
-float32 is computed in float32 and float64 in float64, operation by operation in the order of the bodies.
+Numbers are loaded from whatever they are stored in (fastgd.storage), computed in float64 where the parameter
+is float64 and in float32 everywhere else, operation by operation in the order of the bodies, and stored with
+one rounding.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from fastgd.arrays import DTYPES, Array, memory_order
-from fastgd.backends.base import UNMEASURED, Block, Measured, Options, Plan, Work, folding
+from fastgd.arrays import Array, memory_order
+from fastgd.backends.base import Measured, Options, Plan, Work, folding
+from fastgd.backends.reference_norms import judged, norm_of, smallest, transformed
+from fastgd.backends.reference_update import Change, Step, updated
 from fastgd.interrupts import uninterrupted
 from fastgd.rules import Rule
-
-#: as FGD_CHUNK and FGD_LANES in csrc/kernels.h: they fix the order in which squares are summed
-CHUNK = 16384
-LANES = 16
-
-#: below this sum, squares of float64 may have lost bits; as TINY_SUM in csrc/measure.c
-TINY_SUM = 1e-280
-
-
-def prepared(g: Array, unscale: float, bound: float) -> Array:
-    """Unscaled and clamped, in g's own precision; NaN stays NaN."""
-    real = g.dtype.type
-    g = g * real(unscale)
-    g = np.where(g > real(bound), real(bound), g)
-    return np.where(g < real(-bound), real(-bound), g)
-
-
-def transformed(g: Array, options: Options, coef: float) -> Array:
-    """What a rule sees of a gradient: without a bound in between, one factor and one rounding."""
-    unscale = 1 / options.grad_scale
-    if math.isinf(options.clip_value):
-        return prepared(g, unscale * coef, math.inf)
-    bounded: Array = prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
-    return bounded
-
-
-def lane_sums(terms: Array) -> Array:
-    """Sums float64 [rows, n] along n: element i into lane i modulo LANES, then the lanes in halves."""
-    rows, n = terms.shape
-    lanes: Array = np.zeros((rows, LANES))
-    for i in range(0, n, LANES):
-        part = terms[:, i : i + LANES]
-        lanes[:, : part.shape[1]] += part
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
-
-
-def chunk_sums(terms: Array) -> list[float]:
-    """Sums of a flat float64 array, one for each chunk of CHUNK elements."""
-    chunks = -(-terms.size // CHUNK)
-    padded = np.zeros((chunks, min(terms.size, CHUNK)))
-    padded.reshape(-1)[: terms.size] = terms
-    sums: list[float] = lane_sums(padded).tolist()
-    return sums
-
-
-def in_order(sums: Iterable[float]) -> float:
-    """From the first to the last; numpy.sum adds in pairs."""
-    total = 0.0
-    for value in sums:
-        total += value
-    return total
-
-
-def _power_of_two(largest: float) -> int:
-    """The exponent by which squares are scaled where plain ones overflow or underflow."""
-    exponent = 1024 if math.isinf(largest) else math.frexp(largest)[1] - 1
-    return max(exponent, -1000)
+from fastgd.storage import FORMATS, arithmetic, load, store
 
 
 class ReferenceBackend:
@@ -85,69 +30,41 @@ class ReferenceBackend:
     name = "reference"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
-        return dtype in DTYPES
+        return np.dtype(dtype).name in FORMATS
 
     def plan(self, work: Work) -> Plan:
-        return _Step(self, work)
+        return _Plan(work)
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return self.measure_views([a.transpose(memory_order(a)) for a in arrays], options)
+        return judged(_numbers(arrays), [0] * len(arrays), options)[0]
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
-        return [self.measure([a], options).norm for a in arrays]
+        return [norm_of([numbers], options) for numbers in _numbers(arrays)]
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
-        measured = self.measure(arrays, options) if options.needs_measure else UNMEASURED
+        measured, coefs = judged(_numbers(arrays), [0] * len(arrays), options)
         if not measured.skipped:
-            with np.errstate(all="ignore"):
-                changes = [transformed(a, options, measured.clip_coef) for a in arrays]
-            with uninterrupted():
-                for old, new in zip(arrays, changes, strict=True):
-                    np.copyto(old, new)
+            changes = [
+                Change(a, ..., store(transformed(load(a, arithmetic(a.dtype)), options, coef), a.dtype))
+                for a, coef in zip(arrays, coefs, strict=True)
+            ]
+            _write(changes)
         return measured
 
-    def measure_views(self, grads: Sequence[Array], options: Options) -> Measured:
-        nonfinite = next((i for i, g in enumerate(grads) if not np.isfinite(g).all()), None)
-        with np.errstate(all="ignore"):
-            norm = self._norm(grads, options, nonfinite is None)
-        coef = 1.0
-        if not math.isinf(options.clip_norm):
-            ratio = options.clip_norm / (norm + 1e-6)
-            coef = 1.0 if ratio > 1 else ratio
-        skipped = options.skip_nonfinite and (nonfinite is not None or not math.isfinite(norm))
-        return Measured(norm, coef, nonfinite, skipped)
 
-    def _norm(self, grads: Sequence[Array], options: Options, finite: bool) -> float:
-        unscale, bound = 1 / options.grad_scale, options.clip_value
-        largest = float(max((np.max(np.abs(g)) for g in grads if g.size), default=0.0))
-        if math.isinf(options.norm):
-            if any(np.isnan(g).any() for g in grads) or (math.isinf(largest) and not math.isinf(bound)):
-                return math.nan
-            return bound if largest * unscale > bound else largest * unscale
-
-        def summed(scale: float, clamp: bool) -> float:
-            sums: list[float] = []
-            for g in grads:
-                values = (prepared(g, unscale, bound) if clamp else g).astype(np.float64).reshape(-1) * scale
-                spoiled = 0 * g.astype(np.float64).reshape(-1)
-                sums += chunk_sums(values * values + spoiled if clamp else values * values)
-            return in_order(sums)
-
-        clamp = not math.isinf(bound)
-        total = summed(1.0, clamp)
-        if finite and (not math.isfinite(total) or total < TINY_SUM):
-            largest = min(largest * unscale, bound)
-            if largest == 0:
-                return 0.0
-            exponent = _power_of_two(largest)
-            root = math.sqrt(summed(math.ldexp(1.0, -exponent), True))
-            return float(np.ldexp(root, exponent))
-        return float(np.sqrt(total)) * (1.0 if clamp else unscale)
+def _numbers(arrays: Sequence[Array]) -> list[Array]:
+    """Each array as a flat one in its memory order, in the precision its numbers are computed in."""
+    return [load(a.transpose(memory_order(a)), arithmetic(a.dtype)).reshape(-1) for a in arrays]
 
 
-class _Step:
-    def __init__(self, backend: ReferenceBackend, work: Work) -> None:
-        self._backend = backend
+def _write(changes: Sequence[Change]) -> None:
+    with uninterrupted():
+        for change in changes:
+            change.write()
+
+
+class _Plan:
+    def __init__(self, work: Work) -> None:
         self._grads = [weakref.ref(item.grad) for item in work.items]
         self._work = work._replace(items=[item._replace(grad=item.param) for item in work.items])
         # as the state that was made for them, switches stay until there is a new plan
@@ -159,47 +76,53 @@ class _Step:
             self._grads[i] = weakref.ref(grad)
 
     def step(self, options: Options) -> Measured:
-        work, measured = self._work, UNMEASURED
-        grads = [grad for held in self._grads if (grad := held()) is not None]
-        if options.needs_measure:
-            orders = [memory_order(item.param) for item in work.items]
-            views = [g.transpose(order) for g, order in zip(grads, orders, strict=True)]
-            measured = self._backend.measure_views(views, options)
+        items, steps = self._work.items, self._work.steps
+        grads = self._flat_grads()
+        measured, coefs = judged(grads, [item.group for item in items], options)
         if measured.skipped:
             return measured
         with np.errstate(all="ignore"):
-            changes = self._changes(grads, options, measured.clip_coef)
+            changes, unit_coefs = self._changes(grads, options, coefs)
         with uninterrupted():
-            for old, new in changes:
-                np.copyto(old, new)
-            for item in work.items:
-                work.steps[item.counter] += 1
+            for change in changes:
+                change.write()
+            for item in items:
+                steps[item.counter] += 1
+        if not math.isinf(options.clip_unit):
+            measured = measured._replace(clip_coef=smallest(unit_coefs))
         return measured
 
+    def _flat_grads(self) -> list[Array]:
+        """Every gradient in the order of its item's elements and the precision they are computed in."""
+        grads = [grad for held in self._grads if (grad := held()) is not None]
+        return [
+            load(grad.transpose(item.order), arithmetic(item.param.dtype)).reshape(-1)
+            for item, grad in zip(self._work.items, grads, strict=True)
+        ]
+
     def _changes(
-        self, grads: Sequence[Array], options: Options, clip_coef: float
-    ) -> list[tuple[Array, Array]]:
-        """(array, its new values) for every parameter and slot, computed without changing anything."""
-        work = self._work
-        changes: list[tuple[Array, Array]] = []
-        for item, grad in zip(work.items, grads, strict=True):
-            block = work.blocks[item.block]
-            g = transformed(grad, options, self._signs[item.block] * clip_coef)
-            x = SimpleNamespace()
-            for slot, array in zip(block.rule.slots, item.state, strict=True):
-                if array is not None:
-                    setattr(x, slot.name, array)
-            s = _scalars(block, int(work.steps[block.counter]) + 1, item.param.dtype.type)
-            changes.append((item.param, block.rule.body(np, item.param, g, x, s, self._on[item.block])))
-            for slot, array in zip(block.rule.slots, item.state, strict=True):
-                if array is not None:
-                    changes.append((array, getattr(x, slot.name)))
-        return changes
+        self, grads: Sequence[Array], options: Options, coefs: Sequence[float]
+    ) -> tuple[list[Change], list[float]]:
+        """All that the step changes, computed without changing anything, and the smallest coefficient that
+        each gradient is clipped by unit for unit."""
+        blocks = [self._step_of(i) for i in range(len(self._work.blocks))]
+        changes: list[Change] = []
+        unit_coefs: list[float] = []
+        for item, grad, coef in zip(self._work.items, grads, coefs, strict=True):
+            if grad.size == 0:
+                continue
+            signed = self._signs[item.block] * coef
+            own, unit_coef = updated(item, grad, blocks[item.block], options, signed)
+            changes += own
+            unit_coefs.append(unit_coef)
+        return changes, unit_coefs
 
-
-def _scalars(block: Block, step: int, real: Any) -> SimpleNamespace:
-    numbers = map(real, folding(block.rule)(block.values, step, block.carriers))
-    return SimpleNamespace(**dict(zip(block.rule.scalars, numbers, strict=True)))
+    def _step_of(self, i: int) -> Step:
+        block, work = self._work.blocks[i], self._work
+        number = int(work.steps[block.counter]) + 1
+        folded = folding(block.rule)(block.values, number, block.carriers)
+        scalars = dict(zip(block.rule.scalars, folded, strict=True))
+        return Step(block, self._on[i], scalars, number, work.seed)
 
 
 BACKEND = ReferenceBackend()

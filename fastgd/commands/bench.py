@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from fastgd import bench as benchmark
-from fastgd import bench_epoch
+from fastgd import bench_epoch, bench_precision
 from fastgd.machine import MAX_THREADS
 from fastgd.rules import RULES
 
 __all__ = ["bench"]
 
 EPOCH = "epoch"
+PRECISION = "precision"
 
 
 @click.command(short_help="Time the step beside torch and NumPy, and an epoch beside scikit-learn.")
@@ -22,7 +23,7 @@ EPOCH = "epoch"
 @click.option(
     "--workload",
     "workloads",
-    type=click.Choice([*benchmark.WORKLOADS, EPOCH]),
+    type=click.Choice([*benchmark.WORKLOADS, EPOCH, PRECISION]),
     multiple=True,
     help="May be given several times. Default: all.",
 )
@@ -40,8 +41,8 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
     """
     from rich.console import Console
 
-    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH]
-    steps = [name for name in chosen if name != EPOCH]
+    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH, PRECISION]
+    steps = [name for name in chosen if name in benchmark.WORKLOADS]
     console = Console(stderr=True)
     with console.status("starting") as status:
         result = benchmark.run(rule, steps, threads=threads, rounds=rounds, progress=status.update)
@@ -49,6 +50,8 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
             status.update("an epoch on digits")
             missing = bench_epoch.missing()
             result["epoch"] = {"missing": missing} if missing else bench_epoch.run(rounds=rounds)
+        if PRECISION in chosen:
+            result["precision"] = bench_precision.run(threads=threads, rounds=rounds, progress=status.update)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
@@ -80,6 +83,27 @@ def show(result: dict[str, Any]) -> None:
             console.print(f"{name}: {description}, float32")
     if "epoch" in result:
         show_epoch(console, result["epoch"])
+    if "precision" in result:
+        show_precision(console, result["precision"])
+
+
+def show_precision(console: Any, precision: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    columns = ("step", "time", "bytes an element", "of bandwidth", "speed over the first")
+    table = Table(*columns, title=f"{precision['elements'] / 1e6:.0f} M elements")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for case in precision["cases"]:
+        size, share = (
+            "" if case[key] is None else f"{case[key]:.{digits}f}"
+            for key, digits in (("bytes_per_element", 1), ("of_bandwidth", 2))
+        )
+        table.add_row(case["name"], duration(case["seconds"]), size, share, f"{case['speed']:.3g}x")
+    console.print(table)
+    console.print(f"bandwidth measured in between: {precision['bandwidth'] / 1e9:.1f} GB/s")
+    if precision["missing"]:
+        console.print(precision["missing"])
 
 
 def show_epoch(console: Any, epoch: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.reference import CHUNK, chunk_sums, in_order, lane_sums
+from fastgd.backends.reference_norms import CHUNK, chunk_sums, in_order, lane_sums
 
 OK = 0
 ERROR_LABEL = -13

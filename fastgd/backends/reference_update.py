@@ -1,0 +1,231 @@
+"""One tensor's step in NumPy: its numbers are loaded, updated by the rule's body, and stored again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.arrays import Array
+from fastgd.backends.base import Block, Codes, Item, Options, State
+from fastgd.backends.reference_norms import smallest, tensor_norm, transformed, unit_coefs
+from fastgd.rules import Slot
+from fastgd.storage import (
+    Bits,
+    arithmetic,
+    decode,
+    encode,
+    load,
+    random_halves,
+    split,
+    split_join,
+    store,
+)
+
+
+class Change(NamedTuple):
+    """New values for an array, not yet written."""
+
+    array: Array
+    where: Any
+    values: Array
+
+    def write(self) -> None:
+        self.array[self.where] = self.values
+
+
+class Elements(NamedTuple):
+    """The elements of a tensor that are updated, as one flat run."""
+
+    #: of the parameter
+    shape: tuple[int, ...]
+    #: the axes, slowest first
+    order: tuple[int, ...]
+    #: the rows, axis 0, that are updated; None: all
+    rows: Array | None
+
+    def of(self, array: Array) -> Array:
+        """These elements of an array of the parameter's shape."""
+        chosen = array if self.rows is None else array[self.rows]
+        return chosen.transpose(self.order).reshape(-1)
+
+    def change(self, array: Array, values: Array) -> Change:
+        """An array of the parameter's shape is to have these values for them."""
+        target = array.transpose(self.order)
+        if self.rows is None:
+            return Change(target, ..., values.reshape(target.shape))
+        return Change(target, self.rows, values.reshape(len(self.rows), *self.shape[1:]))
+
+    def numbers(self) -> Array:
+        """int64: where each of them stands among all elements of the parameter."""
+        if self.rows is None:
+            return np.arange(math.prod(self.shape))
+        width = math.prod(self.shape[1:])
+        numbers: Array = np.add.outer(self.rows * width, np.arange(width)).reshape(-1)
+        return numbers
+
+
+# ---- The parameter: what it is with nothing lost, and how it is stored ------------------------------
+
+
+class Rounding(NamedTuple):
+    """How a parameter is kept, and beside 16 bits of it, in a residual, what they lose."""
+
+    #: (parameter, and residual if there is one) -> the numbers they stand for
+    join: Callable[..., Array]
+    #: (numbers, dtype of the parameter, random bits when called) -> (parameter, and residual)
+    part: Callable[[Array, Any, Callable[[], Bits]], tuple[Array, ...]]
+
+
+def _plain_join(param: Array) -> Array:
+    return load(param, arithmetic(param.dtype))
+
+
+def _kahan_join(param: Array, lost: Array) -> Array:
+    return load(param, np.float32) + load(lost, np.float32)
+
+
+def _kahan_part(x: Array, dtype: Any, random: Any) -> tuple[Array, ...]:
+    param = store(x, dtype)
+    return param, store(x - load(param, np.float32), dtype)
+
+
+def _master_join(param: Array, master: Array) -> Array:
+    """The master, except where the parameter is not its rounding: there somebody has set it since."""
+    current = load(param, np.float32)
+    return np.where(load(store(master, param.dtype), np.float32) == current, master, current)
+
+
+#: by the names of the setting
+ROUNDINGS = {
+    "nearest": Rounding(_plain_join, lambda x, dtype, random: (store(x, dtype),)),
+    "stochastic": Rounding(_plain_join, lambda x, dtype, random: (store(x, dtype, random=random()),)),
+    "kahan": Rounding(_kahan_join, _kahan_part),
+    "master": Rounding(_master_join, lambda x, dtype, random: (store(x, dtype), x)),
+    "split": Rounding(split_join, lambda x, dtype, random: split(x, dtype)),
+}
+
+
+def _rounding(item: Item, block: Block) -> Rounding:
+    """A parameter as wide as its arithmetic has nothing to lose."""
+    return ROUNDINGS[block.values["rounding"] if item.param.dtype.itemsize == 2 else "nearest"]
+
+
+# ---- State ------------------------------------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """The state of one slot."""
+
+    slot: Slot
+    #: number of its random bits
+    operand: int
+    state: State
+
+    def load(self, elements: Elements, real: Any) -> Array:
+        if isinstance(self.state, Codes):
+            codes, exponents = self.state
+            return decode(elements.of(codes), exponents, real, unsigned=self.slot.unsigned)
+        return load(elements.of(self.state), real)
+
+    def store(
+        self, elements: Elements, values: Array, rounding: str | None, random: Callable[[int], Bits]
+    ) -> list[Change]:
+        """rounding: None for stochastic in 8 bits and nearest in all others."""
+        in_codes = isinstance(self.state, Codes)
+        stochastic = in_codes if rounding is None else rounding == "stochastic"
+        bits = random(self.operand) if stochastic else None
+        if isinstance(self.state, Codes):
+            codes, exponents = encode(values, unsigned=self.slot.unsigned, random=bits)
+            return [elements.change(self.state.codes, codes), Change(self.state.exponents, ..., exponents)]
+        stored = store(values, self.state.dtype, unsigned=self.slot.unsigned, random=bits)
+        return [elements.change(self.state, stored)]
+
+
+# ---- The step ---------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One step of a block."""
+
+    block: Block
+    #: the rule's switches, as they were when the state was made
+    on: SimpleNamespace
+    #: the rule's scalars, in float64
+    scalars: dict[str, float]
+    #: its number, counted from 1
+    number: int
+    #: of the random bits
+    seed: int
+
+
+def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) -> tuple[list[Change], float]:
+    """What the step changes of a tensor, and the smallest coefficient of its units when they are clipped.
+
+    grad: flat, in the order of the item's elements and the precision they are computed in.
+    coef: what it is multiplied by, the sign of maximize included.
+    """
+    rule, values, real = step.block.rule, step.block.values, grad.dtype.type
+    elements = Elements(item.param.shape, item.order, item.rows)
+    rounding = _rounding(item, step.block)
+    params = [array for array in (item.param, item.residual) if array is not None]
+    slots = [
+        Kept(slot, 2 + k, state)
+        for k, (slot, state) in enumerate(zip(rule.slots, item.state, strict=True))
+        if state is not None
+    ]
+
+    def random(operand: int) -> Bits:
+        return random_halves(step.seed, item.counter, step.number, operand, elements.numbers())
+
+    x = rounding.join(*map(elements.of, params))
+    g, unit_coef = _clipped_by_units(x, transformed(grad, options, coef), item.param.shape, options)
+    x, state = _ruled(x, g, {kept.slot.name: kept.load(elements, real) for kept in slots}, step)
+
+    parts = rounding.part(x, item.param.dtype, partial(random, 0))
+    changes = [elements.change(array, part) for array, part in zip(params, parts, strict=True)]
+    for kept in slots:
+        changes += kept.store(elements, state[kept.slot.name], values["state_rounding"], random)
+    if item.average is not None:
+        average = elements.of(item.average)
+        average = average + real(1.0 - values["ema_decay"]) * (x - average)
+        changes.append(elements.change(item.average, average))
+    if item.copy is not None:
+        changes.append(elements.change(item.copy, store(x, item.copy.dtype)))
+    return changes, unit_coef
+
+
+def _clipped_by_units(x: Array, g: Array, shape: tuple[int, ...], options: Options) -> tuple[Array, float]:
+    """The gradient with each unit clipped, and the smallest of their coefficients."""
+    if math.isinf(options.clip_unit):
+        return g, 1.0
+    unit = math.prod(shape[1:]) if len(shape) >= 2 else g.size
+    coefs = unit_coefs(x, g, unit, options)
+    return g * np.repeat(coefs, unit).astype(g.dtype), smallest(coefs.tolist())
+
+
+def _ruled(x: Array, g: Array, state: dict[str, Array], step: Step) -> tuple[Array, dict[str, Array]]:
+    """The new parameter and state, in the precision they are computed in."""
+    rule, real = step.block.rule, x.dtype.type
+    scalars = dict(step.scalars)
+
+    def body(**instead: float) -> tuple[Array, dict[str, Array]]:
+        s = SimpleNamespace(**{name: real(value) for name, value in {**scalars, **instead}.items()})
+        slots = SimpleNamespace(**state)
+        return rule.body(np, x, g, slots, s, step.on), vars(slots)
+
+    if rule.trust is not None:
+        measured = g if rule.trust.of == "gradient" else body(decay=0.0, trust=1.0)[0]
+        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(measured), step.scalars)
+    if not step.block.values["cautious"]:
+        return body()
+    # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for what does not
+    change, new_state = body(decay=0.0)
+    descends = ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
+    share = np.count_nonzero(descends) / x.size
+    change = np.where(descends, change, real(0))
+    return real(scalars["decay"]) * x + real(1 / max(share, 1e-3)) * change, new_state

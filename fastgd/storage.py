@@ -1,0 +1,299 @@
+"""How numbers are stored in fewer bits than they are computed in: the formulas of csrc/storage.h, for arrays.
+
+All is done on bit patterns, so that ties, infinities and NaN come out as in C. A dtype goes by its name:
+bfloat16 is none of NumPy's own, and the package that has it is not imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: an array of uint32: patterns of float32, or random; NumPy's stubs have shifts of it signed
+Bits = Any
+
+_MAGNITUDE = 0x7FFFFFFF
+_INFINITE_BITS = 0x7F800000
+
+
+def _float(bits: Bits) -> Array:
+    numbers: Array = bits.view(np.float32)
+    return numbers
+
+
+def _uint16(bits: Bits) -> Array:
+    low: Array = bits.astype(np.uint16)
+    return low
+
+
+@np.errstate(all="ignore")
+def _narrowed(values: Array) -> Bits:
+    """The bits of the float32 that float32 or float64 values are on their way to fewer bits.
+
+    float64 is rounded to odd: of its two neighbours to the one whose last bit is 1, so that the rounding that
+    follows is the only one (Boldo and Melquiond 2008, theorem 3).
+    """
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32)
+    if values.dtype == np.float32:
+        return bits
+    rest = values - nearest.astype(np.float64)
+    outward = (rest > 0) == (values > 0)
+    lost_and_even = ((rest < 0) | (rest > 0)) & (bits & 1 == 0)
+    return np.where(lost_and_even, np.where(outward, bits + 1, bits - 1), bits)
+
+
+# ---- Random bits ------------------------------------------------------------------------------------
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _low64(z: int) -> int:
+    return z & 0xFFFFFFFFFFFFFFFF
+
+
+def _avalanche(z: int) -> int:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    z = _low64((z ^ z >> 30) * 0xBF58476D1CE4E5B9)
+    z = _low64((z ^ z >> 27) * 0x94D049BB133111EB)
+    return z ^ z >> 31
+
+
+def mixed(z: int) -> int:
+    """The number that splitmix64 makes of 64 bits."""
+    return _avalanche(_low64(z + _GOLDEN))
+
+
+def noise_key(seed: int, stream: int, step: int, operand: int) -> int:
+    """The key to the random bits of a pair of arrays at one step.
+
+    stream: which tensor; step: counted from 1; operand: 0 for the parameter, 2 + k for slots k and k + 1.
+    """
+    return mixed(mixed(mixed(_low64(seed)) + stream) + step * 16 + operand)
+
+
+def random_halves(seed: int, stream: int, step: int, operand: int, elements: Array) -> Bits:
+    """16 random bits as uint32 for each element: enough for every rounding.
+
+    Operands 2 j and 2 j + 1 share the 32 bits of an element: the former takes the upper half.
+    """
+    bits = random_bits(noise_key(seed, stream, step, operand & ~1), elements)
+    return bits & 0xFFFF if operand & 1 else bits >> 16
+
+
+def random_bits(key: int, elements: Array) -> Bits:
+    """uint32 [n] for the elements with these numbers, int64 [n].
+
+    A counter-based generator, so any element can be had at once: the hash "lowbias32" with the constants of
+    Ettinger's hash-prospector (16 21f0aaad 15 735a2d97 15), keyed before each multiplication.
+    """
+    upper, which = np.unique(elements >> 32, return_inverse=True)
+    keys = np.array([_avalanche(_low64(key + high * _GOLDEN)) for high in upper.tolist()], np.uint64)[which]
+    z: Bits = elements.astype(np.uint32) ^ keys.astype(np.uint32)
+    z = (z ^ z >> 16) * 0x21F0AAAD + (keys >> 32).astype(np.uint32)
+    z = (z ^ z >> 15) * 0x735A2D97
+    return z ^ z >> 15
+
+
+# ---- bfloat16: the upper half of a float32 ----------------------------------------------------------
+
+
+def _bf16_decode(stored: Array) -> Array:
+    return _float(stored.astype(np.uint32) << 16)
+
+
+def _bf16_cut(bits: Bits, below: Bits | int) -> Array:
+    """`below` is added before the lower half is cut off: random, or half an ulp less one and ties to even."""
+    nan = bits >> 16 & 0x8000 | 0x7FC0
+    upper: Bits = np.where(bits & _MAGNITUDE > _INFINITE_BITS, nan, bits + below >> 16)
+    return _uint16(upper)
+
+
+def _bf16_nearest(bits: Bits) -> Array:
+    return _bf16_cut(bits, 0x7FFF + (bits >> 16 & 1))
+
+
+def _bf16_stochastic(bits: Bits, random: Bits) -> Array:
+    return _bf16_cut(bits, random)
+
+
+# ---- float16 ----------------------------------------------------------------------------------------
+
+#: between the exponents' biases, 127 and 15
+_F16_REBIAS = 112 << 23
+#: 2^-14, and 2^16
+_F16_MIN_NORMAL, _F16_BEYOND = 113 << 23, 143 << 23
+_F16_INFINITE = 0x7C00
+
+
+def _f16_decode(stored: Array) -> Array:
+    magnitude = stored.astype(np.uint32) & 0x7FFF
+    normal = (magnitude << 13) + _F16_REBIAS
+    large = np.where(magnitude >= _F16_INFINITE, normal + _F16_REBIAS, normal)
+    subnormal = (magnitude.astype(np.float32) * np.float32(2.0**-24)).view(np.uint32)
+    sign = (stored.astype(np.uint32) & 0x8000) << 16
+    return _float(np.where(magnitude < 0x400, subnormal, large) | sign)
+
+
+def _f16_pack(bits: Bits, normal: Bits, subnormal: Bits) -> Array:
+    """From what the magnitude is if it is normal, and if it is not."""
+    magnitude = bits & _MAGNITUDE
+    h: Bits = np.where(magnitude < _F16_MIN_NORMAL, subnormal, normal)
+    h = np.where(magnitude >= _F16_BEYOND, _F16_INFINITE, h)
+    h = np.where(magnitude > _INFINITE_BITS, 0x7E00, h)
+    return _uint16(h | bits >> 16 & 0x8000)
+
+
+def _f16_parts(bits: Bits) -> tuple[Bits, Array]:
+    """The magnitude with float16's bias if it is normal, and as a float32 if it is not, which else is 0."""
+    magnitude = bits & _MAGNITUDE
+    small = np.where(magnitude < _F16_MIN_NORMAL, magnitude, np.uint32(0))
+    return magnitude - _F16_REBIAS, _float(small)
+
+
+def _f16_nearest(bits: Bits) -> Array:
+    magnitude, small = _f16_parts(bits)
+    # subnormals of float16 are multiples of 2^-24, the last place of numbers from 0.5 to 1
+    half = np.float32(0.5)
+    subnormal = (small + half).view(np.uint32) - half.view(np.uint32)
+    return _f16_pack(bits, magnitude + 0xFFF + (bits >> 13 & 1) >> 13, subnormal)
+
+
+def _f16_stochastic(bits: Bits, random: Bits) -> Array:
+    magnitude, small = _f16_parts(bits)
+    below = random >> 3
+    fixed = (small * np.float32(2.0**37)).astype(np.uint32)  # in units of 2^-37
+    return _f16_pack(bits, magnitude + below >> 13, fixed + below >> 13)
+
+
+# ---- Floats of any size -----------------------------------------------------------------------------
+
+
+class _Format(NamedTuple):
+    """A format of 16 bits, as functions between patterns of uint16 and numbers of float32."""
+
+    decode: Callable[[Array], Array]
+    #: of the bits of float32
+    nearest: Callable[[Bits], Array]
+    #: of the bits of float32, and 16 random ones
+    stochastic: Callable[[Bits, Bits], Array]
+    #: what a positive number becomes that would be rounded to 0 and must not
+    least: int
+
+
+_16_BITS = {
+    "bfloat16": _Format(_bf16_decode, _bf16_nearest, _bf16_stochastic, 0),
+    "float16": _Format(_f16_decode, _f16_nearest, _f16_stochastic, 1),
+}
+
+#: names of the dtypes that hold one number in each element
+FORMATS = ("float32", "float64", *_16_BITS)
+
+
+def arithmetic(dtype: Any) -> Any:
+    """What numbers of a dtype are computed in: float64 for float64, float32 for all others."""
+    return np.float64 if dtype.name == "float64" else np.float32
+
+
+@np.errstate(all="ignore")
+def load(stored: Array, real: Any) -> Array:
+    """The numbers of an array in one of the FORMATS as float32 or float64; a new array."""
+    narrow = _16_BITS.get(stored.dtype.name)
+    numbers = stored if narrow is None else narrow.decode(stored.view(np.uint16))
+    return numbers.astype(real)
+
+
+@np.errstate(all="ignore")
+def store(values: Array, dtype: Any, *, unsigned: bool = False, random: Bits | None = None) -> Array:
+    """float32 or float64 values in one of the FORMATS, rounded once; a new array.
+
+    unsigned: what is not 0 does not become 0 in float16; bfloat16 has the range of float32.
+    random: 16 bits as uint32 for each value, to round to 16 bits stochastically; None: to nearest, ties to
+        even.
+    """
+    narrow = _16_BITS.get(dtype.name)
+    if narrow is None:
+        return values.astype(dtype)
+    bits = _narrowed(values)
+    stored = narrow.nearest(bits) if random is None else narrow.stochastic(bits, random)
+    if unsigned:
+        stored[(stored == 0) & (bits > 0)] = narrow.least
+    return stored.view(dtype)
+
+
+# ---- Split float32: bfloat16 rounded to nearest, and the 16 bits between it and the whole ----------
+
+
+def split_join(high: Array, low: Array) -> Array:
+    """float32 from the bfloat16 and the int16 that `split` made of it."""
+    return _float((high.view(np.uint16).astype(np.uint32) << 16) + low.astype(np.uint32))
+
+
+def split(values: Array, dtype: Any) -> tuple[Array, Array]:
+    """(bfloat16, int16) that together are the float32 values, NaN for NaN. dtype: bfloat16's."""
+    bits = values.view(np.uint32)
+    low = np.where(np.isnan(values), 0, bits).astype(np.uint16)
+    # half an ulp rounds up, so that the rest is in -2^15 .. 2^15 - 1
+    return _bf16_cut(bits, 0x8000).view(dtype), low.view(np.int16)
+
+
+# ---- 8 bits -----------------------------------------------------------------------------------------
+
+#: elements that share one exponent: FGD_BLOCK in csrc/fastgd.h
+BLOCK = 256
+
+_CODE_SHIFT = 20
+
+
+def _blocks(values: Array) -> Array:
+    """[blocks, BLOCK], the last block filled up with 0."""
+    flat = values.reshape(-1)
+    padded = np.zeros((-(-flat.size // BLOCK), BLOCK), flat.dtype)
+    padded.reshape(-1)[: flat.size] = flat
+    return padded
+
+
+def _code_base(exponents: Array, unsigned: bool) -> Array:
+    """int32 [blocks, 1]: code k > 0 stands for the float32 whose upper 12 bits are base + k."""
+    base = (exponents.astype(np.int32) + 1) * 8 - (256 if unsigned else 128)
+    return np.maximum(base, 0)[:, None]
+
+
+def decode(codes: Array, exponents: Array, real: Any, *, unsigned: bool = False) -> Array:
+    """The numbers that 8-bit codes stand for, in their shape, as float32 or float64.
+
+    codes: uint8, any shape, elements in C order; exponents: uint8, one for each BLOCK of them.
+    """
+    code = _blocks(codes).astype(np.uint32)
+    k = code if unsigned else code & 0x7F
+    bits = np.where(k > 0, k + _code_base(exponents, unsigned).astype(np.uint32) << _CODE_SHIFT, 0)
+    if not unsigned:
+        bits = bits | (code & 0x80) << 24
+    return _float(bits.astype(np.uint32)).reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
+
+
+def encode(values: Array, *, unsigned: bool = False, random: Bits | None = None) -> tuple[Array, Array]:
+    """(codes, exponents) as `decode` reads them, of float32 or float64 values in C order.
+
+    A block shares the exponent of its largest magnitude, as in the OCP Microscaling formats (MX v1.0, section
+    5). A code has 3 bits of fraction, and a sign and 4 bits of exponent, or 5 bits where numbers are never
+    negative; 0 is 0. Numbers on a block's grid stay on it when the shared exponent changes. Infinity and NaN
+    are kept.
+
+    unsigned: numbers are never negative; what is not 0 does not become 0.
+    random: 16 bits as uint32 for each value, to round stochastically; None: to nearest.
+    """
+    bits = _blocks(_narrowed(values))
+    magnitude = bits & _MAGNITUDE
+    largest = magnitude.max(axis=1, initial=0)
+    exponents = np.minimum(largest + ((1 << _CODE_SHIFT) - 1) >> 23, 255).astype(np.uint8)
+    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) << _CODE_SHIFT - 16
+    k = (magnitude + below >> _CODE_SHIFT).astype(np.int32) - _code_base(exponents, unsigned)
+    if unsigned:
+        code = np.clip(k, magnitude > 0, 255)
+    else:
+        code = np.clip(k, 0, 127) | (bits >> 24 & 0x80).astype(np.int32)
+    return code.astype(np.uint8).reshape(-1)[: values.size].reshape(values.shape), exponents

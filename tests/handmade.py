@@ -1,0 +1,120 @@
+"""Trainings without an optimizer: work for a backend put together by hand, with all that may stand beside a
+parameter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+
+from fastgd import backends
+from fastgd.backends.base import Block, Codes, Item, Options, Work
+from fastgd.rules import RULES
+from fastgd.storage import BLOCK, arithmetic, load, store
+
+BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = (F32, F64, BF16, F16)
+
+#: what every block has beside the hyperparameters of its rule
+SETTINGS = {"rounding": "nearest", "state_rounding": None, "cautious": False, "ema_decay": None}
+
+
+def random(seed, shape, dtype=F64, scale=1.0):
+    """Normal random numbers, rounded to nearest."""
+    values = np.random.default_rng(seed).standard_normal(shape) * scale
+    return store(values.reshape(-1), np.dtype(dtype)).reshape(shape)
+
+
+def numbers(stored):
+    """What an array stands for, in the precision that its parameter would be computed in."""
+    return load(stored, arithmetic(stored.dtype))
+
+
+def norm(values):
+    """The 2-norm, summed without rounding."""
+    return math.sqrt(math.fsum(float(v) ** 2 for v in values.reshape(-1)))
+
+
+def close(a, b):
+    """Equal but for some roundings of float64."""
+    np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
+
+
+def no_codes(shape):
+    """Zeros in 8 bits."""
+    size = int(np.prod(shape))
+    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-size // BLOCK), np.uint8))
+
+
+def residual_for(param, rounding):
+    if param.dtype.itemsize != 2 or rounding in ("nearest", "stochastic"):
+        return None
+    return {
+        "kahan": lambda: np.zeros_like(param),
+        "master": lambda: param.astype(F32),
+        "split": lambda: np.zeros(param.shape, np.int16),
+    }[rounding]()
+
+
+class Training:
+    """Parameters with the same settings, on one backend.
+
+    state_dtype: of all slots, "codes" for 8 bits; None: as the parameter. copy: dtype of a copy of each
+    parameter. groups: the number of each parameter's. What is not a hyperparameter of the rule is a setting.
+    """
+
+    def __init__(
+        self, rule, params, *, state_dtype=None, copy=None, groups=None, seed=0, backend="reference", **values
+    ):
+        self.rule = RULES[rule] if isinstance(rule, str) else rule
+        self.params, self.seed, self.backend = params, seed, backends.get(backend)
+        self.values = {**self.rule.defaults, **SETTINGS, **values}
+        self.steps = np.zeros(len(params), np.int64)
+        self.groups = groups or [0] * len(params)
+        self.state = [self._new_state(p, state_dtype) for p in params]
+        self.residuals = [residual_for(p, self.values["rounding"]) for p in params]
+        averaged = self.values["ema_decay"] is not None
+        self.averages = [p.astype(arithmetic(p.dtype)) if averaged else None for p in params]
+        self.copies = [None if copy is None else np.zeros(p.shape, copy) for p in params]
+
+    def _new_state(self, param, dtype):
+        slots = self.rule.active_slots(self.values)
+        if dtype == "codes":
+            return tuple(None if slot is None else no_codes(param.shape) for slot in slots)
+        return tuple(None if slot is None else np.zeros(param.shape, dtype or param.dtype) for slot in slots)
+
+    def arrays(self):
+        """Everything that a step may change."""
+        state = [part for entry in self.state for slot in entry for part in parts(slot)]
+        rest = [a for a in [*self.residuals, *self.averages, *self.copies] if a is not None]
+        return [self.steps, *self.params, *state, *rest]
+
+    def bytes(self):
+        return [a.tobytes() for a in self.arrays()]
+
+    def step(self, grads, *, rows=None, orders=None, **options):
+        items = [
+            Item(
+                param=p,
+                grad=grad,
+                state=self.state[i],
+                block=0,
+                counter=i,
+                order=tuple(range(p.ndim)) if orders is None else orders[i],
+                group=self.groups[i],
+                residual=self.residuals[i],
+                average=self.averages[i],
+                copy=self.copies[i],
+                rows=None if rows is None else rows[i],
+            )
+            for i, (p, grad) in enumerate(zip(self.params, grads, strict=True))
+        ]
+        work = Work([Block(self.rule, self.values, 0)], items, self.steps, self.seed)
+        return self.backend.plan(work).step(Options(**options))
+
+
+def parts(slot):
+    return [] if slot is None else list(slot) if isinstance(slot, Codes) else [slot]
