@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastgd import backends
-from fastgd.arrays import DTYPES, Array, arithmetic, listed
+from fastgd.arrays import DTYPES, Array, listed
 from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
@@ -22,7 +24,7 @@ from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
 from fastgd.state import VERSION, checked_state, named_arrays, summary
-from fastgd.storage import store
+from fastgd.storage import arithmetic, store
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
 
@@ -66,7 +68,9 @@ class Optimizer:
         self._options, self._gives_norm = Options(), False
         #: float32 if anything is computed in it
         self._narrowest = min(
-            (arithmetic(p.array.dtype) for p in parameters), key=lambda d: d.itemsize, default=DTYPES[0]
+            (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
+            key=lambda dtype: dtype.itemsize,
+            default=DTYPES[0],
         )
         #: one step, snapshot or load at a time, whatever the thread
         self._lock = threading.RLock()
