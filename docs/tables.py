@@ -70,7 +70,7 @@ def replaced(text: str, name: str, new: str) -> str:
 def outputs() -> dict[Path, str]:
     readme = ROOT / "README.md"
     return {
-        readme: replaced(readme.read_text(), "rules", rules_table()),
+        readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
     }
 

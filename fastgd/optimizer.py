@@ -65,7 +65,7 @@ class Optimizer:
                 raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
         self._planner = Planner(self.rule, runs, self.param_groups, seed)
         self._asked: tuple[Any, ...] = ()
-        self._options, self._gives_norm = Options(), False
+        self._options = Options()
         #: float32 if anything is computed in it
         self._narrowest = min(
             (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
@@ -176,14 +176,16 @@ class Optimizer:
             plan = planner.plan
             if plan is None or self._changed or planner.gone or plan.grad_ids != list(map(id, grads)):
                 plan = planner.prepare(grads, self._options, self._changed)
-            measured, gives_norm = plan.run.step(self._options), self._gives_norm
+            measured = plan.run.step(self._options)
             norm, clip_coef, tensor, skipped = measured
             nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
+            # NaN as well when it was not measured
+            found = norm if norm == norm or self._options.gives_norm else None
             if plan.lent:
                 plan.lent.clear()
         if measured is UNMEASURED:
             return _UNMEASURED
-        return _report((norm if gives_norm else None, clip_coef, skipped, nonfinite))
+        return _report((found, clip_coef, skipped, nonfinite))
 
     def sumsq(
         self,
@@ -216,7 +218,6 @@ class Optimizer:
         old, self._options = self._options, step_options(self._narrowest, *asked)
         if old.clips_units != self._options.clips_units:
             self._planner.plan = None
-        self._gives_norm = self._options.gives_norm
         # only what cannot change in place, and compares as a whole, can be recognised next time
         if all(value is None or type(value) in (bool, int, float, str) for value in asked):
             self._asked = asked
