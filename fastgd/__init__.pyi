@@ -126,3 +126,45 @@ class AdamW(Optimizer):
         copies: Any = None,
         backend: str = 'auto',
     ) -> None: ...
+
+class LAMB(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-06,
+        weight_decay: float = 0.01,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class LARS(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        eps: float = 1e-08,
+        nesterov: bool = False,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fastgd._native import ffi
+from fastgd.storage import FORMATS
 
-#: what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
-CODES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+#: name of what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
+CODES = {name: code for code, name in enumerate(FORMATS)}
 
 #: what is computed in
 DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
@@ -37,11 +38,6 @@ def code_of(dtype: np.dtype[Any]) -> int | None:
 def dtype_named(name: str) -> np.dtype[Any]:
     """The dtype of that name in `CODES`."""
     return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
-
-
-def arithmetic(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What numbers of this dtype are computed in: float64 as it is, all others in float32."""
-    return DTYPES[dtype == np.float64]
 
 
 def as_array(value: Any, what: str, *, writable: bool = False) -> Array:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgd.arrays import Array, arithmetic, dtype_named, memory_order
+from fastgd.arrays import Array, dtype_named, memory_order
 from fastgd.backends.base import BLOCK, Codes, State
 from fastgd.rules import Rule, Slot
 from fastgd.settings import CODED, STATE_ROUNDINGS, state_rounding
+from fastgd.storage import arithmetic, encode
 
 
 class Kept(NamedTuple):
@@ -38,12 +39,11 @@ def has_16_bits(array: Array) -> bool:
 
 def slot_dtype(slot: Slot, values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the slot is stored in under these settings; None for Codes."""
-    if slot.precise:
-        return arithmetic(param.dtype)
-    name = values["state_dtype"]
-    if name == CODED:
-        return None
-    return param.dtype if name is None else dtype_named(name)
+    name: str | None = values["state_dtype"]
+    dtype: np.dtype[Any] = np.dtype(arithmetic(param.dtype)) if slot.precise else param.dtype
+    if slot.precise or name is None:
+        return dtype
+    return None if name == CODED else dtype_named(name)
 
 
 #: rounding -> the dtype of what it keeps of a 16-bit parameter
@@ -75,8 +75,6 @@ def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
             state.fill(first)
         return state
     if first:
-        from fastgd.storage import encode
-
         return Codes(*encode(np.full(param.shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
     return Codes(np.zeros(param.shape, np.uint8), np.zeros(-(-param.size // BLOCK), np.uint8))
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastgd import backends
-from fastgd.arrays import DTYPES, Array, arithmetic, listed
-from fastgd.backends.base import UNMEASURED, Options
+from fastgd.arrays import DTYPES, Array, listed
+from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
@@ -22,7 +24,7 @@ from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
 from fastgd.state import VERSION, checked_state, named_arrays, summary
-from fastgd.storage import store
+from fastgd.storage import arithmetic, store
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
 
@@ -50,7 +52,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         defaults = self._bind(positional, settings)
-        self.backend = backends.get(backend)
+        runs = backends.get(backend)
         seed = named("seed", whole(0, 2**64), seed)
         #: numbers of groups whose switches may have changed
         self._changed: list[int] = []
@@ -59,16 +61,16 @@ class Optimizer:
         give_copies(parameters, copies)
         check_memory(parameters)
         for p in parameters:
-            if not self.backend.supports(self.rule, p.array.dtype):
-                raise TypeError(
-                    f"{p}: the {self.backend.name} backend has no {self.rule.title} in {p.array.dtype}"
-                )
-        self._planner = Planner(self.rule, self.backend, self.param_groups, seed)
+            if not runs.supports(self.rule, p.array.dtype):
+                raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
+        self._planner = Planner(self.rule, runs, self.param_groups, seed)
         self._asked: tuple[Any, ...] = ()
         self._options, self._gives_norm = Options(), False
         #: float32 if anything is computed in it
         self._narrowest = min(
-            (arithmetic(p.array.dtype) for p in parameters), key=lambda d: d.itemsize, default=DTYPES[0]
+            (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
+            key=lambda dtype: dtype.itemsize,
+            default=DTYPES[0],
         )
         #: one step, snapshot or load at a time, whatever the thread
         self._lock = threading.RLock()
@@ -94,6 +96,11 @@ class Optimizer:
     def parameters(self) -> list[Any]:
         """The parameters as they were given, through all groups: the order in which step takes gradients."""
         return [p.given for p in self._planner.parameters]
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the kernels."""
+        return self._planner.backend
 
     @property
     def seed(self) -> int:

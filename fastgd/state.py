@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastgd.arrays import Array, arithmetic, as_array, lent
+from fastgd.arrays import Array, as_array, lent
 from fastgd.backends.base import BLOCK, Codes, State
 from fastgd.checks import finite, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
 from fastgd.rules import Carried, Rule, Slot
 from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
-from fastgd.storage import decode, encode, load, store
+from fastgd.storage import arithmetic, decode, encode, load, store
 
 if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
@@ -190,7 +190,7 @@ def _slot(
     if isinstance(given, Codes):
         numbers = decode(*given, np.float32, unsigned=slot.unsigned)
     else:
-        numbers = load(given, arithmetic(given.dtype).type)
+        numbers = load(given, arithmetic(given.dtype))
     if dtype is None:
         return Codes(*encode(numbers, unsigned=slot.unsigned))
     return _like(param, store(numbers, dtype, unsigned=slot.unsigned))
@@ -236,7 +236,7 @@ def _residual(
 def _average(what: str, param: Array, entry: Mapping[str, Any], convert: bool) -> Array | None:
     if "average" not in entry:
         return None
-    array, dtype = as_array(entry["average"], f"{what}: 'average'"), arithmetic(param.dtype)
+    array, dtype = as_array(entry["average"], f"{what}: 'average'"), np.dtype(arithmetic(param.dtype))
     if array.shape != param.shape:
         raise ValueError(f"{what}: 'average' has shape {array.shape}, the parameter {param.shape}")
     if array.dtype != dtype and not convert:

@@ -7,8 +7,9 @@ import pytest
 from snapshots import check_step, contents, random, unchanged
 
 import fastgd
-from fastgd.arrays import CODES, arithmetic, dtype_named
+from fastgd.arrays import CODES, dtype_named
 from fastgd.settings import ROUNDINGS
+from fastgd.storage import arithmetic
 
 F32 = np.float32
 
