@@ -7,6 +7,7 @@ after the value's name: "must be at least 0, not -1.0".
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,6 +54,23 @@ def limit(value: Any) -> float:
     if not result >= 0:
         raise ValueError(f"must be at least 0, not {result!r}")
     return result
+
+
+def whole(low: int) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low`."""
+
+    def check(value: Any) -> int:
+        try:
+            result = None if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            result = None
+        if result is None:
+            raise TypeError(f"must be a whole number, not {_described(value)}")
+        if result < low:
+            raise ValueError(f"must be at least {low}, not {result}")
+        return result
+
+    return check
 
 
 def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:

@@ -69,6 +69,7 @@ class Optimizer:
         self._spans = Spans([p.array for p in self._parameters])
         self._state: list[tuple[Array | None, ...] | None] = [None] * len(self._parameters)
         self._steps = np.zeros(max(len(self._parameters), 1), np.int64)
+        self._skipped = 0
         self._plan: _Prepared | None = None
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
@@ -99,6 +100,14 @@ class Optimizer:
     def parameters(self) -> list[Any]:
         """The parameters as they were given, through all groups: the order in which step takes gradients."""
         return [p.given for p in self._parameters]
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps skip_nonfinite has skipped since the optimizer was made or its state loaded.
+
+        It is no part of the state: a LossScaler's count is.
+        """
+        return self._skipped
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).rule.defaults:
@@ -149,6 +158,8 @@ class Optimizer:
             if tensor is not None:
                 number = plan.numbers[tensor]
                 nonfinite = self._locate(number, plan.lent.get(number, grads[number]))
+            if skipped:
+                self._skipped += 1
             if plan.lent:
                 plan.lent.clear()
         if measured is UNMEASURED:
@@ -310,6 +321,7 @@ class Optimizer:
                 group.values_in_place.update(values)
             self._steps[: len(steps)] = steps
             self._state[:] = state
+            self._skipped = 0
             self._plan = None
 
     def __reduce__(self) -> tuple[Any, ...]:
