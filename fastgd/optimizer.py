@@ -339,7 +339,11 @@ class Optimizer:
         self.load_state_dict(state_dict)
 
     def save(self, path: Any) -> None:
-        """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it."""
+        """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it.
+
+        However the process ends, `path` is the old file or all of the new; what a killed one leaves is
+        removed by the next save. Raises fastgd.checkpoint.CheckpointError when it cannot be written.
+        """
         from fastgd.checkpoint import pack_state, save_file
 
         save_file(path, *pack_state(self.state_dict()))
