@@ -64,6 +64,23 @@ def limit(value: Any) -> float:
     return result
 
 
+def whole(low: int) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low`."""
+
+    def check(value: Any) -> int:
+        try:
+            result = None if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            result = None
+        if result is None:
+            raise TypeError(f"must be a whole number, not {_described(value)}")
+        if result < low:
+            raise ValueError(f"must be at least {low}, not {result}")
+        return result
+
+    return check
+
+
 def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
     """A check for two values that each pass `item`."""
 

@@ -64,6 +64,7 @@ class Optimizer:
             if not runs.supports(self.rule, p.array.dtype):
                 raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
         self._planner = Planner(self.rule, runs, self.param_groups, seed)
+        self._skipped = 0
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         #: float32 if anything is computed in it
@@ -106,6 +107,14 @@ class Optimizer:
     def seed(self) -> int:
         """Of the random bits of stochastic rounding."""
         return self._planner.seed
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps skip_nonfinite has skipped since the optimizer was made or its state loaded.
+
+        It is no part of the state: a LossScaler's count is.
+        """
+        return self._skipped
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).rule.defaults or name in DEFAULTS:
@@ -181,6 +190,8 @@ class Optimizer:
             nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
             # NaN as well when it was not measured
             found = norm if norm == norm or self._options.gives_norm else None
+            if skipped:
+                self._skipped += 1
             if plan.lent:
                 plan.lent.clear()
         if measured is UNMEASURED:
@@ -331,6 +342,7 @@ class Optimizer:
             planner.carried[:] = checked.carried
             planner.kept[:] = checked.kept
             planner.seed, planner.plan = checked.seed, None
+            self._skipped = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: parameters and copies as they were given, a snapshot of the rest."""
@@ -349,6 +361,9 @@ class Optimizer:
 
     def save(self, path: Any) -> None:
         """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it.
+
+        However the process ends, `path` is the old file or all of the new; what a killed one leaves is
+        removed by the next save. Raises fastgd.checkpoint.CheckpointError when it cannot be written.
 
         The file's metadata have, for any tool, "rule", "hyperparameters" (JSON, a dict for each group) and
         "step" (the largest of any parameter).

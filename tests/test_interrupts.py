@@ -165,6 +165,30 @@ def test_at_every_line(backend, name):
     assert True in outcomes
 
 
+@pytest.mark.parametrize("update", [True, False])
+def test_a_scaler_is_whole_at_every_line(update):
+    """Whichever line Ctrl-C hits, scale and counters are as before or as after, and go on from there."""
+    bad = [np.full(2, np.nan)]
+    for line in itertools.count(1):
+        opt, scaler = fastgd.SGD([np.zeros(2)]), fastgd.LossScaler(8)
+        before = scaler.state_dict()
+
+        def action(opt=opt, scaler=scaler):
+            scaler.step(opt, bad, update=update)
+            if not update:
+                scaler.update()
+
+        if not interrupted_at(line, action):
+            break
+        found = scaler.state_dict()
+        assert found == before or (found["scale"], found["steps"], found["skipped_in_a_row"]) == (4.0, 1, 1)
+        fresh = fastgd.SGD([np.zeros(2)])
+        scaler.step(fresh, [np.ones(2)], update=False)
+        scaler.update()
+        assert scaler.steps == found["steps"] + 1
+    assert line > 5
+
+
 def test_held_back_until_the_block_has_ended(handler):
     done = []
     with pytest.raises(Stop), uninterrupted():

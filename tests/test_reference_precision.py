@@ -11,7 +11,7 @@ from handmade import BF16, F16, F32, F64, FLOATS, Training, numbers, parts, rand
 from fastgd import oracle
 from fastgd.backends.base import Codes
 from fastgd.rules import RULES
-from fastgd.storage import arithmetic, decode, encode, load, noise_key, random_bits, split_join, store
+from fastgd.storage import arithmetic, decode, encode, load, random_halves, split_join, store
 
 SETTINGS = [(rule, settings) for rule in RULES for settings in oracle.ORACLE[rule][1]]
 every_setting = pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=str)
@@ -20,7 +20,7 @@ SIZE = 600
 
 
 def bits(seed, stream, step, operand, size=SIZE):
-    return random_bits(noise_key(seed, stream, step, operand), np.arange(size))
+    return random_halves(seed, stream, step, operand, np.arange(size))
 
 
 # ---- One rounding -----------------------------------------------------------------------------------
