@@ -64,18 +64,19 @@ def limit(value: Any) -> float:
     return result
 
 
-def whole(low: int) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low`."""
+def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low` and, if it is given, less than `below`."""
 
     def check(value: Any) -> int:
         try:
-            result = None if isinstance(value, bool) else operator.index(value)
+            result = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
         except TypeError:
             result = None
         if result is None:
             raise TypeError(f"must be a whole number, not {_described(value)}")
-        if result < low:
-            raise ValueError(f"must be at least {low}, not {result}")
+        if result < low or (below is not None and result >= below):
+            limit = f"at least {low}" if below is None else f"in [{low}, {below})"
+            raise ValueError(f"must be {limit}, not {result}")
         return result
 
     return check
@@ -99,23 +100,6 @@ def flag(value: Any) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise TypeError(f"must be True or False, not {value!r}")
-
-
-def whole(low: int, below: int) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low` and less than `below`."""
-
-    def check(value: Any) -> int:
-        try:
-            result = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
-        except TypeError:
-            result = None
-        if result is None:
-            raise TypeError(f"must be a whole number, not {_described(value)}")
-        if not low <= result < below:
-            raise ValueError(f"must be in [{low}, {below}), not {result}")
-        return result
-
-    return check
 
 
 def one_of(*names: str) -> Callable[[Any], str]:
