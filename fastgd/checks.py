@@ -7,6 +7,7 @@ after the value's name: "must be at least 0, not -1.0".
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -63,17 +64,30 @@ def limit(value: Any) -> float:
     return result
 
 
-def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
-    """A check for two values that each pass `item`."""
+def each(*items: Callable[[Any], float]) -> Callable[[Any], tuple[float, ...]]:
+    """A check for as many values as there are checks, one for each."""
 
-    def check(value: Any) -> tuple[float, float]:
+    def check(value: Any) -> tuple[float, ...]:
         try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise TypeError(f"must be a pair of numbers, not {value!r}") from None
-        return item(first), item(second)
+            values = tuple(value)
+        except TypeError:
+            values = ()
+        if len(values) != len(items):
+            raise TypeError(f"must be {len(items)} numbers, not {value!r}")
+        return tuple([item(v) for item, v in zip(items, values, strict=True)])
 
     return check
+
+
+def count(value: Any) -> int:
+    """A whole number of at least 0."""
+    try:
+        result = -1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        raise TypeError(f"must be a whole number, not {_described(value)}") from None
+    if result < 0:
+        raise ValueError(f"must be a whole number of at least 0, not {value!r}")
+    return result
 
 
 def flag(value: Any) -> bool:

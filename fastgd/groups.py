@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
-from fastgd.rules import Rule, check_hyperparameter
+from fastgd.rules import Rule, check_hyperparameter, resolved
 
 
 class Parameter:
@@ -49,7 +49,9 @@ class ParamGroup(MutableMapping[str, Any]):
         self._number = number
         self._changed = changed
         #: validated hyperparameters; this very dict is what the plan reads at every step
-        self.values_in_place: dict[str, Any] = {k: self._checked(k, v) for k, v in values.items()}
+        self.values_in_place: dict[str, Any] = {
+            k: self._checked(k, v) for k, v in resolved(rule, values).items()
+        }
         self.check_together(number)
 
     def _checked(self, name: str, value: Any) -> Any:

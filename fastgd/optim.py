@@ -6,14 +6,14 @@ import inspect
 from typing import Any
 
 from fastgd.optimizer import Optimizer
-from fastgd.rules import HYPERPARAMETERS, RULES, Rule
+from fastgd.rules import RULES, Rule
 
 __all__ = ["CLASSES", "Optimizer", "create"]
 
 
 def _optimizer_class(rule: Rule) -> type[Optimizer]:
     settings = "\n".join(
-        f"    {name}: {HYPERPARAMETERS[name].meaning}. Default {value!r}."
+        f"    {name}: {rule.hyperparameter(name).meaning}. Default {value!r}."
         for name, value in rule.defaults.items()
     )
     like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""
@@ -25,6 +25,11 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
         'backend: "auto", or one that fastgd.info() lists.\n\n'
         "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
     )
+    if rule.average:
+        doc += (
+            "\n\nWhile training, the parameters hold what gradients are to be taken at. eval() puts the\n"
+            "average in their place, which is what has been learned; train() undoes it for the next step."
+        )
     members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
     return type(rule.title, (Optimizer,), members)
 

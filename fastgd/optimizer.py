@@ -75,6 +75,7 @@ class Optimizer:
         self._plan: _Prepared | None = None
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
+        self._training = True
         self._narrowest = min(
             (p.array.dtype for p in self._parameters), key=lambda d: np.finfo(d).max, default=DTYPES[0]
         )
@@ -102,6 +103,27 @@ class Optimizer:
     def parameters(self) -> list[Any]:
         """The parameters as they were given, through all groups: the order in which step takes gradients."""
         return [p.given for p in self._parameters]
+
+    @property
+    def training(self) -> bool:
+        """False from `eval` to `train`, if the rule keeps an average of the parameters; else always True."""
+        return self._training
+
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        May be called again, and before the first step.
+        """
+        from fastgd.modes import set_training
+
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        from fastgd.modes import set_training
+
+        set_training(self, True)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).rule.defaults:
@@ -180,6 +202,10 @@ class Optimizer:
 
     def _prepare(self, grads: Sequence[Any]) -> _Prepared:
         """A plan for these gradients: the one there is with other pointers, or a new one."""
+        if not self._training:
+            raise RuntimeError(
+                "the parameters are averages since eval() was called: call train() before step"
+            )
         old, self._plan = self._plan, None
         # only what has been announced so far: what another thread sets from here on is for the next step
         announced = len(self._changed)
@@ -289,7 +315,8 @@ class Optimizer:
 
         `{"rule", "version", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
-        copies. What a rule carries from step to step beside arrays stands in an entry as a float.
+        copies. What a rule carries from step to step beside arrays stands in an entry as a float. With a rule
+        that keeps an average of the parameters, "training" says whether they are those of `train` or `eval`.
         """
         state: dict[int, dict[str, Any]] = {}
         with self._lock:
@@ -307,23 +334,26 @@ class Optimizer:
                 numbers = list(range(first, first + len(group.members)))
                 groups.append({**group.values_in_place, "params": numbers})
                 first += len(numbers)
-        return {"rule": self.rule.name, "version": 1, "state": state, "param_groups": groups}
+            mode = {"training": self._training} if self.rule.average else {}
+        return {"rule": self.rule.name, "version": 1, **mode, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
 
+        The parameters are not part of it; they are to be what they were when it was taken.
         ValueError or TypeError, naming what does not fit, for another rule's state, another number of groups
         or parameters, other shapes or dtypes, and for hyperparameters out of range.
         """
         from fastgd.state import checked_state
 
-        hyperparameters, steps, carried, state = checked_state(self, state_dict)
+        hyperparameters, steps, carried, state, training = checked_state(self, state_dict)
         with self._lock, uninterrupted():
             for group, values in zip(self.param_groups, hyperparameters, strict=True):
                 group.values_in_place.update(values)
             self._steps[: len(steps)] = steps
             self._carried[:] = carried
             self._state[:] = state
+            self._training = training
             self._plan = None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array, as_array
-from fastgd.checks import finite, named
+from fastgd.checks import finite, flag, named
 from fastgd.rules import Carried, check_hyperparameter
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Checked(NamedTuple):
     carried: Array
     #: of each parameter
     state: State
+    training: bool
 
 
 def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> Checked:
@@ -46,6 +47,11 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> Checked:
         raise ValueError(f"the state is of rule {given['rule']!r}, this optimizer is {opt.rule.name!r}")
     if given["version"] != VERSION:
         raise ValueError(f"the state has version {given['version']!r}; this fastgd reads version {VERSION}")
+    training = True
+    if opt.rule.average:
+        if "training" not in given:
+            raise ValueError("not a state of this optimizer: it has no 'training'")
+        training = named("the state's 'training'", flag, given["training"])
     hyperparameters = _groups(opt, given["param_groups"])
     parameters = [p for group in opt.param_groups for p in group.members]
     steps = [0] * len(parameters)
@@ -58,7 +64,7 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any]) -> Checked:
         i = int(key)
         values = hyperparameters[parameters[i].group]
         steps[i], carried[i], state[i] = _entry(opt, parameters[i], values, entry)
-    return Checked(hyperparameters, steps, carried, state)
+    return Checked(hyperparameters, steps, carried, state, training)
 
 
 def _mapping(what: str, value: Any) -> Mapping[Any, Any]:

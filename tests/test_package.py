@@ -11,7 +11,7 @@ import pytest
 
 import fastgd
 from fastgd import backends
-from fastgd.rules import HYPERPARAMETERS, RULES, table
+from fastgd.rules import RULES, table
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
@@ -54,7 +54,7 @@ def test_every_rule_is_a_documented_class_with_its_signature(rule):
     assert rule.source in cls.__doc__
     parameters = inspect.signature(cls).parameters
     assert {k: p.default for k, p in parameters.items() if k in rule.defaults} == rule.defaults
-    assert all(HYPERPARAMETERS[name].meaning in cls.__doc__ for name in rule.defaults)
+    assert all(rule.hyperparameter(name).meaning in cls.__doc__ for name in rule.defaults)
 
 
 def test_what_the_table_of_rules_makes_is_up_to_date():
