@@ -205,8 +205,8 @@ RULE(lion) {
 }
 
 /* Rprop, Riedmiller and Braun 1993, in the form iRprop- of Igel and Huesken 2000: an element's step size
- * grows by eta_plus while its gradient keeps its sign; when the sign turns it shrinks by eta_minus and the step
- * is left out. */
+ * grows by eta_plus while its gradient keeps its sign; when the sign turns it shrinks by eta_minus and the
+ * step is left out. */
 RULE(rprop) {
     const REAL agreement = g * x->prev;
     REAL size = x->step_size * (agreement > 0 ? s->eta_plus : agreement < 0 ? s->eta_minus : 1);

@@ -25,7 +25,8 @@ def set_training(opt: Optimizer, training: bool) -> None:
             return
         z = [slot.name for slot in opt.rule.slots].index(average.slot)
         blocks = []
-        for group in opt.param_groups:
+        for number, group in enumerate(opt.param_groups):
+            group.check_together(number)
             beta = average.beta(group.values_in_place)
             # y = x + (1 - beta) (z - x)   and   x = y + (1 - 1 / beta) (z - y)
             weight = 1.0 - beta if training else 1.0 - 1.0 / beta

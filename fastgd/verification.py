@@ -149,8 +149,8 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
     """Runs every rule in every dtype on every backend, instruction set and thread count of this machine.
 
     Each verdict says how far from the float64 oracle the results are and which runners, if any, did not give
-    the bits of the reference backend. Takes about half a minute. rules: names; default all. ValueError for one that
-    does not exist.
+    the bits of the reference backend. Takes a second or two for each rule. rules: names; default all.
+    ValueError for one that does not exist.
     """
     names = list(RULES) if rules is None else list(rules)
     unknown = [name for name in names if name not in RULES]

@@ -104,7 +104,7 @@ def adamax(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> A
 
 
 def nadam(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
-    """Dozat 2016, algorithm 2, with the schedule of mu that section 2 gives in the form of torch."""
+    """Dozat 2016, algorithm 2, with torch's schedule of mu."""
     p, g = decayed(p, g, h)
     beta1, beta2 = h["betas"]
     mu = [beta1 * (1 - 0.96 ** (k * h["momentum_decay"]) / 2) for k in range(1, t + 2)]

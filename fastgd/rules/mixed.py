@@ -96,7 +96,7 @@ def _half_life(beta: float) -> float:
 
 
 def _beta3_at(h: Hyperparameters, step: int) -> float:
-    """The slow average's half life grows linearly: section 3, "Tackling training instabilities"."""
+    """The slow average's half life grows linearly, section 3."""
     beta1, _, beta3 = h["betas"]
     if step >= h["beta3_warmup"]:
         return float(beta3)

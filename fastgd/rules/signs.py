@@ -79,7 +79,7 @@ def _rprop_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float,
 
 def _rprop_check(h: Hyperparameters) -> None:
     if not h["etas"][0] > 0 or not h["etas"][1] > 1:
-        raise ValueError("etas must be above 0 and below 1, and above 1")
+        raise ValueError("etas must be one number between 0 and 1, and one above 1")
     if h["step_sizes"][0] > h["step_sizes"][1]:
         raise ValueError("step_sizes must be the smallest and the largest")
 
