@@ -21,7 +21,7 @@ import numpy as np
 
 import fastgd
 from fastgd.arrays import Array
-from fastgd.rules import RULES, Rule
+from fastgd.rules import RULES, Rule, resolved
 
 Shapes = list[tuple[int, ...]]
 
@@ -110,16 +110,17 @@ def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
 
 def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object]:
     params, grads = _arrays(shapes)
-    slots = [s.name for s in rule.active_slots(rule.defaults) if s]
-    states = [SimpleNamespace(**{name: np.zeros_like(p) for name in slots}) for p in params]
-    on = SimpleNamespace(**rule.active(rule.defaults))
+    h = resolved(rule, rule.defaults)
+    first = {s.name: h[s.initial] if s.initial else 0.0 for s in rule.active_slots(h) if s}
+    states = [SimpleNamespace(**{k: np.full_like(p, v) for k, v in first.items()}) for p in params]
+    on = SimpleNamespace(**rule.active(h))
     count, carried = 0, rule.carried_at_first
 
     def step() -> None:
         nonlocal count, carried
         count += 1
-        folded = map(np.float32, rule.fold(rule.defaults, count, carried))
-        carried = rule.carry(rule.defaults, count, carried)
+        folded = map(np.float32, rule.fold(h, count, carried))
+        carried = rule.carry(h, count, carried)
         scalars = SimpleNamespace(**dict(zip(rule.scalars, folded, strict=True)))
         coef = np.float32(1)
         if clip_norm is not None:
