@@ -119,17 +119,33 @@ def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) ->
     def step() -> None:
         nonlocal count, carried
         count += 1
-        folded = map(np.float32, rule.fold(h, count, carried))
+        scalars = dict(zip(rule.scalars, rule.fold(h, count, carried), strict=True))
         carried = rule.carry(h, count, carried)
-        scalars = SimpleNamespace(**dict(zip(rule.scalars, folded, strict=True)))
         coef = np.float32(1)
         if clip_norm is not None:
             norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
             coef = np.float32(min(1.0, clip_norm / (norm + 1e-6)))
         for p, g, x in zip(params, grads, states, strict=True):
-            p[...] = rule.body(np, p, g * coef, x, scalars, on)
+            clipped = g * coef
+            if rule.trust is not None:
+                scalars["trust"] = _trust(rule, p, clipped, x, scalars, on)
+            p[...] = rule.body(np, p, clipped, x, _single(scalars), on)
 
     return step
+
+
+def _single(scalars: dict[str, float]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: np.float32(value) for name, value in scalars.items()})
+
+
+def _trust(rule: Rule, p: Array, g: Array, x: SimpleNamespace, scalars: dict[str, float], on: Any) -> float:
+    assert rule.trust is not None
+    other = g
+    if rule.trust.of == "step":
+        other = rule.body(
+            np, p, g, SimpleNamespace(**vars(x)), _single({**scalars, "decay": 0.0, "trust": 1.0}), on
+        )
+    return rule.trust.ratio(math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), scalars)
 
 
 CONTENDERS = (

@@ -80,9 +80,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "lambd": Hyperparameter(number(0), "decay of the parameters and, with alpha, of lr"),
     "t0": Hyperparameter(number(0), "step after which the average begins"),
     "alpha_warmup": Hyperparameter(whole(0), "steps in which alpha rises from 0; 0 for none"),
-    "beta3_warmup": Hyperparameter(
-        whole(0), "steps in which the third beta rises from the first; 0: none"
-    ),
+    "beta3_warmup": Hyperparameter(whole(0), "steps in which the third beta rises from the first; 0: none"),
     "warmup_steps": Hyperparameter(whole(0), "steps in which lr rises to its value"),
     "r": Hyperparameter(number(0), "power of the step in its weight in the average"),
     "weight_lr_power": Hyperparameter(number(0), "power of the largest lr so far in a step's weight"),
