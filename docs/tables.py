@@ -25,7 +25,9 @@ def rules_table() -> str:
 
 
 def annotation(value: object) -> str:
-    return "tuple[float, float]" if isinstance(value, tuple) else type(value).__name__
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(type(v).__name__ for v in value)}]"
+    return "float | None" if value is None else type(value).__name__
 
 
 def settings_table() -> str:

@@ -64,8 +64,30 @@ def limit(value: Any) -> float:
     return result
 
 
+def each(*items: Callable[[Any], float]) -> Callable[[Any], tuple[float, ...]]:
+    """A check for as many values as there are checks, one for each."""
+
+    def check(value: Any) -> tuple[float, ...]:
+        try:
+            values = tuple(value)
+        except TypeError:
+            values = ()
+        if len(values) != len(items):
+            raise TypeError(f"must be {len(items)} numbers, not {value!r}")
+        return tuple([item(v) for item, v in zip(items, values, strict=True)])
+
+    return check
+
+
+def flag(value: Any) -> bool:
+    """True or False, Python's or NumPy's."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"must be True or False, not {value!r}")
+
+
 def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low` and, if it is given, less than `below`."""
+    """A check for a whole number of at least `low` and, where it is given, less than `below`."""
 
     def check(value: Any) -> int:
         try:
@@ -80,26 +102,6 @@ def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
         return result
 
     return check
-
-
-def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
-    """A check for two values that each pass `item`."""
-
-    def check(value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise TypeError(f"must be a pair of numbers, not {value!r}") from None
-        return item(first), item(second)
-
-    return check
-
-
-def flag(value: Any) -> bool:
-    """True or False, Python's or NumPy's."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise TypeError(f"must be True or False, not {value!r}")
 
 
 def one_of(*names: str) -> Callable[[Any], str]:

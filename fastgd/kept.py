@@ -57,6 +57,11 @@ _RESIDUALS: dict[str, Callable[[Array], np.dtype[Any]]] = {
 }
 
 
+def keeps_residual(values: Mapping[str, Any]) -> bool:
+    """Whether rounding keeps what 16-bit parameters lose."""
+    return values["rounding"] in _RESIDUALS
+
+
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the residual is stored in; None where there is none."""
     kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None

@@ -18,6 +18,7 @@ from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
+from fastgd.modes import EVALUATING, set_training
 from fastgd.options import step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
@@ -68,6 +69,8 @@ class Optimizer:
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         #: float32 if anything is computed in it
+        self._options = Options()
+        self._training = True
         self._narrowest = min(
             (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
             key=lambda dtype: dtype.itemsize,
@@ -115,6 +118,23 @@ class Optimizer:
         It is no part of the state: a LossScaler's count is.
         """
         return self._skipped
+
+    @property
+    def training(self) -> bool:
+        """False from `eval` to `train`, if the rule keeps an average of the parameters; else always True."""
+        return self._training
+
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        May be called again, and before the first step.
+        """
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        set_training(self, True)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).rule.defaults or name in DEFAULTS:
@@ -322,11 +342,14 @@ class Optimizer:
                 groups.append({**group.values_in_place, "params": numbers})
                 first += len(numbers)
         head = {"rule": self.rule.name, "version": VERSION, "seed": planner.seed}
+        if self.rule.average:
+            head["training"] = self._training
         return {**head, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
 
+        The parameters are not part of it; they are to be what they were when it was taken.
         What this optimizer keeps its state in, and how it rounds parameters, stays as it is. With `convert`,
         state in other dtypes is rounded to these, to nearest, and a residual of another rounding begins anew.
 
@@ -343,6 +366,8 @@ class Optimizer:
             planner.kept[:] = checked.kept
             planner.seed, planner.plan = checked.seed, None
             self._skipped = 0
+            self._training = checked.training
+            planner.barred = None if checked.training else EVALUATING
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: parameters and copies as they were given, a snapshot of the rest."""
