@@ -1,7 +1,9 @@
-"""Moves an optimizer's parameters between what gradients are taken at and the average that its rule keeps."""
+"""What parameters are when no gradients are taken at them: the average of their rule, or a running one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +13,46 @@ from fastgd.interrupts import uninterrupted
 from fastgd.kept import keeps_residual
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
+from fastgd.storage import store
 
 if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
 
 #: why no step can be made after eval
 EVALUATING = "the parameters are averages since eval() was called: call train() before step"
+
+#: why neither a step nor a load can be made inside `holding_averages`
+AVERAGED = "within averaged() the parameters hold their averages: leave it first"
+
+
+@contextmanager
+def holding_averages(opt: Optimizer) -> Iterator[None]:
+    """Within the block, parameters and copies hold their running averages, rounded to nearest."""
+    planner = opt._planner
+    with opt._lock:
+        if planner.barred:
+            raise RuntimeError(planner.barred)
+        written = [
+            (array, average)
+            for p, average in zip(planner.parameters, planner.averages(), strict=True)
+            for array in (p.array, p.copy)
+            if average is not None and array is not None
+        ]
+        if not written:
+            raise ValueError("no parameter has a running average: set ema_decay")
+        before = [array.copy() for array, _ in written]
+        rounded = [store(average, array.dtype) for array, average in written]
+        with uninterrupted():
+            planner.barred, planner.plan = AVERAGED, None
+            for (array, _), average in zip(written, rounded, strict=True):
+                array[...] = average
+    try:
+        yield
+    finally:
+        with opt._lock, uninterrupted():
+            for (array, _), old in zip(written, before, strict=True):
+                array[...] = old
+            planner.barred = None
 
 
 def set_training(opt: Optimizer, training: bool) -> None:

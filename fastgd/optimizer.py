@@ -6,8 +6,8 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,18 +18,16 @@ from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
-from fastgd.modes import EVALUATING, set_training
+from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
 from fastgd.options import step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
 from fastgd.state import VERSION, checked_state, named_arrays, summary
-from fastgd.storage import arithmetic, store
+from fastgd.storage import arithmetic
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
-
-_BARRED = "within averaged() the parameters hold their averages: no step can be made"
 
 #: StepReport from a tuple, in half the time its constructor takes
 _report = functools.partial(tuple.__new__, StepReport)
@@ -270,42 +268,17 @@ class Optimizer:
         with self._lock:
             return [None if average is None else average.view() for average in self._planner.averages()]
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within the block, parameters (and their copies) hold their running averages, to evaluate or save.
 
         Averages are rounded to nearest where parameters have fewer bits. Afterwards everything is as it was,
-        bit for bit; until then the parameters are kept in memory once more. A step inside raises
+        bit for bit; until then the parameters are kept in memory once more. A step or a load inside raises
         RuntimeError; ValueError when no parameter has an average.
 
             with opt.averaged():
                 accuracy = evaluate(model)
         """
-        planner = self._planner
-        with self._lock:
-            if planner.barred:
-                raise RuntimeError(planner.barred)
-            written = [
-                (array, average)
-                for p, average in zip(planner.parameters, planner.averages(), strict=True)
-                for array in (p.array, p.copy)
-                if average is not None and array is not None
-            ]
-            if not written:
-                raise ValueError("no parameter has a running average: set ema_decay")
-            before = [array.copy() for array, _ in written]
-            rounded = [store(average, array.dtype) for array, average in written]
-            with uninterrupted():
-                planner.barred, planner.plan = _BARRED, None
-                for (array, _), average in zip(written, rounded, strict=True):
-                    array[...] = average
-        try:
-            yield
-        finally:
-            with self._lock, uninterrupted():
-                for (array, _), old in zip(written, before, strict=True):
-                    array[...] = old
-                planner.barred = None
+        return holding_averages(self)
 
     # ---- state ----
 
@@ -359,6 +332,8 @@ class Optimizer:
         planner = self._planner
         checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
+            if planner.barred == AVERAGED:
+                raise RuntimeError(AVERAGED)
             for group, values in zip(self.param_groups, checked.settings, strict=True):
                 group.values_in_place.update(values)
             planner.steps[: len(checked.steps)] = checked.steps
