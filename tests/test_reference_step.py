@@ -86,7 +86,8 @@ def trusted(of, ratio):
     return sgd._replace(
         name="trusted",
         scalars=("lr", "decay", "momentum", "trust"),
-        fold=lambda h, step, carried: (h["lr"], 1.0 - h["weight_decay"], h["momentum"], 1.0),
+        # what fold says of trust is not used
+        fold=lambda h, step, carried: (h["lr"], 1.0 - h["weight_decay"], h["momentum"], 5.0),
         body=body,
         trust=Trust(of, ratio),
     )
@@ -115,7 +116,7 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             step = 0.1 * b
             other = norm(step if of == "step" else g)
             assert seen[2 * t + k][:2] == pytest.approx((norm(x), other), rel=1e-14)
-            assert seen[2 * t + k][2] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 1.0}
+            assert seen[2 * t + k][2] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 5.0}
             step = 0.1 * 7 * norm(x) / other * step
             if cautious:
                 keeps = step * g > 0
@@ -123,6 +124,14 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             x[...] = 0.99 * x - step
             close(params[k], x)
             close(training.state[k][0], b)
+
+
+@pytest.mark.parametrize("of", ["step", "gradient"])
+def test_norms_for_the_trust_ratio_are_summed_in_float64(of):
+    seen = []
+    rule = trusted(of, lambda param, other, scalars: seen.append((param, other)) or 1.0)
+    Training(rule, [np.full(4, 2.0**100, F32)], lr=1.0, momentum=0.5).step([np.full(4, 2.0**90, F32)])
+    assert seen == [(2.0**101, 2.0**91)]
 
 
 def test_the_trust_ratio_is_rounded_to_the_arithmetic():
