@@ -95,16 +95,16 @@ def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
 
 
 def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
-    """What there is, and what the settings ask for that there is not; before the first step all is made anew.
+    """What there is, and what the settings ask for that there is not.
 
-    begun: whether the parameter has made a step.
+    begun: whether the parameter has made a step; before that, slots and average start again.
     """
     old = kept or Kept((None,) * len(active))
     slots = tuple(
         new_slot(slot, values, param) if slot is not None and (state is None or not begun) else state
         for slot, state in zip(active, old.slots, strict=True)
     )
-    residual = old.residual if begun and old.residual is not None else new_residual(values, param)
+    residual = new_residual(values, param) if old.residual is None else old.residual
     average = old.average
     if values["ema_decay"] is not None:
         if average is None:
@@ -125,7 +125,7 @@ def element_order(values: Mapping[str, Any], param: Array, kept: Kept, by_number
     """The axes, slowest first, in which the parameter's elements are counted.
 
     It is that of the memory, but C's where something depends on an element's number: random bits, blocks of
-    codes, and, with `by_number`, what the caller does.
+    codes, and, with `by_number`, what the caller does. (Of a parameter whose rows are updated both are C's.)
     """
     stochastic = STATE_ROUNDINGS[1]
     random = values["rounding"] == stochastic and has_16_bits(param)

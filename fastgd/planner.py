@@ -174,10 +174,12 @@ class Planner:
                 carriers = Carriers(self.carried, alike[-1]) if self.rule.carried else ()
                 rows.append(Block(self.rule, values, i, carriers))
             alike[blocks[key]].append(i)
-            kept, only = in_use(active[p.group], values, self.keep(i, active[p.group])), grads.rows.get(i)
-            order = element_order(values, p.array, kept, options.clips_units or only is not None)
+            kept = in_use(active[p.group], values, self.keep(i, active[p.group]))
+            order = element_order(values, p.array, kept, options.clips_units)
             beside = (kept.residual, kept.average, p.copy)
-            items.append(Item(p.array, grad, kept.slots, blocks[key], i, order, p.group, *beside, only))
+            items.append(
+                Item(p.array, grad, kept.slots, blocks[key], i, order, p.group, *beside, grads.rows.get(i))
+            )
         return Work(rows, items, self.steps, self.seed)
 
     def keep(self, i: int, active: Active | None = None) -> Kept:
