@@ -19,7 +19,7 @@ from fastgd.report import NonFinite, StepReport
 from fastgd.version import __version__
 
 #: names that are imported when first used
-_LAZY = {"nn": "fastgd.nn", "verify": "fastgd.verification"}
+_LAZY = {"averaging": "fastgd.averaging", "nn": "fastgd.nn", "verify": "fastgd.verification"}
 
 __all__ = [  # the optimizers are those of the table of rules
     "NonFinite",

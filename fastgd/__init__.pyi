@@ -15,6 +15,7 @@ from fastgd.optimizer import Optimizer as Optimizer
 from fastgd.report import NonFinite as NonFinite
 from fastgd.report import StepReport as StepReport
 from fastgd.version import __version__ as __version__
+from fastgd import averaging as averaging
 from fastgd import nn as nn
 from fastgd.verification import verify as verify
 
