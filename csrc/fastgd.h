@@ -69,9 +69,9 @@ const char *fgd_error_text(int code); /* one English sentence; never NULL */
 /* ---- Rules: what can be asked for, by name -------------------------------------------------------- */
 
 /* One update rule. A slot is an array of state beside the parameter; slot_switch[i] is the index of the
- * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is never
- * negative and divides the step (a sum of squares). The meaning of every scalar is in rules.h beside the
- * rule's formula. */
+ * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is
+ * never negative and divides the step or stands under a root (sums of squares). The meaning of every scalar
+ * is in rules.h beside the rule's formula. */
 typedef struct fgd_rule {
     const char *name;
     int32_t n_slots, n_switches, n_scalars;

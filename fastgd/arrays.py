@@ -6,6 +6,7 @@ An array is a NumPy array, or anything that lends its memory without a copy: thr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -65,10 +66,7 @@ def lent(value: Any, what: str) -> Array:
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__"):
-        try:
-            return np.from_dlpack(value)
-        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"{what} does not lend its memory ({error})") from None
+        return _by_dlpack(value, what)
     if isinstance(value, (np.generic, bytes)):
         raise TypeError(f"{what} is {type(value).__name__}, a value that has no memory to lend")
     if hasattr(value, "__array_interface__") or _has_buffer(value):
@@ -80,6 +78,20 @@ def lent(value: Any, what: str) -> Array:
         f"{what} is {type(value).__name__}, not an array: fastgd takes NumPy arrays and objects with the "
         "buffer protocol, __array_interface__ or DLPack"
     )
+
+
+def _by_dlpack(value: Any, what: str) -> Array:
+    refusals = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+    try:
+        return np.from_dlpack(value)
+    except refusals as error:
+        from fastgd.dlpack import bfloat16_bits
+
+        with contextlib.suppress(*refusals):
+            bits = bfloat16_bits(value)
+            if bits is not None:
+                return bits.view(dtype_named("bfloat16"))
+        raise TypeError(f"{what} does not lend its memory ({error})") from None
 
 
 def _has_buffer(value: Any) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["lerp_"]
 def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backend: str = "auto") -> None:
     """Moves arrays by `weight` of the way to their counterparts, in place: a + weight (t - a), as torch.lerp.
 
-    arrays: float32 or float64, any shapes and strides, mixed; written.
+    arrays: float32, float64, bfloat16 or float16, any shapes and strides, mixed; written, rounded to nearest.
     towards: an array for each of them, of its shape and dtype; read.
     weight: 0 leaves the arrays as they are, 1 gives the counterparts exactly, others go between or beyond.
     backend: "auto", or one that fastgd.info() lists.

@@ -90,8 +90,8 @@ def run(
 ) -> dict[str, Any]:
     """Times every case and returns {"elements", "rounds", "bandwidth", "cases", "missing"}.
 
-    A case has its median seconds, the bytes an element that must be moved, the median over the rounds of its
-    speed over that of the first case in the same round, and likewise of its bytes a second over the bandwidth.
+    A case has its median seconds, the bytes an element that must be moved, and medians over the rounds, of
+    its speed over the first case's in the same round, and of its bytes a second over the bandwidth.
     """
     threads = threads or fastgd.get_num_threads()
     fastgd.set_num_threads(threads)

@@ -64,32 +64,17 @@ def limit(value: Any) -> float:
     return result
 
 
-def whole(low: int) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low`."""
+def each(*items: Callable[[Any], float]) -> Callable[[Any], tuple[float, ...]]:
+    """A check for as many values as there are checks, one for each."""
 
-    def check(value: Any) -> int:
+    def check(value: Any) -> tuple[float, ...]:
         try:
-            result = None if isinstance(value, bool) else operator.index(value)
+            values = tuple(value)
         except TypeError:
-            result = None
-        if result is None:
-            raise TypeError(f"must be a whole number, not {_described(value)}")
-        if result < low:
-            raise ValueError(f"must be at least {low}, not {result}")
-        return result
-
-    return check
-
-
-def pair(item: Callable[[Any], float]) -> Callable[[Any], tuple[float, float]]:
-    """A check for two values that each pass `item`."""
-
-    def check(value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise TypeError(f"must be a pair of numbers, not {value!r}") from None
-        return item(first), item(second)
+            values = ()
+        if len(values) != len(items):
+            raise TypeError(f"must be {len(items)} numbers, not {value!r}")
+        return tuple([item(v) for item, v in zip(items, values, strict=True)])
 
     return check
 
@@ -101,8 +86,8 @@ def flag(value: Any) -> bool:
     raise TypeError(f"must be True or False, not {value!r}")
 
 
-def whole(low: int, below: int) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low` and less than `below`."""
+def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low` and, where it is given, less than `below`."""
 
     def check(value: Any) -> int:
         try:
@@ -111,8 +96,9 @@ def whole(low: int, below: int) -> Callable[[Any], int]:
             result = None
         if result is None:
             raise TypeError(f"must be a whole number, not {_described(value)}")
-        if not low <= result < below:
-            raise ValueError(f"must be in [{low}, {below}), not {result}")
+        if result < low or (below is not None and result >= below):
+            limit = f"at least {low}" if below is None else f"in [{low}, {below})"
+            raise ValueError(f"must be {limit}, not {result}")
         return result
 
     return check

@@ -12,9 +12,12 @@ import numpy as np
 
 from fastgd.arrays import Array, dtype_named, memory_order
 from fastgd.backends.base import BLOCK, Codes, State
-from fastgd.rules import Rule, Slot
+from fastgd.rules import Slot
 from fastgd.settings import CODED, STATE_ROUNDINGS, state_rounding
 from fastgd.storage import arithmetic, encode
+
+#: the slots of a rule in order, None where its switches leave one out
+Active = tuple[Slot | None, ...]
 
 
 class Kept(NamedTuple):
@@ -54,6 +57,11 @@ _RESIDUALS: dict[str, Callable[[Array], np.dtype[Any]]] = {
 }
 
 
+def keeps_residual(values: Mapping[str, Any]) -> bool:
+    """Whether rounding keeps what 16-bit parameters lose."""
+    return values["rounding"] in _RESIDUALS
+
+
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the residual is stored in; None where there is none."""
     kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
@@ -86,16 +94,16 @@ def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
     return param.astype(dtype) if values["rounding"] == "master" else np.zeros_like(param, dtype)
 
 
-def kept_for(rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
+def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
     """What there is, and what the settings ask for that there is not; before the first step all is made anew.
 
     begun: whether the parameter has made a step.
     """
-    old = kept or Kept((None,) * len(rule.slots))
-    slots = list(old.slots)
-    for k, slot in enumerate(rule.active_slots(values)):
-        if slot is not None and (slots[k] is None or not begun):
-            slots[k] = new_slot(slot, values, param)
+    old = kept or Kept((None,) * len(active))
+    slots = tuple(
+        new_slot(slot, values, param) if slot is not None and (state is None or not begun) else state
+        for slot, state in zip(active, old.slots, strict=True)
+    )
     residual = old.residual if begun and old.residual is not None else new_residual(values, param)
     average = old.average
     if values["ema_decay"] is not None:
@@ -103,13 +111,12 @@ def kept_for(rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept | N
             average = param.astype(arithmetic(param.dtype))
         elif not begun:
             average[...] = param
-    return Kept(tuple(slots), residual, average)
+    return Kept(slots, residual, average)
 
 
-def in_use(rule: Rule, values: Mapping[str, Any], kept: Kept) -> Kept:
+def in_use(active: Active, values: Mapping[str, Any], kept: Kept) -> Kept:
     """Without what these settings leave alone."""
-    active = rule.active_slots(values)
-    slots = tuple(state if slot else None for state, slot in zip(kept.slots, active, strict=True))
+    slots = tuple(None if slot is None else state for state, slot in zip(kept.slots, active, strict=True))
     average = None if values["ema_decay"] is None else kept.average
     return Kept(slots, kept.residual, average)
 

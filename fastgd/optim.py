@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from fastgd.optimizer import Optimizer
-from fastgd.rules import HYPERPARAMETERS, RULES, Rule
+from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS, SETTINGS
 
 __all__ = ["CLASSES", "Optimizer", "create"]
@@ -40,7 +40,7 @@ def _described(entries: Mapping[str, tuple[Any, str]]) -> str:
 
 
 def _optimizer_class(rule: Rule) -> type[Optimizer]:
-    own = {name: (value, HYPERPARAMETERS[name].meaning) for name, value in rule.defaults.items()}
+    own = {name: (value, rule.hyperparameter(name).meaning) for name, value in rule.defaults.items()}
     settings = {name: (value, entry.meaning) for name, (value, entry) in SETTINGS.items()}
     others = {name: (value, meaning) for name, (_, value, meaning) in KEYWORDS.items()}
     like = f", as in torch.optim.{rule.title}" if rule.in_torch else ""
@@ -55,6 +55,11 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
         f"{_described(others)}\n\n"
         "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
     )
+    if rule.average:
+        doc += (
+            "\n\nWhile training, the parameters hold what gradients are to be taken at. eval() puts the\n"
+            "average in their place, which is what has been learned; train() undoes it for the next step."
+        )
     members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
     return type(rule.title, (Optimizer,), members)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastgd.arrays import Array, as_array, lent
 from fastgd.backends.base import BLOCK, Codes, State
-from fastgd.checks import finite, named, whole
+from fastgd.checks import finite, flag, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
 from fastgd.rules import Carried, Rule, Slot
@@ -73,6 +73,7 @@ class Checked(NamedTuple):
     #: of each parameter
     kept: list[Kept | None]
     seed: int
+    training: bool
 
 
 def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Checked:
@@ -88,6 +89,11 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Ch
         raise ValueError(f"the state has version {version!r}; this fastgd reads versions 1 to {VERSION}")
     # before version 2 nothing was random
     seed = named("the state's 'seed'", whole(0, 2**64), given["seed"]) if "seed" in given else opt.seed
+    training = True
+    if opt.rule.average:
+        if "training" not in given:
+            raise ValueError("not a state of this optimizer: it has no 'training'")
+        training = named("the state's 'training'", flag, given["training"])
     settings = _groups(opt, given["param_groups"], DEFAULTS if version == 1 else {})
     parameters = [p for group in opt.param_groups for p in group.members]
     steps = [0] * len(parameters)
@@ -100,7 +106,7 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Ch
         i = int(key)
         values = settings[parameters[i].group]
         steps[i], carried[i], kept[i] = _entry(opt.rule, parameters[i], values, entry, convert)
-    return Checked(settings, steps, carried, kept, seed)
+    return Checked(settings, steps, carried, kept, seed, training)
 
 
 def _mapping(what: str, value: Any) -> Mapping[Any, Any]:

@@ -100,6 +100,8 @@ def test_parameters_are_their_averages_for_a_while(backend, dtype):
                     opt.step([random((4, 3), 7), random(2, 7)])
                 with pytest.raises(RuntimeError, match="within averaged"), opt.averaged():
                     pass
+                with pytest.raises(RuntimeError, match="within averaged"):
+                    opt.load_state_dict(opt.state_dict())
             with pytest.raises(KeyError), opt.averaged():
                 raise KeyError
         assert average.dtype == arithmetic(params[0].dtype)

@@ -122,9 +122,11 @@ def grads_of(seed):
     return [random(n, seed + n) for n in (3, 40, 1)]
 
 
-def trained(backend, **settings):
-    opt = fastgd.SGD([random(n, n) for n in (3, 40, 1)], lr=0.1, backend=backend, **settings)
-    opt.step(grads_of(0), clip_norm=0.5)
+def trained(backend, rule="sgd", **settings):
+    params = [random(n, n) for n in (3, 40, 1)]
+    opt = fastgd.optim.create(rule, params, lr=0.1, backend=backend, **settings)
+    for seed in range(2):  # after one step, an average and what it is of are the same
+        opt.step(grads_of(seed), clip_norm=0.5)
     return opt
 
 
@@ -137,6 +139,8 @@ ACTIONS = {
     "none": ({"momentum": 0.5}, lambda opt, fresh: opt.step([None, *fresh[1:]])),
     "set": ({}, lambda opt, fresh: opt.param_groups[0].update(momentum=0.9, weight_decay=0.5)),
     "load": ({"momentum": 0.5}, lambda opt, fresh: opt.load_state_dict(OTHER)),
+    "carry": ({"rule": "sgd_schedule_free"}, lambda opt, fresh: opt.step(fresh, clip_norm=0.25)),
+    "eval": ({"rule": "sgd_schedule_free"}, lambda opt, fresh: opt.eval()),
 }
 
 
@@ -158,6 +162,8 @@ def test_at_every_line(backend, name):
                 action(twin, grads_of(7))
             assert contents(opt) == contents(twin), line
         outcomes.add(untouched)
+        for each in (opt, twin):
+            each.train()
         for options in ({"clip_norm": 0.5}, {"clip_norm": 0.25}, {}):
             assert opt.step(grads_of(9), **options) == twin.step(grads_of(9), **options), line
             assert contents(opt) == contents(twin), line

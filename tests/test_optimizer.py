@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from snapshots import BACKENDS, check_step, contents, random, rebuilt, unchanged
 
 import fastgd
-from fastgd.rules import RULES
+from fastgd.rules import RULES, resolved
 from fastgd.settings import SETTINGS
 
 F32 = np.float32
@@ -319,7 +319,8 @@ def test_a_change_holds_from_the_next_step_on(rule, first, then):
             if t in (2, 4):
                 group.update(then if t == 2 else {k: group.rule.defaults[k] for k in then} | first)
                 kept = rebuilt(opt)
-                plain = {**RULES[rule].defaults, **first, **(then if t == 2 else {})}
+                start = resolved(RULES[rule], {**RULES[rule].defaults, **first})
+                plain = {**start, **(then if t == 2 else {})}
                 assert {k: kept.param_groups[0][k] for k in plain} == plain
             check_step(opt, [random(40, 5 + t), random((3, 3), 6 + t)])
         assert contents(opts["native"]) == contents(opts["reference"])

@@ -18,6 +18,7 @@ def names():
     x, y = np.ones((5, 64), np.float32), np.arange(5)
     return {
         "fastgd": fastgd,
+        "np": np,
         "weights": weights,
         "biases": biases,
         "grads": [np.ones((3, 2)), None],

@@ -100,7 +100,7 @@ class _Plan:
         return [grad for held in self._grads if (grad := held()) is not None]
 
     def _flat_grads(self, dtypes: Sequence[Any]) -> list[Array]:
-        """Every gradient in the order of its item's elements, in what its one of the dtypes is computed in."""
+        """Every gradient in the order of its item's elements, in what its dtype is computed in."""
         return [
             load(grad.transpose(item.order), arithmetic(dtype)).reshape(-1)
             for item, grad, dtype in zip(self._work.items, self._alive(), dtypes, strict=True)

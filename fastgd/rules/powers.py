@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 
 def _power(base: float, n: int) -> float:
@@ -24,8 +25,38 @@ def _powers(base: float, block: int) -> tuple[float, ...]:
 
 
 def power(base: float, n: int) -> float:
-    """base**n from multiplications alone, so that every machine gets the same bits (pow differs among them).
+    """base**n for a whole n of at least 0, from multiplications alone.
 
     256 neighbouring powers are computed together, which makes it cheap for a counter.
     """
     return _powers(base, n >> 8)[n & 0xFF]
+
+
+@functools.lru_cache(maxsize=256)
+def real_power(base: float, exponent: float) -> float:
+    """base**exponent for a base of at least 0 and any exponent of at least 0; infinite beyond float64.
+
+    From multiplications for small whole exponents, else from 40 decimal digits, which takes some 20
+    microseconds for a base that is new.
+    """
+    if exponent == int(exponent) <= 64:
+        return _power(base, int(exponent))
+    from decimal import Decimal
+
+    return float(_digits().power(Decimal(base), Decimal(exponent)))
+
+
+@functools.lru_cache(maxsize=256)
+def logarithm(value: float) -> float:
+    """The natural logarithm of a number above 0."""
+    from decimal import Decimal
+
+    return float(_digits().ln(Decimal(value)))
+
+
+@functools.cache
+def _digits() -> Any:
+    """The arithmetic in which irrational results are computed before they are rounded to float64."""
+    from decimal import MAX_EMAX, MIN_EMIN, Context
+
+    return Context(prec=40, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
