@@ -174,7 +174,7 @@ typedef struct fgd_report {
     int32_t skipped;  /* 1: nothing was changed, because of nonfinite_* */
     double norm;      /* global norm after grad_scale and clip_value, before clip_norm */
     double sumsq;     /* norm squared as it was summed; may overflow where norm does not */
-    double clip_coef; /* what the gradients were multiplied by; the smallest where there are several */
+    double clip_coef; /* what the gradients were multiplied by; of several the smallest, NaN if one is */
     int64_t nonfinite_tensor, nonfinite_element; /* the first such element, in the layout's order; -1: none */
     int64_t error_tensor;                        /* with an error code: the tensor it is about, or -1 */
 } fgd_report;
