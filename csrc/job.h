@@ -67,6 +67,9 @@ static inline int fgd_gradient_real(const job *j, const fgd_tensor *t) {
     return fgd_real_of(j->write == WRITE_UPDATE ? t->dtype : t->grad_dtype);
 }
 
+/* NaN when one of them is, whatever their order. */
+static inline double fgd_smaller(double a, double b) { return b < a || isnan(b) ? b : a; }
+
 static inline int fgd_clips_units(const job *j) { return !isinf(j->options->clip_unit); }
 
 /* check.c: checks all arguments and lays the job out in the workspace. */

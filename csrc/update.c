@@ -94,7 +94,7 @@ int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tens
     for (int64_t t = 0; !report->skipped && t < n_tensors; t++)
         if (tensors[t].step) ++*tensors[t].step;
     for (int64_t u = 0; !report->skipped && fgd_clips_units(&j) && u < j.first_unit[n_tensors]; u++)
-        if (j.unit_coef[u] < report->clip_coef) report->clip_coef = j.unit_coef[u];
+        report->clip_coef = fgd_smaller(report->clip_coef, j.unit_coef[u]);
     return FGD_OK;
 }
 

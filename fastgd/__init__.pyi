@@ -19,6 +19,7 @@ from fastgd.report import StepReport as StepReport
 from fastgd.rows import Rows as Rows
 from fastgd.version import __version__ as __version__
 from fastgd.scaling import LossScaler as LossScaler
+from fastgd import averaging as averaging
 from fastgd import nn as nn
 from fastgd.verification import verify as verify
 

@@ -106,7 +106,7 @@ def test_forcing_an_instruction_set_runs_its_kernels():
 def test_a_split_of_the_tensors_changes_no_bit(runner):
     """One long parameter, and the same elements as several parameters cut between and inside chunks."""
     cuts = [1, 17, 16384, 16384 * 2, 40003]
-    for rule in RULES:
+    for rule in (name for name, row in RULES.items() if row.trust is None):  # which is of the tensor
         whole = verification.cases(rule, np.float32, sizes=[50000])
         for case in whole:
             together = verification.compute(case._replace(clip_norm=None), runner)

@@ -81,13 +81,14 @@ def test_backends_give_the_same_bits_in_both_modes(name):
 
 @pytest.mark.parametrize("name", AVERAGED)
 def test_no_step_between_eval_and_train(name, backend):
-    opt = trained(name, backend)
+    opt, kept = trained(name, backend), grads(5)
+    opt.step(kept)
     opt.eval()
-    for _ in range(2):
+    for given in (kept, kept, grads(6)):
         with unchanged(opt), pytest.raises(RuntimeError, match=r"call train\(\) before step"):
-            opt.step(grads(5))
+            opt.step(given)
     opt.train()
-    check_step(opt, grads(5))
+    check_step(opt, kept)
 
 
 @pytest.mark.parametrize("name", AVERAGED)

@@ -126,14 +126,18 @@ def test_the_scope_of_a_tensor_is_the_tensor_alone():
         assert alone.params[0].tobytes() == together.params[k].tobytes()
 
 
-def test_a_tensor_that_is_not_finite_spoils_its_scope_only():
-    grads = [np.ones(3), np.array([np.nan, 1.0]), np.ones(2)]
-    training = Training("sgd", [np.zeros(g.shape) for g in grads], lr=1.0)
-    report = training.step(grads, clip_norm=1.0, scope="tensor")
-    assert [bool(np.isfinite(p).all()) for p in training.params] == [True, False, True]
-    assert math.isnan(report.norm)
-    assert math.isnan(report.clip_coef)
-    assert report.nonfinite == 1
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_what_is_not_finite_spoils_its_scope_only_and_is_reported(backend, bad):
+    """Wherever it stands among the others, the coefficient in the report is NaN."""
+    grads = [np.ones(3), np.ones(4), np.ones(2)]
+    grads[bad][1] = np.nan
+    for options in ({"clip_norm": 1.0, "scope": "tensor"}, {"clip_unit": 0.1, "measure": True}):
+        training = Training("sgd", [np.zeros(g.shape) for g in grads], lr=1.0, backend=backend)
+        report = training.step(grads, **options)
+        assert [bool(np.isfinite(p).all()) for p in training.params] == [i != bad for i in range(3)]
+        assert math.isnan(report.norm)
+        assert math.isnan(report.clip_coef)
+        assert report.nonfinite == bad
 
 
 def test_normalizing_brings_small_gradients_up_and_leaves_none_alone():

@@ -11,6 +11,7 @@ import pytest
 from handmade import BF16, F16, F32, FLOATS, Training, close, norm, numbers, random
 
 from fastgd.rules import RULES, Trust
+from fastgd.settings import CODED
 from fastgd.storage import arithmetic, load, store
 
 # ---- Cautious steps ---------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_no_rows_at_all():
 
 
 def test_a_skipped_step_changes_nothing():
-    for rounding, state_dtype in [("kahan", "codes"), ("master", BF16), ("split", F16), ("stochastic", F32)]:
+    for rounding, state_dtype in [("kahan", CODED), ("master", BF16), ("split", F16), ("stochastic", F32)]:
         params = [random(0, (4, 5), BF16), random(1, 7, BF16)]
         training = Training(
             "adam", params, rounding=rounding, state_dtype=state_dtype, copy=F32, ema_decay=0.9, amsgrad=True
@@ -263,7 +264,7 @@ def test_a_skipped_step_changes_nothing():
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_scalars_and_tensors_of_nothing(dtype, shape):
-    settings = {"cautious": True, "state_dtype": "codes", "ema_decay": 0.5, "copy": F32}
+    settings = {"cautious": True, "state_dtype": CODED, "ema_decay": 0.5, "copy": F32}
     training = Training("sgd", [np.ones(shape, dtype)], lr=0.125, momentum=0.5, **settings)
     training.step([np.ones(shape, F32)], clip_unit=1.0, skip_nonfinite=True)
     for array, expected in [

@@ -14,6 +14,7 @@ from fastgd.arrays import Array
 from fastgd.backends.base import Block, Codes, Item, Options, State
 from fastgd.backends.reference_norms import smallest, tensor_norm, transformed, unit_coefs
 from fastgd.rules import Slot
+from fastgd.settings import state_rounding
 from fastgd.storage import (
     Bits,
     arithmetic,
@@ -133,12 +134,9 @@ class Kept(NamedTuple):
         return load(elements.of(self.state), real)
 
     def store(
-        self, elements: Elements, values: Array, rounding: str | None, random: Callable[[int], Bits]
+        self, elements: Elements, values: Array, rounding: str, random: Callable[[int], Bits]
     ) -> list[Change]:
-        """rounding: None for stochastic in 8 bits and nearest in all others."""
-        in_codes = isinstance(self.state, Codes)
-        stochastic = in_codes if rounding is None else rounding == "stochastic"
-        bits = random(self.operand) if stochastic else None
+        bits = random(self.operand) if rounding == "stochastic" else None
         if isinstance(self.state, Codes):
             codes, exponents = encode(values, unsigned=self.slot.unsigned, random=bits)
             return [elements.change(self.state.codes, codes), Change(self.state.exponents, ..., exponents)]
@@ -189,7 +187,7 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
     parts = rounding.part(x, item.param.dtype, partial(random, 0))
     changes = [elements.change(array, part) for array, part in zip(params, parts, strict=True)]
     for kept in slots:
-        changes += kept.store(elements, state[kept.slot.name], values["state_rounding"], random)
+        changes += kept.store(elements, state[kept.slot.name], state_rounding(values), random)
     if item.average is not None:
         average = elements.of(item.average)
         average = average + real(1.0 - values["ema_decay"]) * (x - average)
