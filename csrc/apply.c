@@ -19,7 +19,7 @@ typedef struct pass {
     int real, n_slots, rounding;
     view param, grad, slots[FGD_MAX_SLOTS], residual, average, copy;
     uint64_t key;             /* of the random bits */
-    int plain;                /* kernels can work on the memory of every operand, and nothing else is asked for */
+    int plain;                /* kernels can work on the memory of every operand, and that is all */
     fgd_stored_kernel stored; /* or a kernel that converts on the way can; else NULL */
 } pass;
 
@@ -104,6 +104,15 @@ static fgd_noise param_noise(const pass *w, int64_t first) {
     return (fgd_noise){mixed(w->key + PARAM_ROW), first, 0};
 }
 
+/* All that happens to a gradient. */
+static fgd_prepare prepared(const job *j, double sign, double coef) {
+    fgd_prepare p = fgd_before_norm(j->options);
+    /* with no bound in between, one factor: one rounding, and nothing overflows on the way */
+    if (isinf(p.bound)) p.unscale *= sign * coef;
+    else p.coef = sign * coef;
+    return p;
+}
+
 static void prepare_pass(pass *w, const job *j, const fgd_tensor *t) {
     memset(w, 0, sizeof *w);
     w->j = j, w->t = t;
@@ -118,11 +127,7 @@ static void prepare_pass(pass *w, const job *j, const fgd_tensor *t) {
     if (w->group) prepare_update(w);
 
     const double norm_coef = j->options->scope == FGD_SCOPE_ALL ? j->report->clip_coef : w->factors.coef;
-    const double coef = fgd_clips_units(j) ? 1 : norm_coef, sign = w->group && w->group->maximize ? -1 : 1;
-    w->prepare = fgd_before_norm(j->options);
-    /* with no bound in between, one factor: one rounding, and nothing overflows on the way */
-    if (isinf(w->prepare.bound)) w->prepare.unscale *= sign * coef;
-    else w->prepare.coef = sign * coef;
+    w->prepare = prepared(j, w->group && w->group->maximize ? -1 : 1, fgd_clips_units(j) ? 1 : norm_coef);
 }
 
 /* The next piece of [*at, end): it fits the buffers, and lies in one row where only some rows are updated. */
@@ -296,10 +301,38 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
               random_param | random_state, noise);
 }
 
+static int is_aligned(const void *p, int64_t item) { return ((uintptr_t)p & (uintptr_t)(item - 1)) == 0; }
+
+/* The common case by a short way, because a small tensor's elements take less time than to prepare a pass:
+ * every operand in the precision computed in, contiguous and aligned, and nothing beside the rule. */
+static int write_simple(const job *j, const chunk *run) {
+    const fgd_tensor *t = run->tensor;
+    const fgd_options *o = j->options;
+    if (j->write != WRITE_UPDATE || t->dtype > FGD_F64 || t->grad_dtype != t->dtype || t->layout) return 0;
+    if (t->average || t->copy || t->rows || o->scope != FGD_SCOPE_ALL || fgd_clips_units(j)) return 0;
+    const fgd_group *group = &j->groups[t->group];
+    const fgd_rule *rule = fgd_rule_at(group->rule);
+    const int64_t item = fgd_item_size(t->dtype), offset = run->offset * item;
+    if (group->cautious || rule->trust >= 0) return 0;
+    void *slots[FGD_MAX_SLOTS];
+    int fits = is_aligned(t->param, item) && is_aligned(t->grad, item);
+    for (int k = 0; k < rule->n_slots; k++) {
+        slots[k] = slot_is_used(rule, group, k) ? (char *)t->state[k] + offset : NULL;
+        fits &= !slots[k] || (t->state_dtype[k] == t->dtype && is_aligned(t->state[k], item));
+    }
+    if (!fits) return 0;
+    const fgd_prepare prepare = prepared(j, group->maximize ? -1 : 1, j->report->clip_coef);
+    void *x = (char *)t->param + offset;
+    const void *g = (const char *)t->grad + offset;
+    fgd_kernels_for(t->dtype)->update[group->rule](run->n, x, g, slots, group->scalars, group->switches, &prepare);
+    return 1;
+}
+
 void fgd_write_run(const job *j, const chunk *run) {
     const int64_t end = run->offset + run->n;
     pass w;
     buffers b;
+    if (write_simple(j, run)) return;
     prepare_pass(&w, j, run->tensor);
     if (w.group && (w.plain || w.stored)) {
         stream_run(&w, run->offset, run->n);

@@ -236,6 +236,7 @@ class _Step:
         if options is not self._set:
             _set_options(self._options, options)
             self._set, self._told = options, options.total_norm is not None
+            self._clips_units = not math.isinf(options.clip_unit)
         counters, report = self._counters, self._report
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
@@ -247,7 +248,7 @@ class _Step:
         if code:
             _check(code, report)
         if not report.measured:
-            return UNMEASURED if report.clip_coef == 1 else UNMEASURED._replace(clip_coef=report.clip_coef)
+            return UNMEASURED._replace(clip_coef=report.clip_coef) if self._clips_units else UNMEASURED
         norm = report.norm
         if norm < math.inf and not self._told:  # then every element is finite
             return _all_finite((norm, report.clip_coef, None, False))
