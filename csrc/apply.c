@@ -58,11 +58,39 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
               random_param | random_state, noise);
 }
 
+static int is_aligned(const void *p, int64_t item) { return ((uintptr_t)p & (uintptr_t)(item - 1)) == 0; }
+
+/* The common case by a short way, because a small tensor's elements take less time than to prepare a pass:
+ * every operand in the precision computed in, contiguous and aligned, and nothing beside the rule. */
+static int write_simple(const job *j, const chunk *run) {
+    const fgd_tensor *t = run->tensor;
+    const fgd_options *o = j->options;
+    if (j->write != WRITE_UPDATE || t->dtype > FGD_F64 || t->grad_dtype != t->dtype || t->layout) return 0;
+    if (t->average || t->copy || t->rows || o->scope != FGD_SCOPE_ALL || fgd_clips_units(j)) return 0;
+    const fgd_group *group = &j->groups[t->group];
+    const fgd_rule *rule = fgd_rule_at(group->rule);
+    const int64_t item = fgd_item_size(t->dtype), offset = run->offset * item;
+    if (group->cautious || rule->trust >= 0) return 0;
+    void *slots[FGD_MAX_SLOTS];
+    int fits = is_aligned(t->param, item) && is_aligned(t->grad, item);
+    for (int k = 0; k < rule->n_slots; k++) {
+        slots[k] = fgd_uses_slot(rule, group, k) ? (char *)t->state[k] + offset : NULL;
+        fits &= !slots[k] || (t->state_dtype[k] == t->dtype && is_aligned(t->state[k], item));
+    }
+    if (!fits) return 0;
+    const fgd_prepare prepare = fgd_prepared(j, group->maximize ? -1 : 1, j->report->clip_coef);
+    void *x = (char *)t->param + offset;
+    const void *g = (const char *)t->grad + offset;
+    const fgd_kernels *kernels = fgd_kernels_for(t->dtype);
+    kernels->update[group->rule](run->n, x, g, slots, group->scalars, group->switches, &prepare);
+    return 1;
+}
+
 void fgd_write_run(const job *j, const chunk *run) {
     const int64_t end = run->offset + run->n;
     pass w;
     buffers b;
-    if (fgd_is_orthogonal(j, run->tensor)) return;
+    if (fgd_is_orthogonal(j, run->tensor) || write_simple(j, run)) return;
     fgd_prepare_pass(&w, j, run->tensor);
     if (w.group && (w.plain || w.stored)) {
         stream_run(&w, run->offset, run->n);

@@ -17,7 +17,7 @@ KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 #: for entries: with OpenMP, and where the compiler has none and its directives are to be left out silently
 OPENMP_FLAGS = ["-fopenmp"]
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }"
-NO_OPENMP_FLAGS = ["-fopenmp-simd"]
+NO_OPENMP_FLAGS = ["-fopenmp-simd", "-Wno-unknown-pragmas"]
 
 ARCHITECTURES = {"x86_64": "X86_64", "amd64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
 

@@ -13,8 +13,8 @@ enum { BAND = 64, BAND_ELEMENTS = BAND * FGD_CHUNK };
 
 int fgd_is_factored(const job *j, const fgd_tensor *t) {
     const fgd_group *group = &j->groups[t->group];
-    const int slot = fgd_rule_at(group->rule)->row_slot;
-    return slot >= 0 && fgd_uses_slot(group, slot);
+    const fgd_rule *rule = fgd_rule_at(group->rule);
+    return rule->row_slot >= 0 && fgd_uses_slot(rule, group, rule->row_slot);
 }
 
 static moments shape_of(const fgd_tensor *t) {

@@ -71,8 +71,8 @@ const char *fgd_error_text(int code); /* one English sentence; never NULL */
 
 /* One update rule. A slot is an array of state beside the parameter; slot_switch[i] is the index of the
  * switch that must be on for slot i to be used, -1 when it always is; slot_unsigned[i] is 1 when slot i is
- * never negative and divides the step (a sum of squares). The meaning of every scalar is in rules.h beside
- * the rule's formula. */
+ * never negative and divides the step or stands under a root (sums of squares). The meaning of every scalar
+ * is in rules.h beside the rule's formula. */
 typedef struct fgd_rule {
     const char *name;
     int32_t n_slots, n_switches, n_scalars;
@@ -181,7 +181,7 @@ typedef struct fgd_report {
     int32_t skipped;  /* 1: nothing was changed, because of nonfinite_* */
     double norm;      /* global norm after grad_scale and clip_value, before clip_norm */
     double sumsq;     /* norm squared as it was summed; may overflow where norm does not */
-    double clip_coef; /* what the gradients were multiplied by; the smallest where there are several */
+    double clip_coef; /* what the gradients were multiplied by; of several the smallest, NaN if one is */
     int64_t nonfinite_tensor, nonfinite_element; /* the first such element, in the layout's order; -1: none */
     int64_t error_tensor;                        /* with an error code: the tensor it is about, or -1 */
 } fgd_report;

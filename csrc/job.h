@@ -47,9 +47,9 @@ typedef struct chunk {
 
 static inline int64_t fgd_chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
 
-/* Whether a group's rule has this slot under its switches. */
-static inline int fgd_uses_slot(const fgd_group *group, int slot) {
-    const int needs = fgd_rule_at(group->rule)->slot_switch[slot];
+/* Whether a group of this rule has this slot under its switches. */
+static inline int fgd_uses_slot(const fgd_rule *rule, const fgd_group *group, int slot) {
+    const int needs = rule->slot_switch[slot];
     return needs < 0 || (group->switches >> needs & 1);
 }
 
@@ -77,6 +77,9 @@ static inline fgd_prepare fgd_before_norm(const fgd_options *o) {
 static inline int fgd_gradient_real(const job *j, const fgd_tensor *t) {
     return fgd_real_of(j->write == WRITE_UPDATE ? t->dtype : t->grad_dtype);
 }
+
+/* NaN when one of them is, whatever their order. */
+static inline double fgd_smaller(double a, double b) { return b < a || isnan(b) ? b : a; }
 
 static inline int fgd_clips_units(const job *j) { return !isinf(j->options->clip_unit); }
 

@@ -155,7 +155,7 @@ static void finish_scopes(const job *j) {
             else break;
         const double coef = coef_of(j->options, norm_of_tensors(j, t, next));
         for (int64_t i = t; i < next; i++) j->factors[i].coef = coef;
-        if (t == 0 || coef < j->report->clip_coef) j->report->clip_coef = coef;
+        j->report->clip_coef = t == 0 ? coef : fgd_smaller(j->report->clip_coef, coef);
     }
 }
 

@@ -36,7 +36,7 @@ static void prepare_update(pass *w) {
     if (fgd_is_factored(w->j, t) && t->size > 0) w->moments = fgd_moments_of(w->j, t);
     for (int k = 0; k < w->n_slots; k++) {
         const int is_moment = k == w->rule->row_slot || k == w->rule->col_slot;
-        if (is_moment || !fgd_uses_slot(w->group, k)) continue;
+        if (is_moment || !fgd_uses_slot(w->rule, w->group, k)) continue;
         view *slot = &w->slots[k];
         *slot = fgd_view_of(t->state[k], t->state_dtype[k], w->real, l, SLOT_ROW + k);
         slot->exponents = t->exponents[k];
@@ -66,6 +66,14 @@ fgd_noise fgd_param_noise(const pass *w, int64_t first) {
     return (fgd_noise){mixed(w->key + PARAM_ROW), first, 0};
 }
 
+fgd_prepare fgd_prepared(const job *j, double sign, double coef) {
+    fgd_prepare p = fgd_before_norm(j->options);
+    /* with no bound in between, one factor: one rounding, and nothing overflows on the way */
+    if (isinf(p.bound)) p.unscale *= sign * coef;
+    else p.coef = sign * coef;
+    return p;
+}
+
 void fgd_prepare_pass(pass *w, const job *j, const fgd_tensor *t) {
     memset(w, 0, sizeof *w);
     w->j = j, w->t = t;
@@ -80,11 +88,8 @@ void fgd_prepare_pass(pass *w, const job *j, const fgd_tensor *t) {
     if (w->group) prepare_update(w);
 
     const double norm_coef = j->options->scope == FGD_SCOPE_ALL ? j->report->clip_coef : w->factors.coef;
-    const double coef = fgd_clips_units(j) ? 1 : norm_coef, sign = w->group && w->group->maximize ? -1 : 1;
-    w->prepare = fgd_before_norm(j->options);
-    /* with no bound in between, one factor: one rounding, and nothing overflows on the way */
-    if (isinf(w->prepare.bound)) w->prepare.unscale *= sign * coef;
-    else w->prepare.coef = sign * coef;
+    const double coef = fgd_clips_units(j) ? 1 : norm_coef;
+    w->prepare = fgd_prepared(j, w->group && w->group->maximize ? -1 : 1, coef);
 }
 
 piece fgd_next_piece(const pass *w, int64_t *at, int64_t end) {

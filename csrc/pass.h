@@ -38,6 +38,9 @@ typedef struct buffers {
     } param, grad, prepared, spare, change, average, slots[FGD_MAX_SLOTS];
 } __attribute__((aligned(64))) buffers;
 
+/* All that happens to a gradient. */
+fgd_prepare fgd_prepared(const job *j, double sign, double coef);
+
 void fgd_prepare_pass(pass *w, const job *j, const fgd_tensor *t);
 
 /* The next piece of [*at, end): it fits the buffers, and lies in one row where only some rows are updated. */

@@ -113,7 +113,7 @@ int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tens
     code = run_orthogonal(&j);
     count_steps(&j);
     for (int64_t u = 0; !report->skipped && fgd_clips_units(&j) && u < j.first_unit[n_tensors]; u++)
-        if (j.unit_coef[u] < report->clip_coef) report->clip_coef = j.unit_coef[u];
+        report->clip_coef = fgd_smaller(report->clip_coef, j.unit_coef[u]);
     return code;
 }
 

@@ -27,7 +27,7 @@ def rules_table() -> str:
 def annotation(value: object) -> str:
     if isinstance(value, tuple):
         return f"tuple[{', '.join(type(v).__name__ for v in value)}]"
-    return type(value).__name__
+    return "float | None" if value is None else type(value).__name__
 
 
 def settings_table() -> str:
@@ -75,7 +75,7 @@ def replaced(text: str, name: str, new: str) -> str:
 def outputs() -> dict[Path, str]:
     readme = ROOT / "README.md"
     return {
-        readme: replaced(readme.read_text(), "rules", rules_table()),
+        readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
     }
 

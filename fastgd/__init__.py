@@ -27,7 +27,12 @@ from fastgd.rows import Rows
 from fastgd.version import __version__
 
 #: names that are imported when first used
-_LAZY = {"nn": "fastgd.nn", "verify": "fastgd.verification"}
+_LAZY = {
+    "LossScaler": "fastgd.scaling",
+    "averaging": "fastgd.averaging",
+    "nn": "fastgd.nn",
+    "verify": "fastgd.verification",
+}
 
 __all__ = [  # the optimizers are those of the table of rules
     "NonFinite",

@@ -18,6 +18,8 @@ from fastgd.report import NonFinite as NonFinite
 from fastgd.report import StepReport as StepReport
 from fastgd.rows import Rows as Rows
 from fastgd.version import __version__ as __version__
+from fastgd.scaling import LossScaler as LossScaler
+from fastgd import averaging as averaging
 from fastgd import nn as nn
 from fastgd.verification import verify as verify
 
@@ -42,6 +44,49 @@ class SGD(Optimizer):
         backend: str = 'auto',
     ) -> None: ...
 
+class ASGD(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        lambd: float = 0.0001,
+        alpha: float = 0.75,
+        t0: float = 1000000.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class SGDScheduleFree(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
 class Adagrad(Optimizer):
     def __init__(
         self,
@@ -51,6 +96,26 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Adadelta(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-06,
+        weight_decay: float = 0.0,
         maximize: bool = False,
         *,
         state_dtype: Any = None,
@@ -95,6 +160,9 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
         *,
         state_dtype: Any = None,
         state_rounding: str | None = None,
@@ -115,6 +183,254 @@ class AdamW(Optimizer):
         eps: float = 1e-08,
         weight_decay: float = 0.01,
         amsgrad: bool = False,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class AdamWScheduleFree(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Adamax(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class NAdam(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 0.004,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class RAdam(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class AdaBelief(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        decoupled_weight_decay: bool = True,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Yogi(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 0.001,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 1e-06,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Adan(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        no_prox: bool = False,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class AdEMAMix(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        alpha: float = 2.0,
+        beta3_warmup: int = 0,
+        alpha_warmup: int = 0,
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Lion(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Signum(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        decouple_lr: bool = False,
+        max_lr: float | None = None,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Rprop(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-06, 50.0),
         maximize: bool = False,
         *,
         state_dtype: Any = None,

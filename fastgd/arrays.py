@@ -6,6 +6,7 @@ An array is a NumPy array, or anything that lends its memory without a copy: thr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from fastgd._native import ffi
+from fastgd.storage import FORMATS
 
-#: what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
-CODES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+#: name of what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
+CODES = {name: code for code, name in enumerate(FORMATS)}
 
 #: what is computed in
 DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
@@ -37,11 +39,6 @@ def code_of(dtype: np.dtype[Any]) -> int | None:
 def dtype_named(name: str) -> np.dtype[Any]:
     """The dtype of that name in `CODES`."""
     return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
-
-
-def arithmetic(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What numbers of this dtype are computed in: float64 as it is, all others in float32."""
-    return DTYPES[dtype == np.float64]
 
 
 def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
@@ -69,10 +66,7 @@ def lent(value: Any, what: str) -> Array:
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if hasattr(value, "__dlpack__"):
-        try:
-            return np.from_dlpack(value)
-        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"{what} does not lend its memory ({error})") from None
+        return _by_dlpack(value, what)
     if isinstance(value, (np.generic, bytes)):
         raise TypeError(f"{what} is {type(value).__name__}, a value that has no memory to lend")
     if hasattr(value, "__array_interface__") or _has_buffer(value):
@@ -84,6 +78,20 @@ def lent(value: Any, what: str) -> Array:
         f"{what} is {type(value).__name__}, not an array: fastgd takes NumPy arrays and objects with the "
         "buffer protocol, __array_interface__ or DLPack"
     )
+
+
+def _by_dlpack(value: Any, what: str) -> Array:
+    refusals = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+    try:
+        return np.from_dlpack(value)
+    except refusals as error:
+        from fastgd.dlpack import bfloat16_bits
+
+        with contextlib.suppress(*refusals):
+            bits = bfloat16_bits(value)
+            if bits is not None:
+                return bits.view(dtype_named("bfloat16"))
+        raise TypeError(f"{what} does not lend its memory ({error})") from None
 
 
 def _has_buffer(value: Any) -> bool:

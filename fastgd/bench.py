@@ -21,7 +21,7 @@ import numpy as np
 
 import fastgd
 from fastgd.arrays import Array
-from fastgd.rules import RULES, Rule
+from fastgd.rules import RULES, Rule, resolved
 
 Shapes = list[tuple[int, ...]]
 
@@ -108,27 +108,46 @@ def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
     return make
 
 
-def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object]:
+def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object] | None:
     params, grads = _arrays(shapes)
-    slots = [s.name for s in rule.active_slots(rule.defaults) if s]
-    states = [SimpleNamespace(**{name: np.zeros_like(p) for name in slots}) for p in params]
-    on = SimpleNamespace(**rule.active(rule.defaults))
+    if rule.factored is not None or rule.orthogonal is not None:
+        return None
+    h = resolved(rule, rule.defaults)
+    first = {s.name: h[s.initial] if s.initial else 0.0 for s in rule.active_slots(h) if s}
+    states = [SimpleNamespace(**{k: np.full_like(p, v) for k, v in first.items()}) for p in params]
+    on = SimpleNamespace(**rule.active(h))
     count, carried = 0, rule.carried_at_first
 
     def step() -> None:
         nonlocal count, carried
         count += 1
-        folded = map(np.float32, rule.fold(rule.defaults, count, carried))
-        carried = rule.carry(rule.defaults, count, carried)
-        scalars = SimpleNamespace(**dict(zip(rule.scalars, folded, strict=True)))
+        scalars = dict(zip(rule.scalars, rule.fold(h, count, carried), strict=True))
+        carried = rule.carry(h, count, carried)
         coef = np.float32(1)
         if clip_norm is not None:
             norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
             coef = np.float32(min(1.0, clip_norm / (norm + 1e-6)))
         for p, g, x in zip(params, grads, states, strict=True):
-            p[...] = rule.body(np, p, g * coef, x, scalars, on)
+            clipped = g * coef
+            if rule.trust is not None:
+                scalars["trust"] = _trust(rule, p, clipped, x, scalars, on)
+            p[...] = rule.body(np, p, clipped, x, _single(scalars), on)
 
     return step
+
+
+def _single(scalars: dict[str, float]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: np.float32(value) for name, value in scalars.items()})
+
+
+def _trust(rule: Rule, p: Array, g: Array, x: SimpleNamespace, scalars: dict[str, float], on: Any) -> float:
+    assert rule.trust is not None
+    other = g
+    if rule.trust.of == "step":
+        other = rule.body(
+            np, p, g, SimpleNamespace(**vars(x)), _single({**scalars, "decay": 0.0, "trust": 1.0}), on
+        )
+    return rule.trust.ratio(math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), p.size, scalars)
 
 
 CONTENDERS = (
@@ -143,9 +162,13 @@ def bytes_moved(rule: Rule, shapes: Shapes, clip_norm: float | None = None) -> i
     """What a float32 step must read and write at least: parameter and slots both ways, and the gradient once,
     or twice when a norm has to be known before the first element can be updated.
     """
-    slots = sum(s is not None for s in rule.active_slots(rule.defaults))
     passes_over_gradient = 1 if clip_norm is None else 2
-    return 4 * (2 * (1 + slots) + passes_over_gradient) * sum(math.prod(s) for s in shapes)
+    elements = 0
+    for shape in shapes:
+        h = rule.seen(resolved(rule, rule.defaults), shape, "float32")
+        slots = sum(math.prod(s.shape(shape)) for s in rule.active_slots(h) if s)
+        elements += (2 + passes_over_gradient) * math.prod(shape) + 2 * slots
+    return 4 * elements
 
 
 def bandwidth(threads: int, megabytes: int = 1024) -> Iterator[float]:
@@ -219,7 +242,7 @@ def run(
     row, timings, all_rates = RULES[rule], [], []
     probe = bandwidth(threads)
     for workload in WORKLOADS if workloads is None else workloads:
-        shapes = WORKLOADS[workload][1]
+        shapes = [s for s in WORKLOADS[workload][1] if row.ndim in (None, len(s))]
         for operation, clip_norm in OPERATIONS.items():
             progress(f"{workload}: {operation}")
             moved = bytes_moved(row, shapes, clip_norm)

@@ -1,28 +1,43 @@
-"""Checkpoint files: safetensors written beside their target and renamed over it, never a pickle."""
+"""Checkpoint files: arrays and nested state in the safetensors format, whole or not there, never a pickle."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import secrets
-import stat
+import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.files import replacing
 
 __all__ = ["CheckpointError", "load_file", "pack_state", "save_file", "unpack_state"]
 
 STATE_KEY = "fastgd.state"
-DTYPES = frozenset(
-    ["bool", "float16", "float32", "float64", "bfloat16", "complex64"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
+
+#: dtype -> the format's name of it, in the format's order, by which tensors are aligned
+DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "complex64": "C64",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
+
+#: readers refuse a file whose header has more bytes
+MAX_HEADER = 100_000_000
 
 
 class CheckpointError(ValueError):
@@ -38,34 +53,59 @@ def save_file(
     tensors: name -> array of any shape and layout; booleans, 8 to 64 bit integers, 16 to 64 bit floats.
     metadata: name -> text, kept in the file's header. Default: none.
 
-    Raises CheckpointError when the file cannot be written, and TypeError for a dtype the format has not.
-    Whatever goes wrong, the temporary file is removed.
+    Raises CheckpointError when the file cannot be written, and TypeError or ValueError for a dtype, a name or
+    metadata that the format has not. Whatever goes wrong, the temporary file is removed; one that a killed
+    process leaves is removed by the next save to the same path (see fastgd.files.replacing).
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file as write
-
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError(f"cannot save to {os.fspath(path)}: it is a folder")
+    place = os.fspath(path)
+    if os.path.isdir(place):
+        raise CheckpointError(f"cannot save to {place}: it is a folder")
     plain = {name: plain_array(name, tensor) for name, tensor in tensors.items()}
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    order = {dtype: number for number, dtype in enumerate(DTYPES)}
+    names = sorted(plain, key=lambda name: (-order[plain[name].dtype.name], name))
+    start = header({name: plain[name] for name in names}, metadata or {})
+    if len(start) > MAX_HEADER:
+        raise CheckpointError(
+            f"cannot save to {place}: its names and metadata take more than {MAX_HEADER} bytes"
+        )
     try:
-        with open(temporary, "xb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        write(plain, temporary, metadata=dict(metadata or {}))
-        os.chmod(temporary, mode)  # safetensors makes files that only their owner can read
-        sync(temporary)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"cannot save to {os.fspath(path)}: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    if os.name == "posix":
-        # the file is in place, whole, whether or not its folder can be opened and synchronised
-        with contextlib.suppress(OSError):
-            sync(target.parent)
+        # safetensors' own writer makes another file beside this one, which after a kill nobody would remove
+        with replacing(path) as file:
+            file.write(start)
+            for name in names:
+                file.write(plain[name].reshape(-1).view(np.uint8).data)
+    except OSError as error:
+        raise CheckpointError(f"cannot save to {place}: {error.strerror or error}") from error
+
+
+def header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file has before the arrays, which follow in this order without gaps.
+
+    The length of the rest in 8 bytes; JSON with the metadata, and each array's dtype, shape, begin and end;
+    spaces up to a multiple of 8 bytes.
+    """
+    entries: dict[str, Any] = {}
+    for key, text in metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"metadata is text under text, not {text!r} under {key!r}")
+    if metadata:
+        entries["__metadata__"] = dict(metadata)
+    begin = 0
+    for name, array in tensors.items():
+        if not isinstance(name, str):
+            raise TypeError(f"tensors are named by text, not {name!r}")
+        if name == "__metadata__":
+            raise ValueError("no tensor can be named '__metadata__' in a safetensors file")
+        end = begin + array.nbytes
+        entries[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": (begin, end),
+        }
+        begin = end
+    content = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    content += b" " * (-len(content) % 8)
+    return struct.pack("<Q", len(content)) + content
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
@@ -125,14 +165,6 @@ def plain_array(name: str, tensor: Array) -> Array:
     if array.dtype.name not in DTYPES:
         raise TypeError(f"{name} has dtype {array.dtype}, which a safetensors file cannot hold")
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def encode(value: Any, place: str, tensors: dict[str, Array]) -> Any:

@@ -98,8 +98,8 @@ def flag(value: Any) -> bool:
     raise TypeError(f"must be True or False, not {value!r}")
 
 
-def whole(low: int, below: int) -> Callable[[Any], int]:
-    """A check for a whole number of at least `low` and less than `below`."""
+def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
+    """A check for a whole number of at least `low` and, where it is given, less than `below`."""
 
     def check(value: Any) -> int:
         try:
@@ -108,8 +108,9 @@ def whole(low: int, below: int) -> Callable[[Any], int]:
             result = None
         if result is None:
             raise TypeError(f"must be a whole number, not {_described(value)}")
-        if not low <= result < below:
-            raise ValueError(f"must be in [{low}, {below}), not {result}")
+        if result < low or (below is not None and result >= below):
+            limit = f"at least {low}" if below is None else f"in [{low}, {below})"
+            raise ValueError(f"must be {limit}, not {result}")
         return result
 
     return check

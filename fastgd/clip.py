@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Array, arithmetic, as_arrays, owned_arrays
+from fastgd.arrays import Array, as_arrays, owned_arrays
 from fastgd.backends.base import Backend, Options
 from fastgd.checks import flag, limit, named, number, real
 from fastgd.interrupts import uninterrupted
-from fastgd.storage import load, store
+from fastgd.storage import arithmetic, load, store
 
 
 def _norm_type(norm_type: float) -> float:
@@ -147,4 +147,4 @@ def _scaled(units: Array, coefs: Array) -> Array:
     """Each unit multiplied by its coefficient, in the precision computed in."""
     real = arithmetic(units.dtype)
     column = coefs.astype(real).reshape(-1, *[1] * (units.ndim - 1))
-    return store(load(units, real.type) * column, units.dtype)
+    return store(load(units, real) * column, units.dtype)

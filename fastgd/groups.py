@@ -10,7 +10,7 @@ import numpy as np
 
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
 from fastgd.kept import check_rounding
-from fastgd.rules import Hyperparameter, Rule
+from fastgd.rules import Hyperparameter, Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS, check_together, check_value
 
 
@@ -53,11 +53,17 @@ class ParamGroup(MutableMapping[str, Any]):
         self._number = number
         self._changed = changed
         #: validated hyperparameters; this very dict is what the plan reads at every step
-        self.values_in_place: dict[str, Any] = {k: self._checked(k, v) for k, v in values.items()}
+        self.values_in_place: dict[str, Any] = {
+            k: self._checked(k, v) for k, v in resolved(rule, values).items()
+        }
         self.check_together(number)
         for parameter in members:
             check_rounding(self.values_in_place, parameter.array, str(parameter))
             _check_dimensions(rule, parameter)
+
+    def entry(self, name: str) -> Hyperparameter:
+        """What a hyperparameter or setting means."""
+        return SETTINGS[name][1] if name in SETTINGS else self.rule.hyperparameter(name)
 
     def _checked(self, name: str, value: Any) -> Any:
         try:
@@ -80,7 +86,7 @@ class ParamGroup(MutableMapping[str, Any]):
         if name == "params":
             raise TypeError(f'group {self._number}: "params" cannot be changed; make a new optimizer')
         checked = self._checked(name, value)
-        old, of = self.values_in_place[name], self._entry(name)
+        old, of = self.values_in_place[name], self.entry(name)
         if of.fixed and checked != old:
             raise ValueError(
                 f"group {self._number}: {name} is {old!r} from the making of the optimizer on; make a new one"

@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgd.arrays import Array, arithmetic, dtype_named, memory_order
+from fastgd.arrays import Array, dtype_named, memory_order
 from fastgd.backends.base import BLOCK, Codes, State
-from fastgd.rules import Rule, Slot
+from fastgd.rules import Slot
 from fastgd.settings import CODED, STATE_ROUNDINGS, state_rounding
+from fastgd.storage import arithmetic, encode
+
+#: the slots of a rule in order, None where its switches leave one out
+Active = tuple[Slot | None, ...]
 
 
 class Kept(NamedTuple):
@@ -39,12 +43,11 @@ def has_16_bits(array: Array) -> bool:
 
 def slot_dtype(slot: Slot, values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the slot is stored in under these settings; None for Codes."""
-    if slot.precise:
-        return arithmetic(param.dtype)
-    name = values["state_dtype"]
-    if name == CODED:
-        return None
-    return param.dtype if name is None else dtype_named(name)
+    name: str | None = values["state_dtype"]
+    dtype: np.dtype[Any] = np.dtype(arithmetic(param.dtype)) if slot.precise else param.dtype
+    if slot.precise or name is None:
+        return dtype
+    return None if name == CODED else dtype_named(name)
 
 
 #: rounding -> the dtype of what it keeps of a 16-bit parameter
@@ -53,6 +56,11 @@ _RESIDUALS: dict[str, Callable[[Array], np.dtype[Any]]] = {
     "master": lambda param: np.dtype(np.float32),
     "split": lambda param: np.dtype(np.int16),
 }
+
+
+def keeps_residual(values: Mapping[str, Any]) -> bool:
+    """Whether rounding keeps what 16-bit parameters lose."""
+    return values["rounding"] in _RESIDUALS
 
 
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
@@ -77,8 +85,6 @@ def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
             state.fill(first)
         return state
     if first:
-        from fastgd.storage import encode
-
         return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
     return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.uint8))
 
@@ -90,46 +96,41 @@ def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
     return param.astype(dtype) if values["rounding"] == "master" else np.zeros_like(param, dtype)
 
 
-def kept_for(rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
-    """What there is, and what the settings ask for that there is not; before the first step all is made anew.
+def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
+    """What there is, and what the settings ask for that there is not.
 
-    begun: whether the parameter has made a step.
+    begun: whether the parameter has made a step; before that, slots and average start again.
     """
-    old = kept or Kept((None,) * len(rule.slots))
-    slots = list(old.slots)
-    for k, slot in enumerate(rule.active_slots(values)):
-        if slot is not None and (slots[k] is None or not begun):
-            slots[k] = new_slot(slot, values, param)
-    residual = old.residual if begun and old.residual is not None else new_residual(values, param)
+    old = kept or Kept((None,) * len(active))
+    slots = tuple(
+        new_slot(slot, values, param) if slot is not None and (state is None or not begun) else state
+        for slot, state in zip(active, old.slots, strict=True)
+    )
+    residual = new_residual(values, param) if old.residual is None else old.residual
     average = old.average
     if values["ema_decay"] is not None:
         if average is None:
             average = param.astype(arithmetic(param.dtype))
         elif not begun:
             average[...] = param
-    return Kept(tuple(slots), residual, average)
+    return Kept(slots, residual, average)
 
 
-def in_use(rule: Rule, values: Mapping[str, Any], kept: Kept) -> Kept:
+def in_use(active: Active, values: Mapping[str, Any], kept: Kept) -> Kept:
     """Without what these settings leave alone."""
-    active = rule.active_slots(values)
-    slots = tuple(state if slot else None for state, slot in zip(kept.slots, active, strict=True))
+    slots = tuple(None if slot is None else state for state, slot in zip(kept.slots, active, strict=True))
     average = None if values["ema_decay"] is None else kept.average
     return Kept(slots, kept.residual, average)
 
 
-def element_order(
-    rule: Rule, values: Mapping[str, Any], param: Array, kept: Kept, by_number: bool
-) -> tuple[int, ...]:
+def element_order(values: Mapping[str, Any], param: Array, kept: Kept, by_number: bool) -> tuple[int, ...]:
     """The axes, slowest first, in which the parameter's elements are counted.
 
     It is that of the memory, but C's where something depends on an element's number: random bits, blocks of
-    codes, matrices, and, with `by_number`, what the caller does.
+    codes, and, with `by_number`, what the caller does. (Of a parameter whose rows are updated both are C's.)
     """
     stochastic = STATE_ROUNDINGS[1]
-    in_matrices = rule.orthogonal is not None
-    in_matrices |= any(s is not None and s.over is not None for s in rule.active_slots(values))
-    random = in_matrices or (values["rounding"] == stochastic and has_16_bits(param))
+    random = values["rounding"] == stochastic and has_16_bits(param)
     random_state = state_rounding(values) == stochastic
     for state in kept.slots:
         random |= isinstance(state, Codes) or (random_state and state is not None and has_16_bits(state))

@@ -55,6 +55,11 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
         f"{_described(others)}\n\n"
         "Raises TypeError or ValueError, naming the parameter, for what cannot be updated in place."
     )
+    if rule.average:
+        doc += (
+            "\n\nWhile training, the parameters hold what gradients are to be taken at. eval() puts the\n"
+            "average in their place, which is what has been learned; train() undoes it for the next step."
+        )
     members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
     return type(rule.title, (Optimizer,), members)
 

@@ -6,27 +6,28 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastgd import backends
-from fastgd.arrays import DTYPES, Array, arithmetic, listed
-from fastgd.backends.base import UNMEASURED, Options
+from fastgd.arrays import DTYPES, Array, listed
+from fastgd.backends.base import UNMEASURED, Backend, Options
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
+from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
 from fastgd.options import step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
 from fastgd.state import VERSION, checked_state, named_arrays, summary
-from fastgd.storage import store
+from fastgd.storage import arithmetic
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
-
-_BARRED = "within averaged() the parameters hold their averages: no step can be made"
 
 #: StepReport from a tuple, in half the time its constructor takes
 _report = functools.partial(tuple.__new__, StepReport)
@@ -50,7 +51,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         defaults = self._bind(positional, settings)
-        self.backend = backends.get(backend)
+        runs = backends.get(backend)
         seed = named("seed", whole(0, 2**64), seed)
         #: numbers of groups whose switches may have changed
         self._changed: list[int] = []
@@ -59,16 +60,19 @@ class Optimizer:
         give_copies(parameters, copies)
         check_memory(parameters)
         for p in parameters:
-            if not self.backend.supports(self.rule, p.array.dtype):
-                raise TypeError(
-                    f"{p}: the {self.backend.name} backend has no {self.rule.title} in {p.array.dtype}"
-                )
-        self._planner = Planner(self.rule, self.backend, self.param_groups, seed)
+            if not runs.supports(self.rule, p.array.dtype):
+                raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
+        self._planner = Planner(self.rule, runs, self.param_groups, seed)
+        self._skipped = 0
         self._asked: tuple[Any, ...] = ()
-        self._options, self._gives_norm = Options(), False
+        self._options = Options()
         #: float32 if anything is computed in it
+        self._options = Options()
+        self._training = True
         self._narrowest = min(
-            (arithmetic(p.array.dtype) for p in parameters), key=lambda d: d.itemsize, default=DTYPES[0]
+            (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
+            key=lambda dtype: dtype.itemsize,
+            default=DTYPES[0],
         )
         #: one step, snapshot or load at a time, whatever the thread
         self._lock = threading.RLock()
@@ -96,9 +100,39 @@ class Optimizer:
         return [p.given for p in self._planner.parameters]
 
     @property
+    def backend(self) -> Backend:
+        """What runs the kernels."""
+        return self._planner.backend
+
+    @property
     def seed(self) -> int:
         """Of the random bits of stochastic rounding."""
         return self._planner.seed
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps skip_nonfinite has skipped since the optimizer was made or its state loaded.
+
+        It is no part of the state: a LossScaler's count is.
+        """
+        return self._skipped
+
+    @property
+    def training(self) -> bool:
+        """False from `eval` to `train`, if the rule keeps an average of the parameters; else always True."""
+        return self._training
+
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        May be called again, and before the first step.
+        """
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        set_training(self, True)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).rule.defaults or name in DEFAULTS:
@@ -169,14 +203,18 @@ class Optimizer:
             plan = planner.plan
             if plan is None or self._changed or planner.gone or plan.grad_ids != list(map(id, grads)):
                 plan = planner.prepare(grads, self._options, self._changed)
-            measured, gives_norm = plan.run.step(self._options), self._gives_norm
+            measured = plan.run.step(self._options)
             norm, clip_coef, tensor, skipped = measured
             nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
+            # NaN as well when it was not measured
+            found = norm if norm == norm or self._options.gives_norm else None
+            if skipped:
+                self._skipped += 1
             if plan.lent:
                 plan.lent.clear()
         if measured is UNMEASURED:
             return _UNMEASURED
-        return _report((norm if gives_norm else None, clip_coef, skipped, nonfinite))
+        return _report((found, clip_coef, skipped, nonfinite))
 
     def sumsq(
         self,
@@ -209,7 +247,6 @@ class Optimizer:
         old, self._options = self._options, step_options(self._narrowest, *asked)
         if old.clips_units != self._options.clips_units:
             self._planner.plan = None
-        self._gives_norm = self._options.gives_norm
         # only what cannot change in place, and compares as a whole, can be recognised next time
         if all(value is None or type(value) in (bool, int, float, str) for value in asked):
             self._asked = asked
@@ -231,42 +268,17 @@ class Optimizer:
         with self._lock:
             return [None if average is None else average.view() for average in self._planner.averages()]
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within the block, parameters (and their copies) hold their running averages, to evaluate or save.
 
         Averages are rounded to nearest where parameters have fewer bits. Afterwards everything is as it was,
-        bit for bit; until then the parameters are kept in memory once more. A step inside raises
+        bit for bit; until then the parameters are kept in memory once more. A step or a load inside raises
         RuntimeError; ValueError when no parameter has an average.
 
             with opt.averaged():
                 accuracy = evaluate(model)
         """
-        planner = self._planner
-        with self._lock:
-            if planner.barred:
-                raise RuntimeError(planner.barred)
-            written = [
-                (array, average)
-                for p, average in zip(planner.parameters, planner.averages(), strict=True)
-                for array in (p.array, p.copy)
-                if average is not None and array is not None
-            ]
-            if not written:
-                raise ValueError("no parameter has a running average: set ema_decay")
-            before = [array.copy() for array, _ in written]
-            rounded = [store(average, array.dtype) for array, average in written]
-            with uninterrupted():
-                planner.barred, planner.plan = _BARRED, None
-                for (array, _), average in zip(written, rounded, strict=True):
-                    array[...] = average
-        try:
-            yield
-        finally:
-            with self._lock, uninterrupted():
-                for (array, _), old in zip(written, before, strict=True):
-                    array[...] = old
-                planner.barred = None
+        return holding_averages(self)
 
     # ---- state ----
 
@@ -303,11 +315,14 @@ class Optimizer:
                 groups.append({**group.values_in_place, "params": numbers})
                 first += len(numbers)
         head = {"rule": self.rule.name, "version": VERSION, "seed": planner.seed}
+        if self.rule.average:
+            head["training"] = self._training
         return {**head, "state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
 
+        The parameters are not part of it; they are to be what they were when it was taken.
         What this optimizer keeps its state in, and how it rounds parameters, stays as it is. With `convert`,
         state in other dtypes is rounded to these, to nearest, and a residual of another rounding begins anew.
 
@@ -317,12 +332,17 @@ class Optimizer:
         planner = self._planner
         checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
+            if planner.barred == AVERAGED:
+                raise RuntimeError(AVERAGED)
             for group, values in zip(self.param_groups, checked.settings, strict=True):
                 group.values_in_place.update(values)
             planner.steps[: len(checked.steps)] = checked.steps
             planner.carried[:] = checked.carried
             planner.kept[:] = checked.kept
             planner.seed, planner.plan = checked.seed, None
+            self._skipped = 0
+            self._training = checked.training
+            planner.barred = None if checked.training else EVALUATING
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: parameters and copies as they were given, a snapshot of the rest."""
@@ -341,6 +361,9 @@ class Optimizer:
 
     def save(self, path: Any) -> None:
         """Writes `state_dict()` to a safetensors file, beside the old one and then renamed over it.
+
+        However the process ends, `path` is the old file or all of the new; what a killed one leaves is
+        removed by the next save. Raises fastgd.checkpoint.CheckpointError when it cannot be written.
 
         The file's metadata have, for any tool, "rule", "hyperparameters" (JSON, a dict for each group) and
         "step" (the largest of any parameter).

@@ -11,7 +11,7 @@ import numpy as np
 from fastgd.arrays import Array, Spans, addresses, as_array
 from fastgd.backends.base import Backend, Block, Carriers, Item, Options, Plan, Work
 from fastgd.groups import Parameter, ParamGroup, written_by
-from fastgd.kept import Kept, element_order, in_use, kept_for
+from fastgd.kept import Active, Kept, element_order, in_use, kept_for
 from fastgd.report import NonFinite
 from fastgd.rows import Rows, check_rows_allowed, checked_rows, summed
 from fastgd.rules import Rule
@@ -166,30 +166,41 @@ class Planner:
         rows: list[Block] = []
         alike: list[list[int]] = []
         items: list[Item] = []
+        #: the slots in use and whether an element's number matters to them, of each block
+        active: list[Active] = []
+        numbered: list[bool] = []
         for i, grad in zip(numbers, grads.arrays, strict=True):
             p, values = self.parameters[i], self.values_of(i)
-            key = (p.group, int(self.steps[i]), self.carried_by(i), *self._traits_of(p).values())
+            key = (p.group, int(self.steps[i]), self.carried_by(i), *self._traits_of(p))
             if key not in blocks:
                 blocks[key] = len(rows)
                 alike.append([])
                 carriers = Carriers(self.carried, alike[-1]) if self.rule.carried else ()
                 rows.append(Block(self.rule, values, i, carriers))
-            alike[blocks[key]].append(i)
-            kept, only = in_use(self.rule, values, self.keep(i)), grads.rows.get(i)
-            order = element_order(self.rule, values, p.array, kept, options.clips_units or only is not None)
-            item = Item(p.array, grad, kept.slots, blocks[key], i, order, p.group)
-            items.append(item._replace(residual=kept.residual, average=kept.average, copy=p.copy, rows=only))
+                active.append(self.rule.active_slots(values))
+                numbered.append(options.clips_units or self.rule.in_matrices(active[-1]))
+            block = blocks[key]
+            alike[block].append(i)
+            kept = in_use(active[block], values, self.keep(i, active[block]))
+            order = element_order(values, p.array, kept, numbered[block])
+            beside = (kept.residual, kept.average, p.copy)
+            items.append(
+                Item(p.array, grad, kept.slots, block, i, order, p.group, *beside, grads.rows.get(i))
+            )
         return Work(rows, items, self.steps, self.seed)
 
-    def _traits_of(self, p: Parameter) -> dict[str, Any]:
+    def _traits_of(self, p: Parameter) -> tuple[Any, ...]:
         traits = self.rule.traits
-        return traits(p.array.shape, p.array.dtype.name) if traits else {}
+        return tuple(traits(p.array.shape, p.array.dtype.name).values()) if traits else ()
 
-    def keep(self, i: int) -> Kept:
-        """What is kept of a parameter: made when first needed, and kept when it is no longer asked for."""
-        kept = kept_for(
-            self.rule, self.values_of(i), self.parameters[i].array, self.kept[i], begun=bool(self.steps[i])
-        )
+    def keep(self, i: int, active: Active | None = None) -> Kept:
+        """What is kept of a parameter: made when first needed, and kept when it is no longer asked for.
+
+        active: its slots in use, when they are known.
+        """
+        values = self.values_of(i)
+        active = active or self.rule.active_slots(values)
+        kept = kept_for(active, values, self.parameters[i].array, self.kept[i], bool(self.steps[i]))
         self.kept[i] = kept
         return kept
 

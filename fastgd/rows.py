@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastgd.arrays import Array, arithmetic, as_array, lent
+from fastgd.arrays import Array, as_array, lent
 from fastgd.backends.base import Options
 from fastgd.groups import Parameter
 from fastgd.kept import slot_dtype
 from fastgd.rules import Rule
+from fastgd.storage import arithmetic
 
 
 class Rows:

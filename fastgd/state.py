@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastgd.arrays import Array, arithmetic, as_array, lent
+from fastgd.arrays import Array, as_array, lent
 from fastgd.backends.base import BLOCK, Codes, State
-from fastgd.checks import finite, named, whole
+from fastgd.checks import finite, flag, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
 from fastgd.rules import Carried, Rule, Slot
 from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
-from fastgd.storage import decode, encode, load, store
+from fastgd.storage import arithmetic, decode, encode, load, store
 
 if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
@@ -73,6 +73,7 @@ class Checked(NamedTuple):
     #: of each parameter
     kept: list[Kept | None]
     seed: int
+    training: bool
 
 
 def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Checked:
@@ -88,6 +89,11 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Ch
         raise ValueError(f"the state has version {version!r}; this fastgd reads versions 1 to {VERSION}")
     # before version 2 nothing was random
     seed = named("the state's 'seed'", whole(0, 2**64), given["seed"]) if "seed" in given else opt.seed
+    training = True
+    if opt.rule.average:
+        if "training" not in given:
+            raise ValueError("not a state of this optimizer: it has no 'training'")
+        training = named("the state's 'training'", flag, given["training"])
     settings = _groups(opt, given["param_groups"], DEFAULTS if version == 1 else {})
     parameters = [p for group in opt.param_groups for p in group.members]
     steps = [0] * len(parameters)
@@ -101,7 +107,7 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Ch
         array = parameters[i].array
         values = opt.rule.seen(settings[parameters[i].group], array.shape, array.dtype.name)
         steps[i], carried[i], kept[i] = _entry(opt.rule, parameters[i], values, entry, convert)
-    return Checked(settings, steps, carried, kept, seed)
+    return Checked(settings, steps, carried, kept, seed, training)
 
 
 def _mapping(what: str, value: Any) -> Mapping[Any, Any]:
@@ -193,7 +199,7 @@ def _slot(
     if isinstance(given, Codes):
         numbers = decode(*given, np.float32, unsigned=slot.unsigned)
     else:
-        numbers = load(given, arithmetic(given.dtype).type)
+        numbers = load(given, arithmetic(given.dtype))
     if dtype is None:
         return Codes(*encode(numbers, unsigned=slot.unsigned))
     return _placed(slot, param, store(numbers, dtype, unsigned=slot.unsigned))
@@ -246,7 +252,7 @@ def _residual(
 def _average(what: str, param: Array, entry: Mapping[str, Any], convert: bool) -> Array | None:
     if "average" not in entry:
         return None
-    array, dtype = as_array(entry["average"], f"{what}: 'average'"), arithmetic(param.dtype)
+    array, dtype = as_array(entry["average"], f"{what}: 'average'"), np.dtype(arithmetic(param.dtype))
     if array.shape != param.shape:
         raise ValueError(f"{what}: 'average' has shape {array.shape}, the parameter {param.shape}")
     if array.dtype != dtype and not convert:

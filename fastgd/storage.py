@@ -189,7 +189,7 @@ _16_BITS = {
     "float16": _Format(_f16_decode, _f16_nearest, _f16_stochastic, 1),
 }
 
-#: names of the dtypes that hold one number in each element
+#: names of the dtypes that hold one number in each element, in the order of fgd_dtype in csrc/fastgd.h
 FORMATS = ("float32", "float64", *_16_BITS)
 
 

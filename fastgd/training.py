@@ -88,7 +88,7 @@ def train(
             run_epoch(result, last_epoch, interrupted, on_step)
             result.interrupted = interrupted()
         if not result.scores:
-            result.scores = evaluate(result.model, dataset)
+            result.scores = evaluate_average(result)
     return result
 
 
@@ -139,7 +139,7 @@ def run_epoch(
         position.generator = dict(rng.bit_generator.state)
         if epoch.examples == 0 and not result.problem:
             result.problem = f"every step of epoch {epoch.epoch} had gradients that are not finite"
-    epoch.scores = result.scores = evaluate(result.model, dataset)
+    epoch.scores = result.scores = evaluate_average(result)
 
 
 def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
@@ -162,6 +162,19 @@ def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
     epoch.largest_grad_norm = max(epoch.largest_grad_norm, report.grad_norm)
     result.grad_norms.append(report.grad_norm)
     return None
+
+
+def evaluate_average(result: Result) -> dict[str, float]:
+    """`evaluate` with the average that the optimizer may keep of the weights; these are then as they were."""
+    optimizer = result.optimizer
+    weights = [np.array(p) for p in optimizer.parameters()] if optimizer.rule.average else []
+    optimizer.eval()
+    try:
+        return evaluate(result.model, result.dataset)
+    finally:
+        optimizer.train()
+        for parameter, value in zip(optimizer.parameters(), weights, strict=False):
+            np.copyto(parameter, value)
 
 
 def evaluate(model: nn.Sequential, dataset: Dataset) -> dict[str, float]:

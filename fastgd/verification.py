@@ -20,10 +20,9 @@ from fastgd.rules import RULES, Rule
 #: sizes around the vector widths (4, 8, 16 elements), the lanes of sums (16) and the chunk (16384)
 SIZES = (0, 1, 3, 4, 5, 15, 16, 17, 31, 33, 100, 16383, 16384, 16385, 40000)
 THREADS = (1, 2, 3, 8)
-STEPS = 4
 
-#: largest accepted difference from the oracle after STEPS steps, relative to the largest parameter: a few
-#: roundings of the dtype a step
+#: largest accepted difference from the oracle in the end, relative to the largest parameter: a few roundings
+#: of the dtype a step
 TOLERANCE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 2e-15}
 
 
@@ -94,7 +93,7 @@ def cases(rule: str, dtype: Any, sizes: Sequence[int] = SIZES, seed: int = 0) ->
         rng = np.random.default_rng([seed, k])
         shapes = [_shape(RULES[rule], n, i + k) for i, n in enumerate(sizes)]
         params = [rng.standard_normal(s).astype(dtype) for s in shapes]
-        grads = [[rng.standard_normal(s).astype(dtype) for s in shapes] for _ in range(STEPS)]
+        grads = [[rng.standard_normal(s).astype(dtype) for s in shapes] for _ in range(ORACLE[rule].steps)]
         yield Case(rule, settings, dtype, params, grads, 1.5 if k % 2 else None)
 
 
@@ -165,8 +164,8 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
     """Runs every rule in every dtype on every backend, instruction set and thread count of this machine.
 
     Each verdict says how far from the float64 oracle the results are and which runners, if any, did not give
-    the bits of the reference backend; rules that take matrix products do not promise these. Takes some
-    seconds. rules: names; default all. ValueError for one that does not exist.
+    the bits of the reference backend; rules that take matrix products do not promise these. Takes a second or
+    two for each rule. rules: names; default all. ValueError for one that does not exist.
     """
     names = list(RULES) if rules is None else list(rules)
     unknown = [name for name in names if name not in RULES]

@@ -12,14 +12,12 @@ import numpy as np
 from fastgd import backends
 from fastgd.backends.base import Block, Codes, Item, Options, Work
 from fastgd.rules import RULES
+from fastgd.settings import CODED, DEFAULTS
 from fastgd.storage import BLOCK, arithmetic, load, store
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (F32, F64, BF16, F16)
-
-#: what every block has beside the hyperparameters of its rule
-SETTINGS = {"rounding": "nearest", "state_rounding": None, "cautious": False, "ema_decay": None}
 
 
 def random(seed, shape, dtype=F64, scale=1.0):
@@ -62,7 +60,7 @@ def residual_for(param, rounding):
 class Training:
     """Parameters with the same settings, on one backend.
 
-    state_dtype: of all slots, "codes" for 8 bits; None: as the parameter. copy: dtype of a copy of each
+    state_dtype: of all slots, CODED for 8 bits; None: as the parameter. copy: dtype of a copy of each
     parameter. groups: the number of each parameter's. What is not a hyperparameter of the rule is a setting.
     """
 
@@ -71,7 +69,7 @@ class Training:
     ):
         self.rule = RULES[rule] if isinstance(rule, str) else rule
         self.params, self.seed, self.backend = params, seed, backends.get(backend)
-        self.values = {**self.rule.defaults, **SETTINGS, **values}
+        self.values = {**self.rule.defaults, **DEFAULTS, "state_dtype": state_dtype, **values}
         self.steps = np.zeros(len(params), np.int64)
         self.groups = groups or [0] * len(params)
         self.state = [self._new_state(p, state_dtype) for p in params]
@@ -82,7 +80,7 @@ class Training:
 
     def _new_state(self, param, dtype):
         slots = self.rule.active_slots(self.values)
-        if dtype == "codes":
+        if dtype == CODED:
             return tuple(None if slot is None else no_codes(param.shape) for slot in slots)
         return tuple(None if slot is None else np.zeros(param.shape, dtype or param.dtype) for slot in slots)
 

@@ -23,7 +23,7 @@ def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:
         number: {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
         for number, entry in saved["state"].items()
     }
-    return params, state, (saved["param_groups"], saved["seed"])
+    return params, state, (saved["param_groups"], saved["seed"], saved.get("training"))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import pytest
 from snapshots import check_step, contents, random, unchanged
 
 import fastgd
-from fastgd.arrays import CODES, arithmetic, dtype_named
+from fastgd.arrays import CODES, dtype_named
 from fastgd.settings import ROUNDINGS
+from fastgd.storage import arithmetic
 
 F32 = np.float32
 
@@ -48,6 +49,16 @@ def test_until_the_first_step_the_average_is_the_parameter(backend):
     assert opt.averages()[0].tolist() == [4, 4, 4]
     opt.step([np.ones(3, F32)])
     assert opt.averages()[0].tolist() == [4, 4, 4]
+
+
+def test_averages_may_be_asked_for_between_a_skipped_step_and_the_next(backend):
+    opt, grad = fastgd.Adam([np.zeros(3, F32)], ema_decay=0.5, backend=backend), np.full(3, np.nan, F32)
+    opt.step([grad], skip_nonfinite=True)
+    average = opt.averages()[0]
+    grad[:] = 1
+    opt.step([grad])
+    assert average[0] != 0
+    assert opt.state_dict()["state"][0]["exp_avg"].all()
 
 
 def test_an_average_may_be_turned_on_off_and_on_and_its_decay_changed(backend):
@@ -99,6 +110,8 @@ def test_parameters_are_their_averages_for_a_while(backend, dtype):
                     opt.step([random((4, 3), 7), random(2, 7)])
                 with pytest.raises(RuntimeError, match="within averaged"), opt.averaged():
                     pass
+                with pytest.raises(RuntimeError, match="within averaged"):
+                    opt.load_state_dict(opt.state_dict())
             with pytest.raises(KeyError), opt.averaged():
                 raise KeyError
         assert average.dtype == arithmetic(params[0].dtype)

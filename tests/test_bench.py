@@ -67,9 +67,11 @@ def test_the_command_prints_a_table_and_json():
     assert all(t["ratio"] == 1 for t in result["timings"] if t["contender"] == "fastgd")
 
 
-def test_verify_command():
+def test_verify_command(monkeypatch):
+    """Over two rules: test_grid.py compares them all."""
     from fastgd.commands import fastgd
 
+    monkeypatch.setattr("fastgd.rules.RULES", {name: RULES[name] for name in ("sgd", "nadam")})
     result = click_testing.CliRunner().invoke(fastgd, ["verify"])
     assert result.exit_code == 0, result.output
-    assert result.output.count(" ok ") == 2 * len(RULES)
+    assert result.output.count(" ok ") == 2 * 2

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def required(name):
     return name
 
 
+def starts(compiler, flags, folder):
+    """Whether a program with these flags runs: not where memory is laid out as no sanitizer expects."""
+    program = folder / "empty"
+    command = [compiler, "-x", "c", "-", "-o", program, *flags]
+    subprocess.run(command, input="int main(void) { return 0; }", text=True, capture_output=True, check=False)
+    return program.exists() and subprocess.run([program], capture_output=True, check=False).returncode == 0
+
+
 def compiles(compiler, flags, source="int main(void) { return 0; }"):
     command = [compiler, "-x", "c", "-", "-o", os.devnull, *flags]
     return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
@@ -50,13 +59,10 @@ def run(command, **options):
     return result.stdout
 
 
-def build(folder, compiler, extra, machine):
+def build(folder, compiler, extra, machine, with_openmp=True):
     """Compiles the library and the tests and links them; the path of the program."""
-    openmp = (
-        build_flags.OPENMP_FLAGS
-        if compiles(compiler, build_flags.OPENMP_FLAGS, build_flags.OPENMP_PROBE)
-        else build_flags.NO_OPENMP_FLAGS
-    )
+    with_openmp = with_openmp and compiles(compiler, build_flags.OPENMP_FLAGS, build_flags.OPENMP_PROBE)
+    openmp = build_flags.OPENMP_FLAGS if with_openmp else build_flags.NO_OPENMP_FLAGS
     common = [*build_flags.COMMON_FLAGS, *STRICT, *extra, f"-I{CSRC}", "-c"]
     jobs = []
 
@@ -108,6 +114,23 @@ def test_program(compiler, sanitizer, digest):
     if extra and compiler == "clang":
         extra.append("-Wno-pass-failed")
     digest(compiler, tuple(extra))
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_races(compiler, tmp_path):
+    """The thread sanitizer over calls from several threads.
+
+    Without OpenMP: its runtimes are not instrumented, so that all that passes from one thread of a team to
+    another would look unordered. What a team does is compared bit by bit by the other tests.
+    """
+    flags = ["-O1", "-g", "-fsanitize=thread"]
+    if not starts(required(compiler), flags, tmp_path):
+        pytest.skip(f"{compiler} has no thread sanitizer, or this system starts no program that has it")
+    if compiler == "clang":
+        flags.append("-Wno-pass-failed")
+    program = build(tmp_path, compiler, flags, MACHINE, with_openmp=False)
+    printed = run([program, "races", "threads"]).splitlines()
+    assert re.fullmatch(r"[1-9]\d+ passed, 0 failed", printed[-1]), printed
 
 
 def test_gcc_and_clang_give_the_same_bits(digest):

@@ -8,9 +8,9 @@ from snapshots import random
 
 from fastgd import backends
 from fastgd.arrays import DTYPES
-from fastgd.backends.base import Block, Item, Options, Work
+from fastgd.backends.base import Block, Carriers, Item, Options, Work
 from fastgd.oracle import ORACLE
-from fastgd.rules import LERP, RULES
+from fastgd.rules import LERP, RULES, resolved
 from fastgd.settings import DEFAULTS
 
 SETTINGS = [(rule, settings) for rule in RULES.values() for settings in ORACLE[rule.name].settings]
@@ -18,32 +18,40 @@ LERPS = [(LERP, {"weight": weight}) for weight in (0.3, 0.7)]
 SIZE = 37
 
 
-def stepped(rule, settings, dtype, backend, decay, param, steps=3):
-    """(the parameter after each step, which starts from `param` every time, and the state in the end).
+def name_of(value):
+    return getattr(value, "name", str(value))
+
+
+def first_value(slot, h):
+    return 0.0 if slot.initial is None else h[slot.initial]
+
+
+def stepped(rule, settings, dtype, backend, decay, param, start=first_value):
+    """(the parameter after each of 3 steps, which starts from `param` every time, and the state in the end).
 
     decay: what stands in for that scalar; None leaves the folded one.
+    start: (slot, hyperparameters) -> its first value.
     """
-    h = {**rule.defaults, **DEFAULTS, **settings}
+    h = resolved(rule, {**rule.defaults, **DEFAULTS, **settings})
     at = rule.scalars.index("decay")
     if decay is not None:
         fold = rule.fold
         rule = rule._replace(fold=lambda *a: (*fold(*a)[:at], decay, *fold(*a)[at + 1 :]))
-    state = tuple(
-        None if slot is None else np.full(SIZE, 0.0 if slot.initial is None else h[slot.initial], dtype)
-        for slot in rule.active_slots(h)
-    )
+    state = tuple(None if s is None else np.full(SIZE, start(s, h), dtype) for s in rule.active_slots(h))
     p, counts, after = param.copy(), np.zeros(1, np.int64), []
-    for t in range(steps):
+    carried = np.full((1, 2, len(rule.carried)), rule.carried_at_first)
+    carriers = Carriers(carried, [0]) if rule.carried else ()
+    for t in range(3):
         grad = random(SIZE, t, dtype)
         p[:] = param
-        work = Work([Block(rule, h, 0)], [Item(p, grad, state, 0, 0, (0,))], counts)
+        work = Work([Block(rule, h, 0, carriers)], [Item(p, grad, state, 0, 0, (0,))], counts)
         backends.get(backend).plan(work).step(Options())
         after.append(p.copy())
     return after, state
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rule", "settings"), SETTINGS + LERPS, ids=lambda v: getattr(v, "name", str(v)))
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS + LERPS, ids=name_of)
 def test_every_body_ends_in_decay_times_the_parameter_minus_the_step(rule, settings, dtype, backend):
     param = random(SIZE, 9, dtype)
     minus_step, _ = stepped(rule, settings, dtype, backend, 0.0, param)
@@ -54,9 +62,15 @@ def test_every_body_ends_in_decay_times_the_parameter_minus_the_step(rule, setti
             np.testing.assert_array_equal(whole, dtype.type(decay) * param + minus)
 
 
-@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=lambda v: getattr(v, "name", str(v)))
+#: schedule-free methods draw the parameter towards their z, which is a term of the formula; a trust ratio is
+#: the parameter's norm over the step's
+WITHOUT_PARAMETER = [(r, settings) for r, settings in SETTINGS if r.average is None and r.trust is None]
+
+
+@pytest.mark.parametrize(("rule", "settings"), WITHOUT_PARAMETER, ids=name_of)
 def test_without_an_l2_term_the_step_does_not_see_the_parameter(rule, settings, backend):
-    settings = {**settings, "weight_decay": 0.0}
+    if "weight_decay" in rule.defaults:
+        settings = {**settings, "weight_decay": 0.0}
     outcomes = [
         stepped(rule, settings, DTYPES[0], backend, 0.0, random(SIZE, seed).astype(np.float32))[0]
         for seed in (1, 2)
@@ -65,10 +79,11 @@ def test_without_an_l2_term_the_step_does_not_see_the_parameter(rule, settings, 
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=lambda v: getattr(v, "name", str(v)))
-def test_unsigned_slots_are_never_negative_and_signed_ones_are(rule, settings, backend):
-    h = {**rule.defaults, **settings}
-    _, state = stepped(rule, settings, DTYPES[0], backend, None, random(SIZE, 9))
-    for slot, array in zip(rule.active_slots(h), state, strict=True):
-        if slot is not None:
-            assert slot.unsigned == bool((array >= 0).all()), slot.name
+@pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=name_of)
+def test_unsigned_slots_are_never_negative_and_others_may_be(rule, settings, backend):
+    h = resolved(rule, {**rule.defaults, **settings})
+    for start in (first_value, lambda slot, h: 0.5 if slot.unsigned else -0.5):
+        after, state = stepped(rule, settings, DTYPES[0], backend, None, random(SIZE, 9), start)
+        assert all(np.isfinite(p).all() for p in after)
+        for slot, array in zip(rule.active_slots(h), state, strict=True):
+            assert slot is None or not slot.unsigned or (array >= 0).all(), slot.name

@@ -3,6 +3,7 @@ and bit for bit against the reference.
 """
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -75,17 +76,20 @@ def test_the_grid_has_every_rule_and_every_switch():
     assert oracle.ORACLE.keys() == RULES.keys()
     for rule in RULES.values():
         settings = [{**rule.defaults, **s} for s in oracle.ORACLE[rule.name].settings]
+        numbers = [n for n, value in rule.defaults.items() if isinstance(value, (bool, int, float))]
         extremes = [
             {
-                name: type(value)(on) if isinstance(value, (bool, int, float)) else value
-                for name, value in rule.defaults.items()
+                **rule.defaults,
+                **{n: type(rule.defaults[n])(on) for n, on in zip(numbers, values, strict=True)},
             }
-            for on in (0, 1)
+            for values in itertools.product((0, 1), repeat=len(numbers))
         ]
         for switch in rule.switches:
             seen = {rule.active(h)[switch] for values in settings for h in faced(rule, values)}
             possible = {rule.active(h)[switch] for values in extremes for h in faced(rule, values)}
             assert seen == possible, (rule.name, switch)
+        for name, value in rule.defaults.items():
+            assert {h[name] for h in settings} != {value}, (rule.name, name)
         assert {h["maximize"] for h in settings} == {True, False}, rule.name
 
 

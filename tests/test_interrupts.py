@@ -122,9 +122,11 @@ def grads_of(seed):
     return [random(n, seed + n) for n in (3, 40, 1)]
 
 
-def trained(backend, **settings):
-    opt = fastgd.SGD([random(n, n) for n in (3, 40, 1)], lr=0.1, backend=backend, **settings)
-    opt.step(grads_of(0), clip_norm=0.5)
+def trained(backend, rule="sgd", **settings):
+    params = [random(n, n) for n in (3, 40, 1)]
+    opt = fastgd.optim.create(rule, params, lr=0.1, backend=backend, **settings)
+    for seed in range(2):  # after one step, an average and what it is of are the same
+        opt.step(grads_of(seed), clip_norm=0.5)
     return opt
 
 
@@ -137,6 +139,8 @@ ACTIONS = {
     "none": ({"momentum": 0.5}, lambda opt, fresh: opt.step([None, *fresh[1:]])),
     "set": ({}, lambda opt, fresh: opt.param_groups[0].update(momentum=0.9, weight_decay=0.5)),
     "load": ({"momentum": 0.5}, lambda opt, fresh: opt.load_state_dict(OTHER)),
+    "carry": ({"rule": "sgd_schedule_free"}, lambda opt, fresh: opt.step(fresh, clip_norm=0.25)),
+    "eval": ({"rule": "sgd_schedule_free"}, lambda opt, fresh: opt.eval()),
 }
 
 
@@ -158,11 +162,37 @@ def test_at_every_line(backend, name):
                 action(twin, grads_of(7))
             assert contents(opt) == contents(twin), line
         outcomes.add(untouched)
+        for each in (opt, twin):
+            each.train()
         for options in ({"clip_norm": 0.5}, {"clip_norm": 0.25}, {}):
             assert opt.step(grads_of(9), **options) == twin.step(grads_of(9), **options), line
             assert contents(opt) == contents(twin), line
     assert line > 5
     assert True in outcomes
+
+
+@pytest.mark.parametrize("update", [True, False])
+def test_a_scaler_is_whole_at_every_line(update):
+    """Whichever line Ctrl-C hits, scale and counters are as before or as after, and go on from there."""
+    bad = [np.full(2, np.nan)]
+    for line in itertools.count(1):
+        opt, scaler = fastgd.SGD([np.zeros(2)]), fastgd.LossScaler(8)
+        before = scaler.state_dict()
+
+        def action(opt=opt, scaler=scaler):
+            scaler.step(opt, bad, update=update)
+            if not update:
+                scaler.update()
+
+        if not interrupted_at(line, action):
+            break
+        found = scaler.state_dict()
+        assert found == before or (found["scale"], found["steps"], found["skipped_in_a_row"]) == (4.0, 1, 1)
+        fresh = fastgd.SGD([np.zeros(2)])
+        scaler.step(fresh, [np.ones(2)], update=False)
+        scaler.update()
+        assert scaler.steps == found["steps"] + 1
+    assert line > 5
 
 
 def test_held_back_until_the_block_has_ended(handler):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from snapshots import BACKENDS, check_step, contents, random, rebuilt, unchanged
 
 import fastgd
-from fastgd.rules import RULES
+from fastgd.rules import RULES, resolved
 from fastgd.settings import SETTINGS
 
 F32 = np.float32
@@ -136,6 +136,13 @@ def test_gradients_may_change_their_order_from_step_to_step(backend, order):
         opt = fastgd.AdamW([ORDERS[order](random((3, 4), 0))], backend=backend)
         for t, of in enumerate([before, before, after, before, after]):
             check_step(opt, [ORDERS[of](random((3, 4), t))])
+
+
+def test_gradients_may_change_their_dtype_from_step_to_step(backend):
+    opt = fastgd.AdamW([random((3, 4), 0), random(5, 1, np.float64)], backend=backend)
+    for before, after in itertools.permutations([np.float32, np.float64, np.float16], 2):
+        for t, of in enumerate([before, before, after, before]):
+            check_step(opt, [random((3, 4), t, of), random(5, t, before)], clip_norm=0.5)
 
 
 def test_an_id_taken_over_by_another_array_is_noticed(backend):
@@ -319,7 +326,8 @@ def test_a_change_holds_from_the_next_step_on(rule, first, then):
             if t in (2, 4):
                 group.update(then if t == 2 else {k: group.rule.defaults[k] for k in then} | first)
                 kept = rebuilt(opt)
-                plain = {**RULES[rule].defaults, **first, **(then if t == 2 else {})}
+                start = resolved(RULES[rule], {**RULES[rule].defaults, **first})
+                plain = {**start, **(then if t == 2 else {})}
                 assert {k: kept.param_groups[0][k] for k in plain} == plain
             check_step(opt, [random(40, 5 + t), random((3, 3), 6 + t)])
         assert contents(opts["native"]) == contents(opts["reference"])

@@ -12,7 +12,7 @@ import pytest
 import fastgd
 from fastgd import backends
 from fastgd.optim import KEYWORDS
-from fastgd.rules import HYPERPARAMETERS, RULES, table
+from fastgd.rules import RULES, table
 from fastgd.settings import DEFAULTS, SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def test_every_rule_is_a_documented_class_with_its_signature(rule):
     parameters = inspect.signature(cls).parameters
     assert {k: p.default for k, p in parameters.items() if k in rule.defaults} == rule.defaults
     assert {k: p.default for k, p in parameters.items() if k in DEFAULTS} == DEFAULTS
-    assert all(HYPERPARAMETERS[name].meaning in text for name in rule.defaults)
+    assert all(rule.hyperparameter(name).meaning in text for name in rule.defaults)
     assert all(entry.meaning in text for _, entry in SETTINGS.values())
 
 

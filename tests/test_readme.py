@@ -18,6 +18,7 @@ def names():
     x, y = np.ones((5, 64), np.float32), np.arange(5)
     return {
         "fastgd": fastgd,
+        "np": np,
         "weights": weights,
         "biases": biases,
         "grads": [np.ones((3, 2)), None],
@@ -32,8 +33,12 @@ def test_block(block, tmp_path, monkeypatch):
     known = names()
     if "module" in block:
         torch = pytest.importorskip("torch", reason="the block is about torch, which is not a dependency")
-        known["module"] = torch.nn.Linear(3, 2)
-        known["module"](torch.ones(1, 3)).sum().backward()
+        module, inputs = torch.nn.Linear(3, 2), torch.ones(1, 3)
+        output = module(inputs)
+        output.sum().backward()
+        # so near that gradients of the scaled loss are within float16 and no step is skipped
+        targets = output.detach() + 0.01
+        known |= {"torch": torch, "module": module, "inputs": inputs, "targets": targets}
     exec(block, known)
     assert known["opt"].state_dict()["state"]
 

@@ -13,6 +13,7 @@ from fastgd.backends.base import UNMEASURED, Options
 from fastgd.storage import arithmetic, load, store
 
 REFERENCE = backends.get("reference")
+MEASURE = Options(measure=True)
 
 
 # ---- Clipping unit by unit --------------------------------------------------------------------------
@@ -57,6 +58,14 @@ def test_units_that_are_within_the_limit_are_left_as_they_are():
         outcomes.append(training.bytes())
         assert report.clip_coef == 1
     assert outcomes[0] == outcomes[1]
+
+
+def test_units_of_zero_limit_what_is_not_zero():
+    """Nothing is divided by 0."""
+    param, grad = np.zeros((3, 2)), np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1e-9]])
+    report = Training("sgd", [param], lr=1.0).step([grad], clip_unit=0.5, unit_eps=0.0)
+    np.testing.assert_array_equal(param, 0)
+    assert report.clip_coef == 0
 
 
 def test_units_are_of_the_whole_parameter_where_rounding_has_kept_a_rest():
@@ -117,14 +126,18 @@ def test_the_scope_of_a_tensor_is_the_tensor_alone():
         assert alone.params[0].tobytes() == together.params[k].tobytes()
 
 
-def test_a_tensor_that_is_not_finite_spoils_its_scope_only():
-    grads = [np.ones(3), np.array([np.nan, 1.0]), np.ones(2)]
-    training = Training("sgd", [np.zeros(g.shape) for g in grads], lr=1.0)
-    report = training.step(grads, clip_norm=1.0, scope="tensor")
-    assert [bool(np.isfinite(p).all()) for p in training.params] == [True, False, True]
-    assert math.isnan(report.norm)
-    assert math.isnan(report.clip_coef)
-    assert report.nonfinite == 1
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_what_is_not_finite_spoils_its_scope_only_and_is_reported(backend, bad):
+    """Wherever it stands among the others, the coefficient in the report is NaN."""
+    grads = [np.ones(3), np.ones(4), np.ones(2)]
+    grads[bad][1] = np.nan
+    for options in ({"clip_norm": 1.0, "scope": "tensor"}, {"clip_unit": 0.1, "measure": True}):
+        training = Training("sgd", [np.zeros(g.shape) for g in grads], lr=1.0, backend=backend)
+        report = training.step(grads, **options)
+        assert [bool(np.isfinite(p).all()) for p in training.params] == [i != bad for i in range(3)]
+        assert math.isnan(report.norm)
+        assert math.isnan(report.clip_coef)
+        assert report.nonfinite == bad
 
 
 def test_normalizing_brings_small_gradients_up_and_leaves_none_alone():
@@ -176,8 +189,11 @@ def test_norms_and_clipping_of_arrays_in_any_dtype(dtype):
     arrays[0] = arrays[0].T
     values = [load(a, F64) for a in arrays]
     right = [norm(v) for v in values]
-    assert REFERENCE.norms(arrays, Options(measure=True)) == pytest.approx(right, rel=1e-14)
-    total = REFERENCE.measure(arrays, Options(measure=True)).norm
+    assert REFERENCE.norms(arrays, MEASURE) == pytest.approx(right, rel=1e-14)
+    assert REFERENCE.norms([arrays[0].T], MEASURE) == REFERENCE.norms(
+        arrays[:1], MEASURE
+    )  # as they lie in memory
+    total = REFERENCE.measure(arrays, MEASURE).norm
     assert total == pytest.approx(norm(np.array(right)), rel=1e-14)
     real = arithmetic(np.dtype(dtype))
     for options, coefs in [
@@ -197,6 +213,6 @@ def test_norms_and_clipping_of_arrays_in_any_dtype(dtype):
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_the_norm_of_16_bits_is_summed_in_64(dtype):
     ones = np.ones(200_000, F32).astype(dtype)
-    assert REFERENCE.measure([ones], Options(measure=True)).norm == 200_000**0.5
+    assert REFERENCE.measure([ones], MEASURE).norm == 200_000**0.5
     huge = np.full(4, np.finfo(F16).max, F32).astype(dtype)
-    assert REFERENCE.measure([huge], Options(measure=True)).norm == 2 * float(load(huge[:1], F64)[0])
+    assert REFERENCE.measure([huge], MEASURE).norm == 2 * float(load(huge[:1], F64)[0])

@@ -11,7 +11,8 @@ from handmade import BF16, F16, F32, F64, FLOATS, Training, numbers, parts, rand
 from fastgd import oracle
 from fastgd.backends.base import Codes
 from fastgd.rules import RULES
-from fastgd.storage import arithmetic, decode, encode, load, noise_key, random_bits, split_join, store
+from fastgd.settings import CODED
+from fastgd.storage import arithmetic, decode, encode, load, random_halves, split_join, store
 
 SETTINGS = [(rule, settings) for rule in RULES for settings in oracle.ORACLE[rule][1]]
 every_setting = pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=str)
@@ -20,7 +21,7 @@ SIZE = 600
 
 
 def bits(seed, stream, step, operand, size=SIZE):
-    return random_bits(noise_key(seed, stream, step, operand), np.arange(size))
+    return random_halves(seed, stream, step, operand, np.arange(size))
 
 
 # ---- One rounding -----------------------------------------------------------------------------------
@@ -28,7 +29,9 @@ def bits(seed, stream, step, operand, size=SIZE):
 
 def loaded_twin(training):
     """The same training on what its arrays stand for now, with nothing of 16 or 8 bits."""
-    values = {k: v for k, v in training.values.items() if k not in ("rounding", "state_rounding")}
+    values = {
+        k: v for k, v in training.values.items() if k not in ("rounding", "state_rounding", "state_dtype")
+    }
     twin = Training(training.rule, [numbers(p) for p in training.params], **values)
     twin.steps[:] = training.steps
     for own, kept, param in zip(twin.state, training.state, twin.params, strict=True):
@@ -54,7 +57,7 @@ def assert_stored(array, values, slot, random):
 
 
 @pytest.mark.parametrize("state_rounding", [None, "nearest", "stochastic"])
-@pytest.mark.parametrize("state_dtype", [*FLOATS, "codes"], ids=str)
+@pytest.mark.parametrize("state_dtype", [*FLOATS, CODED], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_a_step_is_one_of_the_numbers_that_are_stored(dtype, state_dtype, state_rounding):
     """Whatever the rule: loaded, computed in float32 or float64, and rounded once each."""
@@ -67,7 +70,7 @@ def test_a_step_is_one_of_the_numbers_that_are_stored(dtype, state_dtype, state_
             seed=3,
             **settings,
         )
-        by_chance = state_dtype == "codes" if state_rounding is None else state_rounding == "stochastic"
+        by_chance = state_dtype == CODED if state_rounding is None else state_rounding == "stochastic"
         for t in range(1, 4):
             grads = [random(5 * t, SIZE, FLOATS[t % 4]), random(5 * t + 1, 40, FLOATS[t % 4])]
             real = arithmetic(training.params[0].dtype)
@@ -227,7 +230,7 @@ def test_kahan_loses_little(dtype):
 # ---- State ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state_dtype", [BF16, F16, "codes"], ids=str)
+@pytest.mark.parametrize("state_dtype", [BF16, F16, CODED], ids=str)
 def test_a_running_average_stalls_when_rounded_to_nearest_and_not_by_chance(state_dtype):
     """Squares of 1.3 move an average of 1 by 0.0003 at first, less than half a spacing of any format."""
     n, steps = 4096, 300
@@ -252,21 +255,21 @@ def test_a_running_average_stalls_when_rounded_to_nearest_and_not_by_chance(stat
 
 def stored_ones(dtype, n):
     ones = np.ones(n, F32)
-    return Codes(*encode(ones, unsigned=True)) if dtype == "codes" else store(ones, dtype)
+    return Codes(*encode(ones, unsigned=True)) if dtype == CODED else store(ones, dtype)
 
 
 def test_codes_round_by_chance_unless_told_otherwise():
     outcomes = {}
     for rounding in (None, "stochastic", "nearest"):
         training = Training(
-            "sgd", [random(0, SIZE, F32)], state_dtype="codes", state_rounding=rounding, momentum=0.9
+            "sgd", [random(0, SIZE, F32)], state_dtype=CODED, state_rounding=rounding, momentum=0.9
         )
         training.step([random(1, SIZE, F32)])
         outcomes[rounding] = training.bytes()
     assert outcomes[None] == outcomes["stochastic"] != outcomes["nearest"]
 
 
-@pytest.mark.parametrize("state_dtype", [BF16, F16, "codes"], ids=str)
+@pytest.mark.parametrize("state_dtype", [BF16, F16, CODED], ids=str)
 def test_a_small_gradient_leaves_something_to_divide_by(state_dtype):
     """Its square is below the smallest number of the format; as 0 it would leave eps alone to divide by."""
     param = np.zeros(300, F32)

@@ -11,6 +11,7 @@ import pytest
 from handmade import BF16, F16, F32, FLOATS, Training, close, norm, numbers, random
 
 from fastgd.rules import RULES, Trust
+from fastgd.settings import CODED
 from fastgd.storage import arithmetic, load, store
 
 # ---- Cautious steps ---------------------------------------------------------------------------------
@@ -86,7 +87,8 @@ def trusted(of, ratio):
     return sgd._replace(
         name="trusted",
         scalars=("lr", "decay", "momentum", "trust"),
-        fold=lambda h, step, carried: (h["lr"], 1.0 - h["weight_decay"], h["momentum"], 1.0),
+        # what fold says of trust is not used
+        fold=lambda h, step, carried: (h["lr"], 1.0 - h["weight_decay"], h["momentum"], 5.0),
         body=body,
         trust=Trust(of, ratio),
     )
@@ -115,7 +117,7 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             step = 0.1 * b
             other = norm(step if of == "step" else g)
             assert seen[2 * t + k][:2] == pytest.approx((norm(x), other), rel=1e-14)
-            assert seen[2 * t + k][2] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 1.0}
+            assert seen[2 * t + k][2] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 5.0}
             step = 0.1 * 7 * norm(x) / other * step
             if cautious:
                 keeps = step * g > 0
@@ -123,6 +125,14 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             x[...] = 0.99 * x - step
             close(params[k], x)
             close(training.state[k][0], b)
+
+
+@pytest.mark.parametrize("of", ["step", "gradient"])
+def test_norms_for_the_trust_ratio_are_summed_in_float64(of):
+    seen = []
+    rule = trusted(of, lambda param, other, scalars: seen.append((param, other)) or 1.0)
+    Training(rule, [np.full(4, 2.0**100, F32)], lr=1.0, momentum=0.5).step([np.full(4, 2.0**90, F32)])
+    assert seen == [(2.0**101, 2.0**91)]
 
 
 def test_the_trust_ratio_is_rounded_to_the_arithmetic():
@@ -234,7 +244,7 @@ def test_no_rows_at_all():
 
 
 def test_a_skipped_step_changes_nothing():
-    for rounding, state_dtype in [("kahan", "codes"), ("master", BF16), ("split", F16), ("stochastic", F32)]:
+    for rounding, state_dtype in [("kahan", CODED), ("master", BF16), ("split", F16), ("stochastic", F32)]:
         params = [random(0, (4, 5), BF16), random(1, 7, BF16)]
         training = Training(
             "adam", params, rounding=rounding, state_dtype=state_dtype, copy=F32, ema_decay=0.9, amsgrad=True
@@ -254,7 +264,7 @@ def test_a_skipped_step_changes_nothing():
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_scalars_and_tensors_of_nothing(dtype, shape):
-    settings = {"cautious": True, "state_dtype": "codes", "ema_decay": 0.5, "copy": F32}
+    settings = {"cautious": True, "state_dtype": CODED, "ema_decay": 0.5, "copy": F32}
     training = Training("sgd", [np.ones(shape, dtype)], lr=0.125, momentum=0.5, **settings)
     training.step([np.ones(shape, F32)], clip_unit=1.0, skip_nonfinite=True)
     for array, expected in [

@@ -13,6 +13,7 @@ from snapshots import BACKENDS, check_step, contents, random, rebuilt, unchanged
 import fastgd
 from fastgd import Rows
 from fastgd.arrays import CODES, dtype_named
+from fastgd.rules import RULES
 from fastgd.settings import ROUNDINGS
 
 F32 = np.float32
@@ -187,6 +188,14 @@ def test_what_rows_do_not_go_with(backend, case):
     ):
         opt.step([Rows(AT, ROW)], **options)
     opt.step([np.ones(param.shape, F32)], **options)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.trust], ids=lambda r: r.name)
+def test_rules_that_measure_the_parameter_take_no_rows(rule, backend):
+    opt = fastgd.optim.create(rule.name, [table()], backend=backend)
+    opt.step([table()])
+    with unchanged(opt), pytest.raises(ValueError, match=f"{rule.title} takes norms of the whole parameter"):
+        opt.step([Rows(AT, ROW)])
 
 
 def test_rows_share_no_memory_with_parameters(backend):

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastgd.storage import load, noise_key, random_bits, split, split_join, store
+from fastgd.storage import load, random_halves, split, split_join, store
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -61,7 +61,7 @@ def test_a_stored_number_is_loaded_and_stored_as_it_is(dtype):
     stored = np.arange(65536, dtype=np.uint16).view(dtype)
     stored = stored[~np.isnan(stored.astype(F32))]
     for real in (F32, F64):
-        for random in (None, np.full(stored.size, 2**32 - 1, np.uint32), np.zeros(stored.size, np.uint32)):
+        for random in (None, np.full(stored.size, 2**16 - 1, np.uint32), np.zeros(stored.size, np.uint32)):
             assert store(load(stored, real), dtype, random=random).tobytes() == stored.tobytes()
 
 
@@ -97,7 +97,7 @@ def test_nearest_at_and_beside_every_midpoint(dtype, real):
 def test_nan_stays_nan_quiet_and_of_its_sign(dtype, real):
     payloads = np.array([0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0xFFC00000, 0xFFFFFFFF], np.uint32).view(F32)
     quiet = {BF16: 0x7FC0, F16: 0x7E00}[dtype]
-    for random in (None, np.full(5, 2**32 - 1, np.uint32)):
+    for random in (None, np.full(5, 2**16 - 1, np.uint32)):
         stored = patterns(store(payloads.astype(real), dtype, random=random))
         assert stored.tolist() == [quiet] * 3 + [quiet | 0x8000] * 2
 
@@ -106,7 +106,7 @@ def test_nan_stays_nan_quiet_and_of_its_sign(dtype, real):
 def test_stochastic_rounding_goes_up_as_often_as_the_rest_is_large(dtype):
     """Exactly so, over all random bits there are."""
     lost = LOST[dtype]
-    random = np.arange(2**lost, dtype=np.uint32) << 32 - lost
+    random = np.arange(2**lost, dtype=np.uint32) << 16 - lost
     rng = np.random.default_rng(1)
     low, high = {BF16: (1, 254), F16: (113, 142)}[dtype]
     for bits in rng.integers(low << 23, high << 23, 50, dtype=np.uint32):
@@ -120,7 +120,7 @@ def test_stochastic_rounding_goes_up_as_often_as_the_rest_is_large(dtype):
 
 def test_stochastic_rounding_of_float16_below_its_normal_numbers():
     """Multiples of 2^-24, and a rest of 13 bits."""
-    random = np.arange(2**13, dtype=np.uint32) << 19
+    random = np.arange(2**13, dtype=np.uint32) << 3
     for x in np.random.default_rng(2).uniform(0, 2**-14, 50).astype(F32):
         whole, rest = divmod(math.floor(float(x) * 2**37), 2**13)
         stored = patterns(store(np.full(random.size, x), F16, random=random))
@@ -136,7 +136,7 @@ def test_stochastic_rounding_is_right_in_the_mean(dtype, real):
     lower, upper = neighbours(x, dtype)
     total, keys = np.zeros(x.size), 1000
     for step in range(1, keys + 1):
-        stored = store(x, dtype, random=random_bits(noise_key(5, 1, step, 0), np.arange(x.size))).astype(F64)
+        stored = store(x, dtype, random=random_halves(5, 1, step, 0, np.arange(x.size))).astype(F64)
         assert ((stored == lower) | (stored == upper)).all()
         total += stored
     share = (x - lower) / (upper - lower)
@@ -155,12 +155,14 @@ def neighbours(x, dtype):
 
 @wide
 @narrow
-def test_what_is_unsigned_becomes_zero_only_from_zero(dtype, real):
+def test_what_is_unsigned_becomes_zero_in_float16_only_from_zero(dtype, real):
     tiny = np.array([0, np.finfo(real).smallest_subnormal, 1e-44, 1e-30, 1e-9, 1], real)
-    for random in (None, np.zeros(tiny.size, np.uint32), np.full(tiny.size, 2**32 - 1, np.uint32)):
+    for random in (None, np.zeros(tiny.size, np.uint32), np.full(tiny.size, 2**16 - 1, np.uint32)):
         signed, unsigned = (store(tiny, dtype, unsigned=u, random=random) for u in (False, True))
         assert patterns(unsigned)[0] == 0
-        np.testing.assert_array_equal(patterns(unsigned)[1:], np.maximum(patterns(signed)[1:], 1))
+        # bfloat16 has the range of float32, and its least number would be no help
+        least = 1 if dtype == F16 else 0
+        np.testing.assert_array_equal(patterns(unsigned)[1:], np.maximum(patterns(signed)[1:], least))
         assert patterns(store(-tiny, dtype, unsigned=True, random=random))[0] == 0x8000
 
 

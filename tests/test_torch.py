@@ -1,4 +1,4 @@
-"""Agreement with torch.optim and torch.nn.utils, and cases in which torch 2.13's fused CPU path is wrong."""
+"""Agreement with torch.optim, nn.utils and amp, and cases in which torch 2.13's fused CPU path is wrong."""
 
 import inspect
 import math
@@ -18,10 +18,25 @@ pytestmark = pytest.mark.peer
 TOLERANCE = {np.float32: 2e-6, np.float64: 4e-15}
 
 
+#: what fastgd adds to torch's rules; their defaults change nothing
+ADDED = ["decouple_lr", "max_lr"]
+
+
+@pytest.fixture
+def counters_in_float64():
+    """torch keeps its counters and products of scalars in the default dtype, whatever the parameters'."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_torch])
-def test_every_rule_and_setting(rule, dtype):
+def test_every_rule_and_setting(rule, dtype, counters_in_float64):
     for case in verification.cases(rule, dtype):
+        if case.settings.keys() & set(ADDED):
+            continue
         outcome = verification.compute(case, verification.Runner("native"))
         params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in case.params]
         opt = getattr(torch.optim, RULES[rule].title)(params, foreach=False, **case.settings)
@@ -34,13 +49,19 @@ def test_every_rule_and_setting(rule, dtype):
             opt.step()
         for p, q in zip(outcome.params, params, strict=True):
             np.testing.assert_allclose(p, q.detach().numpy(), rtol=0, atol=TOLERANCE[dtype] * 5)
+        for entry, q in zip((e for e in outcome.state if e), opt.state.values(), strict=True):
+            for name in entry.keys() & q.keys():
+                np.testing.assert_allclose(entry[name], q[name], rtol=0, atol=TOLERANCE[dtype] * 5)
 
 
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_torch])
 def test_names_order_and_defaults_are_torchs(rule):
     theirs = inspect.signature(getattr(torch.optim, RULES[rule].title)).parameters
+    added = [name for name in RULES[rule].defaults if name not in theirs]
+    assert added in ([], ADDED)
+    assert list(RULES[rule].defaults)[len(RULES[rule].defaults) - len(added) :] == added
     for name, default in RULES[rule].defaults.items():
-        assert theirs[name].default == default, name
+        assert name in added or theirs[name].default == default, name
     positional = [n for n, p in theirs.items() if n != "params" and p.kind is p.POSITIONAL_OR_KEYWORD]
     mine = [n for n in RULES[rule].defaults if n in positional]
     assert mine == [n for n in positional if n in mine]
@@ -135,3 +156,60 @@ def test_torch_zeroes_gradients_of_1e20():
     """fastgd scales them, in test_clip.py."""
     norm, theirs = torch_clipped([np.full(1, 1e20, np.float32) for _ in range(4)])
     assert math.isinf(norm) and not np.any(theirs), "has torch been mended?"
+
+
+def torch_scaled(scaler, opt, param, finite):
+    """One step of torch's through its scaler, with a gradient of the loss `sum(param)`, or of NaN."""
+    param.grad = scaler.scale(torch.ones(())) * torch.full((2,), 1.0 if finite else math.nan)
+    scaler.step(opt)
+
+
+@pytest.mark.parametrize(
+    ("settings", "chance"),
+    [
+        ({}, 0.3),
+        ({"init_scale": 8.0, "growth_interval": 1}, 0.5),
+        ({"init_scale": 2.0**30, "growth_factor": 8.0, "backoff_factor": 0.25, "growth_interval": 4}, 0.25),
+        ({"init_scale": 2.0**120, "growth_interval": 3}, 0.1),
+    ],
+)
+@pytest.mark.parametrize("optimizers", [1, 3])
+def test_the_scale_goes_torchs_way(settings, chance, optimizers):
+    """Scales and parameters after each of 300 iterations in which gradients are not finite by chance."""
+    rng = np.random.default_rng(len(settings) + optimizers)
+    theirs = torch.amp.GradScaler("cpu", **settings)
+    mine = fastgd.LossScaler(**settings, min_scale=2.0**-126, patience=None)
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(optimizers)]
+    arrays = [np.zeros(2, np.float32) for _ in range(optimizers)]
+    torch_opts = [torch.optim.SGD([p], lr=0.5) for p in params]
+    opts = [fastgd.SGD([a], lr=0.5) for a in arrays]
+    scales = set()
+    for _ in range(300):
+        for i in range(optimizers):
+            finite = rng.random() > chance / optimizers
+            torch_scaled(theirs, torch_opts[i], params[i], finite)
+            grad = np.full(2, mine.scale if finite else math.nan, np.float32)
+            mine.step(opts[i], [grad], update=False)
+        theirs.update()
+        mine.update()
+        assert mine.scale == theirs.get_scale()
+        assert mine.state_dict()["good_steps"] == theirs.state_dict()["_growth_tracker"]
+        assert all(np.array_equal(a, p.detach().numpy()) for a, p in zip(arrays, params, strict=True))
+        scales.add(mine.scale)
+    assert len(scales) > 4
+
+
+def test_scaler_names_order_and_defaults_are_torchs():
+    theirs = inspect.signature(torch.amp.GradScaler).parameters
+    mine = inspect.signature(fastgd.LossScaler).parameters
+    shared = {name: p.default for name, p in theirs.items() if name != "device"}
+    assert list(mine)[: len(shared)] == list(shared)
+    assert {name: mine[name].default for name in shared} == shared
+
+
+def test_scaled_tensors_keep_their_graph_and_dtype():
+    loss = torch.ones((), dtype=torch.bfloat16, requires_grad=True)
+    fastgd.LossScaler().scale_loss(loss).backward()
+    assert (loss.grad.item(), loss.grad.dtype) == (65536.0, torch.bfloat16)
+    with pytest.raises(TypeError, match="loss is float16"):
+        fastgd.LossScaler().scale_loss(loss.half())

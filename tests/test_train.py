@@ -14,7 +14,7 @@ from fastgd.checkpoint import CheckpointError, load_file, save_file
 from fastgd.data import prepare
 from fastgd.readers import Table
 from fastgd.runs import SettingsError
-from fastgd.training import Settings, load_checkpoint, save_checkpoint, train
+from fastgd.training import Settings, evaluate, load_checkpoint, save_checkpoint, train
 
 SMALL = {"hidden": (8,), "epochs": 2, "batch_size": 16}
 
@@ -101,10 +101,21 @@ def test_clipping_can_be_turned_off(small):
     assert math.isfinite(free.largest_grad_norm)
 
 
+def test_an_average_of_the_weights_is_what_is_evaluated():
+    x = np.random.default_rng(0).normal(size=(90, 3))
+    dataset = prepare("t", Table(x, x @ [1.0, 2.0, 3.0], tuple("abc")))
+    options = {"lr": 0.02, "warmup_steps": 5}
+    result = train(Settings(**SMALL, optimizer="adamw_schedule_free", options=options), dataset=dataset)
+    assert result.optimizer.training
+    assert evaluate(result.model, dataset) != result.scores
+    result.optimizer.eval()
+    assert evaluate(result.model, dataset) == result.scores
+
+
 # ---- resuming
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "nadam", "adamw_schedule_free"])
 def test_n_and_m_epochs_are_n_plus_m(tmp_path, small, optimizer):
     settings = Settings(**{**SMALL, "optimizer": optimizer, "options": {"lr": 0.01, "weight_decay": 0.1}})
     whole = train(Settings(**{**vars(settings), "epochs": 5}), dataset=small)
@@ -118,20 +129,22 @@ def test_n_and_m_epochs_are_n_plus_m(tmp_path, small, optimizer):
     assert not same_bits(whole, train(Settings(**{**vars(settings), "epochs": 4}), dataset=small))
 
 
-def test_interrupted_in_an_epoch_and_resumed(tmp_path, small):
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd_schedule_free"])
+def test_interrupted_in_an_epoch_and_resumed(tmp_path, small, optimizer):
     def interrupt(progress):
         if progress.epoch == 2 and progress.consumed == 32:
             os.kill(os.getpid(), signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    stopped = train(Settings(**{**SMALL, "epochs": 9}), dataset=small, on_step=interrupt)
+    settings = {**SMALL, "optimizer": optimizer}
+    stopped = train(Settings(**{**settings, "epochs": 9}), dataset=small, on_step=interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
     assert stopped.interrupted
     assert stopped.scores
     assert (stopped.position.epoch, stopped.position.consumed, stopped.steps) == (1, 32, 7)
     save_checkpoint(tmp_path / "run", stopped)
-    resumed = train(Settings(**SMALL), dataset=small, resume=load_checkpoint(tmp_path / "run"))
-    whole = train(Settings(**{**SMALL, "epochs": 3}), dataset=small)
+    resumed = train(Settings(**settings), dataset=small, resume=load_checkpoint(tmp_path / "run"))
+    whole = train(Settings(**{**settings, "epochs": 3}), dataset=small)
     assert same_bits(whole, resumed)
     assert [epoch.steps for epoch in resumed.history] == [5, 5, 5]
 

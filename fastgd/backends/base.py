@@ -165,8 +165,10 @@ class Plan(Protocol):
         addresses. They are not kept alive."""
 
     def measure(self, options: Options) -> Measured:
-        """The global norm of the gradients, in the order of elements in which the step takes it; each gradient
-        is computed in the precision of its own dtype, as by Backend.measure."""
+        """The global norm of the gradients, their elements in the order of the step.
+
+        Each is taken in the precision of its own dtype, as by Backend.measure.
+        """
 
     def step(self, options: Options) -> Measured:
         """Makes one step: all of it, or, when it is skipped or fails, nothing."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastgd import gemm
 from fastgd._native import ffi, lib
-from fastgd.arrays import Array, address, arithmetic, code_of, collapsed, memory_order
+from fastgd.arrays import Array, address, code_of, collapsed, memory_order
 from fastgd.backends.base import (
     SCOPES,
     UNMEASURED,
@@ -26,6 +26,7 @@ from fastgd.backends.base import (
 )
 from fastgd.rules import INTERNAL, RULES, Rule
 from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
+from fastgd.storage import arithmetic
 
 
 def error_text(code: int) -> str:
@@ -114,7 +115,7 @@ class Table:
         row.unit = math.prod(param.shape[1:]) if param.ndim >= 2 else 0
         if rule.orthogonal is not None:
             row.matrix_rows = param.shape[0]
-            gemm.ensure(arithmetic(param.dtype).name)
+            gemm.ensure(np.dtype(arithmetic(param.dtype)).name)
         slots = zip(rule.slots, item.state, strict=True)
         if any(slot.over is not None and state is not None for slot, state in slots):
             row.factor_rows, row.factor_cols = param.shape[-2:]
@@ -253,6 +254,7 @@ class _Step:
         if options is not self._set:
             _set_options(self._options, options)
             self._set, self._told = options, options.total_norm is not None
+            self._clips_units = not math.isinf(options.clip_unit)
         counters, report = self._counters, self._report
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
@@ -264,7 +266,7 @@ class _Step:
         if code:
             _check(code, report)
         if not report.measured:
-            return UNMEASURED if report.clip_coef == 1 else UNMEASURED._replace(clip_coef=report.clip_coef)
+            return UNMEASURED._replace(clip_coef=report.clip_coef) if self._clips_units else UNMEASURED
         norm = report.norm
         if norm < math.inf and not self._told:  # then every element is finite
             return _all_finite((norm, report.clip_coef, None, False))

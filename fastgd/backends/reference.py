@@ -75,9 +75,13 @@ class _Plan:
         for i, grad in zip(items, grads, strict=True):
             self._grads[i] = weakref.ref(grad)
 
+    def measure(self, options: Options) -> Measured:
+        grads = self._flat_grads([grad.dtype for grad in self._alive()])
+        return judged(grads, [0] * len(grads), options)[0]
+
     def step(self, options: Options) -> Measured:
         items, steps = self._work.items, self._work.steps
-        grads = self._flat_grads()
+        grads = self._flat_grads([item.param.dtype for item in items])
         measured, coefs = judged(grads, [item.group for item in items], options)
         if measured.skipped:
             return measured
@@ -92,12 +96,14 @@ class _Plan:
             measured = measured._replace(clip_coef=smallest(unit_coefs))
         return measured
 
-    def _flat_grads(self) -> list[Array]:
-        """Every gradient in the order of its item's elements and the precision they are computed in."""
-        grads = [grad for held in self._grads if (grad := held()) is not None]
+    def _alive(self) -> list[Array]:
+        return [grad for held in self._grads if (grad := held()) is not None]
+
+    def _flat_grads(self, dtypes: Sequence[Any]) -> list[Array]:
+        """Every gradient in the order of its item's elements, in what its dtype is computed in."""
         return [
-            load(grad.transpose(item.order), arithmetic(item.param.dtype)).reshape(-1)
-            for item, grad in zip(self._work.items, grads, strict=True)
+            load(grad.transpose(item.order), arithmetic(dtype)).reshape(-1)
+            for item, grad, dtype in zip(self._work.items, self._alive(), dtypes, strict=True)
         ]
 
     def _changes(

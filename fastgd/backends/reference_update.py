@@ -15,6 +15,7 @@ from fastgd.backends.base import Block, Codes, Item, Options, State
 from fastgd.backends.reference_factored import updated_moments
 from fastgd.backends.reference_norms import smallest, tensor_norm, transformed, unit_coefs
 from fastgd.rules import Slot
+from fastgd.settings import state_rounding
 from fastgd.storage import (
     Bits,
     arithmetic,
@@ -145,12 +146,10 @@ class Kept(NamedTuple):
         return Elements(shape, tuple(range(len(shape))), None) if self._of_lines else elements
 
     def store(
-        self, elements: Elements, values: Array, rounding: str | None, random: Callable[[int, Elements], Bits]
+        self, elements: Elements, values: Array, rounding: str, random: Callable[[int, Elements], Bits]
     ) -> list[Change]:
-        """rounding: None for stochastic in 8 bits and nearest in all others."""
-        in_codes, elements = isinstance(self.state, Codes), self._placed(elements)
-        stochastic = in_codes if rounding is None else rounding == "stochastic"
-        bits = random(self.operand, elements) if stochastic else None
+        elements = self._placed(elements)
+        bits = random(self.operand, elements) if rounding == "stochastic" else None
         if isinstance(self.state, Codes):
             codes, exponents = encode(values, unsigned=self.slot.unsigned, random=bits)
             return [elements.change(self.state.codes, codes), Change(self.state.exponents, ..., exponents)]
@@ -202,7 +201,7 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
     parts = rounding.part(x, item.param.dtype, partial(random, 0, elements))
     changes = [elements.change(array, part) for array, part in zip(params, parts, strict=True)]
     for kept in slots:
-        changes += kept.store(elements, state[kept.slot.name], values["state_rounding"], random)
+        changes += kept.store(elements, state[kept.slot.name], state_rounding(values), random)
     if item.average is not None:
         average = elements.of(item.average)
         average = average + real(1.0 - values["ema_decay"]) * (x - average)

@@ -286,7 +286,8 @@ class Sequential:
     def save(self, path: Any) -> None:
         """Writes state_dict() to a safetensors file, beside the old one and then renamed over it.
 
-        Raises fastgd.checkpoint.CheckpointError when it cannot be written.
+        However the process ends, `path` is the old file or all of the new; what a killed one leaves is
+        removed by the next save. Raises fastgd.checkpoint.CheckpointError when it cannot be written.
         """
         from fastgd.checkpoint import save_file
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.oracle import formulas
-from fastgd.oracle.settings import SETTINGS
+from fastgd.oracle.settings import SETTINGS, STEPS
 
 #: (p, g, x, t, h) -> new p; see formulas.py
 Function = Callable[[Any, Any, dict[str, Any], int, Mapping[str, Any]], Any]
@@ -22,10 +22,13 @@ class Entry(NamedTuple):
 
     formula: Function
     settings: list[dict[str, Any]]
+    steps: int
 
 
 #: rule name -> its formula, which is the function of that name, and its settings
-ORACLE: dict[str, Entry] = {name: Entry(getattr(formulas, name), tried) for name, tried in SETTINGS.items()}
+ORACLE: dict[str, Entry] = {
+    name: Entry(getattr(formulas, name), tried, STEPS.get(name, 4)) for name, tried in SETTINGS.items()
+}
 
 
 def trajectory(

@@ -12,12 +12,15 @@ names it, as an L2 weight decay does.
 
 from __future__ import annotations
 
-from fastgd.rules.adagrad import ADAGRAD, RMSPROP
-from fastgd.rules.adam import ADAM, ADAMW
+from fastgd.rules.adagrad import ADADELTA, ADAGRAD, RMSPROP
+from fastgd.rules.adam import ADAM, ADAMAX, ADAMW, NADAM, RADAM
+from fastgd.rules.averaged import ADAMW_SCHEDULE_FREE, ASGD, SGD_SCHEDULE_FREE
 from fastgd.rules.factored import ADAFACTOR
 from fastgd.rules.lerp import LERP
+from fastgd.rules.mixed import ADAN, ADEMAMIX
 from fastgd.rules.orthogonal import MUON
 from fastgd.rules.sgd import SGD
+from fastgd.rules.signs import LION, RPROP, SIGNUM
 from fastgd.rules.table import (
     HYPERPARAMETERS,
     Carried,
@@ -27,9 +30,11 @@ from fastgd.rules.table import (
     Slot,
     Trust,
     check_hyperparameter,
+    resolved,
     table,
 )
 from fastgd.rules.trust import LAMB, LARS
+from fastgd.rules.variance import ADABELIEF, YOGI
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -43,11 +48,36 @@ __all__ = [
     "Slot",
     "Trust",
     "check_hyperparameter",
+    "resolved",
     "table",
 ]
 
 #: name -> rule, in the order of the documentation
-RULES = table(SGD, ADAGRAD, RMSPROP, ADAM, ADAMW, LAMB, LARS, ADAFACTOR, MUON)
+RULES = table(
+    SGD,
+    ASGD,
+    SGD_SCHEDULE_FREE,
+    ADAGRAD,
+    ADADELTA,
+    RMSPROP,
+    ADAM,
+    ADAMW,
+    ADAMW_SCHEDULE_FREE,
+    ADAMAX,
+    NADAM,
+    RADAM,
+    ADABELIEF,
+    YOGI,
+    ADAN,
+    ADEMAMIX,
+    LION,
+    SIGNUM,
+    RPROP,
+    LAMB,
+    LARS,
+    ADAFACTOR,
+    MUON,
+)
 
 #: the same for rules that are no optimizer's but run as kernels too
 INTERNAL = table(LERP)

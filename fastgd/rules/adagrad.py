@@ -90,3 +90,31 @@ RMSPROP = Rule(
     fold=_rmsprop_fold,
     body=_rmsprop,
 )
+
+
+def _adadelta(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
+    if on.weight_decay:
+        g = g + s.weight_decay * p
+    x.square_avg = s.rho * x.square_avg + s.one_minus_rho * (g * g)
+    delta = xp.sqrt(x.acc_delta + s.eps) / xp.sqrt(x.square_avg + s.eps) * g
+    x.acc_delta = s.rho * x.acc_delta + s.one_minus_rho * (delta * delta)
+    return s.decay * p - s.lr * delta
+
+
+def _adadelta_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
+    return h["lr"], h["weight_decay"], 1.0, h["rho"], 1.0 - h["rho"], h["eps"]
+
+
+ADADELTA = Rule(
+    name="adadelta",
+    title="Adadelta",
+    summary="Steps as long as those before them were on average, over the root of an average of squares.",
+    source="Zeiler 2012, algorithm 1",
+    defaults={"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, "maximize": False},
+    kernel="adadelta",
+    slots=(Slot("square_avg", unsigned=True), Slot("acc_delta", unsigned=True)),
+    switches={"weight_decay": adds_l2},
+    scalars=("lr", "weight_decay", "decay", "rho", "one_minus_rho", "eps"),
+    fold=_adadelta_fold,
+    body=_adadelta,
+)

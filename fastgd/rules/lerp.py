@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgd.rules.table import Carried, Hyperparameters, Rule
+from fastgd.checks import finite
+from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule
 
 
 def _lerp(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
@@ -33,4 +34,5 @@ LERP = Rule(
     fold=_lerp_fold,
     body=_lerp,
     in_torch=False,
+    own={"weight": Hyperparameter(finite, "which part of the way is gone; 1 is all of it")},
 )

@@ -46,6 +46,14 @@ def real_power(base: float, exponent: float) -> float:
     return float(_digits().power(Decimal(base), Decimal(exponent)))
 
 
+@functools.lru_cache(maxsize=256)
+def logarithm(value: float) -> float:
+    """The natural logarithm of a number above 0."""
+    from decimal import Decimal
+
+    return float(_digits().ln(Decimal(value)))
+
+
 @functools.cache
 def _digits() -> Any:
     """The arithmetic in which irrational results are computed before they are rounded to float64."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fastgd.checks import each, finite, flag, named, number
+from fastgd.checks import each, flag, named, number, whole
 
 Hyperparameters = Mapping[str, Any]
 
@@ -19,9 +19,11 @@ class Slot(NamedTuple):
     switch: str | None = None
     #: the hyperparameter that gives its first value; None: zero
     initial: str | None = None
-    #: whether it is never negative and divides the step: a sum, an average or a maximum of squares
+    #: whether it is never negative and divides the step, or stands under a root: a sum, an average or a
+    #: maximum of squares or sizes
     unsigned: bool = False
-    #: whether it is a parameter of a kind, such as an average: always as precise as the arithmetic
+    #: whether it is always as precise as the arithmetic: a parameter of a kind, such as an average, or what
+    #: changes by so little at a time that fewer bits would keep it from changing
     precise: bool = False
     #: the axis, counted from the end, that it has one number for in place of one for each element: -1 in rows
     #: of the last two dimensions, -2 in their columns. It lies in C order
@@ -54,6 +56,8 @@ class Hyperparameter(NamedTuple):
     #: returns a value in its canonical type, or raises TypeError or ValueError
     check: Callable[[Any], Any]
     meaning: str
+    #: the hyperparameter whose value takes the place of None when a parameter group is made
+    like: str | None = None
     #: its type in annotations, where that of the default does not tell
     type: str | None = None
     #: whether it holds from the making of an optimizer on
@@ -72,16 +76,46 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "weight_decay": Hyperparameter(number(0), "how strongly parameters are drawn towards 0"),
     "nesterov": Hyperparameter(flag, "whether momentum looks ahead, as Nesterov's"),
     "lr_decay": Hyperparameter(number(0), "lr is divided by 1 + (step - 1) lr_decay"),
-    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum of squares"),
+    "initial_accumulator_value": Hyperparameter(number(0), "first value of the sum or average of squares"),
     "eps": Hyperparameter(number(0), "added to the denominator, against division by 0"),
-    "alpha": Hyperparameter(number(0, 1), "what is kept of the running averages at every step"),
+    "alpha": Hyperparameter(_BETA, "what is kept of the running averages at every step"),
+    "rho": Hyperparameter(_BETA, "what is kept of the averages of squares at every step"),
     "centered": Hyperparameter(flag, "whether steps are divided by the root of the variance"),
     "betas": Hyperparameter(each(_BETA, _BETA), "what is kept of the averages of gradient and square"),
     "amsgrad": Hyperparameter(flag, "whether the largest average of squares so far is used"),
+    "momentum_decay": Hyperparameter(number(0), "how fast momentum rises from half of betas[0] to all of it"),
+    "etas": Hyperparameter(
+        each(number(0, 1), number(1)), "what step sizes are multiplied by when the gradient turns, and not"
+    ),
+    "step_sizes": Hyperparameter(each(number(0), number(0)), "smallest and largest step size"),
+    "lambd": Hyperparameter(number(0), "decay of the parameters and, with alpha, of lr"),
+    "t0": Hyperparameter(number(0), "step after which the average begins"),
+    "alpha_warmup": Hyperparameter(whole(0), "steps in which alpha rises from 0; 0 for none"),
+    "beta3_warmup": Hyperparameter(whole(0), "steps in which the third beta rises from the first; 0: none"),
+    "warmup_steps": Hyperparameter(whole(0), "steps in which lr rises to its value"),
+    "r": Hyperparameter(number(0), "power of the step in its weight in the average"),
+    "weight_lr_power": Hyperparameter(number(0), "power of the largest lr so far in a step's weight"),
+    "no_prox": Hyperparameter(flag, "whether decay comes before the step, as AdamW's, and not after it"),
     "trust_coefficient": Hyperparameter(number(0), "the rate by which a tensor's step follows its norm"),
     "maximize": Hyperparameter(flag, "whether to climb instead of descend"),
-    "weight": Hyperparameter(finite, "which part of the way to the other end is gone; 1 is all of it"),
+    "decoupled_weight_decay": Hyperparameter(flag, "whether weight decay is apart from the gradient"),
+    "decouple_lr": Hyperparameter(
+        flag,
+        "whether weight decay is apart from the gradient, and times lr / max_lr in place of lr",
+    ),
+    "max_lr": Hyperparameter(
+        number(0), "the lr at which decouple_lr decays by weight_decay; None: lr as it is at first", like="lr"
+    ),
 }
+
+
+class Average(NamedTuple):
+    """The parameters hold y = beta x + (1 - beta) z, where z is a slot and x the average to be used."""
+
+    #: the name of z
+    slot: str
+    #: hyperparameters -> beta, above 0
+    beta: Callable[[Hyperparameters], float]
 
 
 class Rule(NamedTuple):
@@ -106,7 +140,8 @@ class Rule(NamedTuple):
     scalars: tuple[str, ...]
     #: (hyperparameters, step counted from 1, what is carried into it) -> the body's numbers, in float64
     fold: Callable[[Hyperparameters, int, Carried], tuple[float, ...]]
-    #: (xp, p, g, x, s, on) -> new p; reads and sets the slots as attributes of x
+    #: (xp, p, g, x, s, on) -> new p; reads and sets the slots as attributes of x. Formula and paper stand
+    #: in csrc/rules.h
     body: Callable[..., Any]
     #: refuses hyperparameters that do not go together
     check: Callable[[Hyperparameters], None] = lambda h: None
@@ -128,6 +163,8 @@ class Rule(NamedTuple):
     ndim: int | None = None
     #: (shape of a parameter, name of its dtype) -> what `fold` and the switches find beside hyperparameters
     traits: Callable[[tuple[int, ...], str], dict[str, Any]] | None = None
+    #: what Optimizer.eval gives; None: the parameters are what they are
+    average: Average | None = None
     #: hyperparameters that mean something else than in other rules
     own: Mapping[str, Hyperparameter] = {}
 
@@ -145,6 +182,10 @@ class Rule(NamedTuple):
     def elementwise(self) -> bool:
         """Whether an element's step depends on no other element but through the norm of all gradients."""
         return self.trust is None and self.orthogonal is None
+
+    def in_matrices(self, slots: Iterable[Slot | None]) -> bool:
+        """Whether, with these slots in use, it takes the last two dimensions of a parameter as matrices."""
+        return self.orthogonal is not None or any(s is not None and s.over is not None for s in slots)
 
     def hyperparameter(self, name: str) -> Hyperparameter:
         """What a name means in this rule."""
@@ -172,19 +213,29 @@ def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     return named(name, rule.hyperparameter(name).check, value)
 
 
+def resolved(rule: Rule, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a new group, with another's value in place of None where that is what None means."""
+    result = dict(values)
+    for name in result.keys() & rule.defaults.keys():
+        like = rule.hyperparameter(name).like
+        if like is not None and result[name] is None:
+            result[name] = result[like]
+    return result
+
+
 def table(*rules: Rule) -> dict[str, Rule]:
     """Rules by name, once each is found to be complete; ValueError that says what is missing."""
     for rule in rules:
         unknown = rule.defaults.keys() - rule.own.keys() - HYPERPARAMETERS.keys()
         if unknown:
-            raise ValueError(f"{rule.name}: {sorted(unknown)[0]!r} has no entry in HYPERPARAMETERS")
+            raise ValueError(f"{rule.name}: {min(unknown)!r} has no entry in HYPERPARAMETERS")
         if "maximize" not in rule.defaults:
             raise ValueError(f"{rule.name}: every rule has the hyperparameter 'maximize'")
         kept = ["step", *(s.name for s in rule.slots), *(name for name, _ in rule.carried)]
         kept += ["residual", "average"]  # which any optimizer may keep
         if len(set(kept)) < len(kept):
             raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
-        h = rule.seen(rule.defaults, (1,) * (rule.ndim or 1), "float32")
+        h = rule.seen(resolved(rule, rule.defaults), (1,) * (rule.ndim or 1), "float32")
         folded = rule.fold(h, 1, rule.carried_at_first)
         if len(folded) != len(rule.scalars):
             raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")
