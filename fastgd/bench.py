@@ -39,6 +39,11 @@ LARGEST = "big"
 OPERATIONS: dict[str, float | None] = {"step": None, "clip+step": 1.0}
 
 
+def shapes_for(rule: Rule, workload: str) -> Shapes:
+    """Those of the workload that the rule takes."""
+    return [shape for shape in WORKLOADS[workload][1] if rule.ndim in (None, len(shape))]
+
+
 class Contender(NamedTuple):
     """A way to make a step."""
 
@@ -242,7 +247,7 @@ def run(
     row, timings, all_rates = RULES[rule], [], []
     probe = bandwidth(threads)
     for workload in WORKLOADS if workloads is None else workloads:
-        shapes = [s for s in WORKLOADS[workload][1] if row.ndim in (None, len(s))]
+        shapes = shapes_for(row, workload)
         for operation, clip_norm in OPERATIONS.items():
             progress(f"{workload}: {operation}")
             moved = bytes_moved(row, shapes, clip_norm)

@@ -211,7 +211,10 @@ def _placed(slot: Slot, param: Array, array: Array) -> Array:
 
 
 def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> State:
-    name, shape = slot.name, slot.shape(param.shape)
+    name = slot.name
+    if slot.over is not None and param.ndim < 2:
+        raise ValueError(f"{what}: {name!r} is of rows and columns, which the parameter does not have")
+    shape = slot.shape(param.shape)
     array = lent(entry[name], f"{what}: {name!r}")
     if array.dtype != np.uint8:
         as_array(array, f"{what}: {name!r}")

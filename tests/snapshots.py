@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 import fastgd
 from fastgd import backends
+from fastgd.rules import RULES
 
 BACKENDS = tuple(backends.MODULES)
 
@@ -36,6 +38,17 @@ def unchanged(opt: fastgd.Optimizer) -> Iterator[None]:
 
 def random(shape: Any, seed: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
     return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def fitted(rule, shape):
+    """The shape, or one of as many elements in the number of dimensions that the rule is for."""
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    if rule.ndim in (None, len(shape)):
+        return shape
+    assert rule.ndim == 2
+    size = math.prod(shape)
+    rows = max((d for d in range(1, math.isqrt(size) + 1) if size % d == 0), default=0)
+    return rows, size // rows if rows else 3
 
 
 def rebuilt(opt):

@@ -16,7 +16,7 @@ SHAPES = bench.WORKLOADS["tiny"][1]
 @pytest.mark.parametrize("operation", bench.OPERATIONS)
 @pytest.mark.parametrize("rule", RULES)
 def test_contenders_end_with_the_same_parameters(rule, operation, monkeypatch):
-    ends = {}
+    ends, shapes = {}, bench.shapes_for(RULES[rule], "tiny")
     for contender in bench.contenders():
         kept = []
 
@@ -27,13 +27,14 @@ def test_contenders_end_with_the_same_parameters(rule, operation, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(bench, "_arrays", arrays)
-            step = contender.make(RULES[rule], SHAPES, bench.OPERATIONS[operation], 2)
+            step = contender.make(RULES[rule], shapes, bench.OPERATIONS[operation], 2)
         if step is not None:
             for _ in range(3):
                 step()
             ends[contender.name] = np.concatenate([p.reshape(-1) for p in kept])
-    start = np.concatenate([p.reshape(-1) for p in bench._arrays(SHAPES)[0]])
-    assert len(ends) >= 2
+    start = np.concatenate([p.reshape(-1) for p in bench._arrays(shapes)[0]])
+    # torch has Muon in neither variant, and NumPy's side no products
+    assert len(ends) >= 2 or not RULES[rule].exact
     for name, end in ends.items():
         assert np.abs(end - start).max() > 1e-4, name
         np.testing.assert_allclose(end, ends["fastgd"], atol=2e-6, err_msg=name)

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from snapshots import check_step, contents, random, rebuilt, unchanged
+from snapshots import check_step, contents, fitted, random, rebuilt, unchanged
 
 import fastgd
 from fastgd.rules import RULES
@@ -18,15 +18,16 @@ F32 = np.float32
 @pytest.mark.parametrize("rule", RULES)
 def test_training_goes_on_from_a_snapshot(rule, backend):
     decay = {"weight_decay": 0.1} if "weight_decay" in RULES[rule].defaults else {}
-    opt = fastgd.optim.create(rule, [random((3, 2), 0).T, random(4, 1)], backend=backend, **decay)
+    four = fitted(rule, (4,))
+    opt = fastgd.optim.create(rule, [random((3, 2), 0).T, random(four, 1)], backend=backend, **decay)
     for t in range(3):
-        opt.step([random((2, 3), t), random(4, t)], clip_norm=0.5, skip_nonfinite=True)
-        opt.step([np.full((2, 3), np.inf, F32), random(4, t)], skip_nonfinite=True)
+        opt.step([random((2, 3), t), random(four, t)], clip_norm=0.5, skip_nonfinite=True)
+        opt.step([np.full((2, 3), np.inf, F32), random(four, t)], skip_nonfinite=True)
     other = rebuilt(opt)
     assert contents(other) == contents(opt)
     with unchanged(opt):
-        other.step([random((2, 3), 8), random(4, 8)])
-    check_step(opt, [random((2, 3), 8), random(4, 8)])
+        other.step([random((2, 3), 8), random(four, 8)])
+    check_step(opt, [random((2, 3), 8), random(four, 8)])
     assert contents(other) == contents(opt)
 
 

@@ -24,6 +24,9 @@ RUNNERS = verification.runners()
 ONE_THREAD = [r for r in RUNNERS if r.backend == "native" and r.threads == 1]
 
 FLOATS = tuple(CODES)
+
+#: Muon's matrix products have other last bits in NumPy; test_muon.py has its precisions
+EXACT = [name for name, rule in RULES.items() if rule.exact]
 STATES = (None, *FLOATS, "8bit")
 
 #: around a block of codes and the vector widths; with no elements, no dimensions, and more than two
@@ -161,7 +164,7 @@ def expected(rule):
 
 
 @pytest.mark.parametrize("runner", ONE_THREAD, ids=str)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", EXACT)
 def test_bits(rule, runner):
     for cell, right in zip(cells(rule), expected(rule), strict=True):
         assert trained(cell, runner) == right, cell
@@ -191,7 +194,7 @@ SHAPE = st.lists(st.integers(0, 7), max_size=3).map(tuple)
 
 @settings(max_examples=150, deadline=None, database=None)
 @given(
-    rule=st.sampled_from(list(RULES)),
+    rule=st.sampled_from(EXACT),
     data=st.data(),
     setting=SETTINGS,
     dtypes=st.tuples(*[st.sampled_from(FLOATS)] * 2, st.none() | st.sampled_from(FLOATS)),

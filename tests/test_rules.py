@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from snapshots import random, rebuilt, unchanged
+from snapshots import fitted, random, rebuilt, unchanged
 
 import fastgd
 from fastgd.rules import RULES
@@ -24,13 +24,13 @@ def test_fully_decoupled_decay_follows_the_schedule_alone(name, backend):
     """With gradients of 0 only decay is left: lr / max_lr weight_decay, whatever lr is."""
     share = 0.25
     for lr in (1e-3, 10.0):
-        p = np.ones(3)
+        p = np.ones(fitted(name, (3,)))
         opt = fastgd.optim.create(name, [p], lr=lr, backend=backend, **ON)
         assert opt.param_groups[0]["max_lr"] == lr
         right = 1.0
         for part in (1.0, 1.0, 0.5):
             opt.param_groups[0]["lr"] = part * lr
-            opt.step([np.zeros(3)])
+            opt.step([np.zeros_like(p)])
             if RULES[name].average is None:
                 proximal = "no_prox" in RULES[name].defaults
                 right = right / (1 + part * share) if proximal else right * (1 - part * share)
@@ -40,8 +40,9 @@ def test_fully_decoupled_decay_follows_the_schedule_alone(name, backend):
 
 @pytest.mark.parametrize("name", DECOUPLING)
 def test_max_lr_is_lr_at_first_and_each_groups_own(name):
-    groups = [{"params": [random(2, 0)], "lr": 0.5}, {"params": [random(2, 1)]}]
-    groups.append({"params": [random(2, 2)], "max_lr": 4.0})
+    params = [random(fitted(name, (2,)), seed) for seed in range(3)]
+    groups = [{"params": [params[0]], "lr": 0.5}, {"params": [params[1]]}]
+    groups.append({"params": [params[2]], "max_lr": 4.0})
     opt = fastgd.optim.create(name, groups, lr=0.125)
     assert [g["max_lr"] for g in opt.param_groups] == [0.5, 0.125, 4.0]
     opt.param_groups[0]["lr"] = 0.25
@@ -53,13 +54,14 @@ def test_max_lr_is_lr_at_first_and_each_groups_own(name):
 
 @pytest.mark.parametrize("name", DECOUPLING)
 def test_max_lr_of_0_is_refused_when_it_would_divide(name, backend):
-    opt = fastgd.optim.create(name, [random(2, 0)], lr=0.0, backend=backend)
-    opt.step([random(2, 1)])
+    shape = fitted(name, (2,))
+    opt = fastgd.optim.create(name, [random(shape, 0)], lr=0.0, backend=backend)
+    opt.step([random(shape, 1)])
     with pytest.raises(ValueError, match="group 0: decouple_lr needs max_lr above 0"):
-        fastgd.optim.create(name, [random(2, 0)], lr=0.0, decouple_lr=True)
+        fastgd.optim.create(name, [random(shape, 0)], lr=0.0, decouple_lr=True)
     opt.param_groups[0]["decouple_lr"] = True
     with unchanged(opt), pytest.raises(ValueError, match="group 0: decouple_lr needs max_lr above 0"):
-        opt.step([random(2, 1)])
+        opt.step([random(shape, 1)])
 
 
 @pytest.mark.parametrize("name", [n for n, r in RULES.items() if "decoupled_weight_decay" in r.defaults])
@@ -95,7 +97,7 @@ def test_adam_with_decoupled_decay_is_adamw(backend):
 # ---- signs and NaN ----
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.orthogonal is None])
 def test_nan_in_a_gradient_stays_visible(name, backend):
     """In its own element and no other; a sign of NaN that were 0 would hide it."""
     p = random(20, 0)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from snapshots import check_step, contents, random, unchanged
+from snapshots import check_step, contents, fitted, random, unchanged
 
 import fastgd
 from fastgd.arrays import CODES, dtype_named
@@ -30,7 +30,8 @@ def test_settings_are_shared_and_differ_by_group(backend):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_has_every_setting(rule, backend):
-    group = fastgd.optim.create(rule, [random(3, 0)], backend=backend).param_groups[0]
+    param = random(fitted(rule, (3,)), 0)
+    group = fastgd.optim.create(rule, [param], backend=backend).param_groups[0]
     assert {name: group[name] for name in SETTINGS} == DEFAULTS
 
 

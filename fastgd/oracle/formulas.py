@@ -262,7 +262,7 @@ def adafactor(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -
     u = g / np.maximum(np.sqrt(v), eps1)
     u = u / max(1, np.sqrt(np.mean(u**2)) / h["d"])
     size = max(eps2, np.sqrt(np.mean(p**2)))
-    return p - h["lr"] * h["weight_decay"] * p - min(h["lr"], 1 / np.sqrt(t)) * size * u
+    return p - decay(p, h) - min(h["lr"], 1 / np.sqrt(t)) * size * u
 
 
 def muon(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
@@ -277,4 +277,4 @@ def muon(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any
     rows, cols = p.shape
     like_adamw = h["adjust_lr_fn"] == "match_rms_adamw"
     lr = h["lr"] * (0.2 * max(rows, cols) ** 0.5 if like_adamw else max(1, rows / cols) ** 0.5)
-    return p - h["lr"] * h["weight_decay"] * p - lr * (left * s) @ right
+    return p - decay(p, h) - lr * (left * s) @ right

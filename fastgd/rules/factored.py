@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastgd.checks import at_most, each, number, optional
+from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
 from fastgd.rules.powers import real_power
 from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule, Slot, Trust
 
@@ -41,7 +42,7 @@ def _adafactor_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[fl
     eps1, eps2 = h["eps"]
     return (
         min(h["lr"], 1.0 / math.sqrt(step)),
-        1.0 - h["lr"] * h["weight_decay"],
+        1.0 - decay_rate(h),
         1.0,
         1.0 / real_power(float(step), -h["beta2_decay"]),
         h["machine_eps"] if eps1 is None else eps1,
@@ -68,6 +69,7 @@ ADAFACTOR = Rule(
         "d": 1.0,
         "weight_decay": 0.0,
         "maximize": False,
+        **FULLY_DECOUPLED,
     },
     kernel="adafactor",
     slots=(
@@ -79,6 +81,7 @@ ADAFACTOR = Rule(
     scalars=("rho", "decay", "trust", "one_minus_beta2", "eps1", "eps2", "d"),
     fold=_adafactor_fold,
     body=_adafactor,
+    check=check_decay,
     trust=Trust("step", _adafactor_ratio),
     factored=_factors,
     traits=_traits,

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from fastgd.checks import each, finite, number, one_of, optional, whole
+from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
 from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule, Slot
 
 
@@ -42,7 +43,7 @@ def _muon_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
     ratio = _ADJUSTMENTS[h["adjust_lr_fn"] or "original"](rows, cols) if rows * cols else 1.0
     return (
         h["lr"] * ratio,
-        1.0 - h["lr"] * h["weight_decay"],
+        1.0 - decay_rate(h),
         1.0 - h["momentum"],
         *h["ns_coefficients"],
         h["eps"],
@@ -65,6 +66,7 @@ MUON = Rule(
         "ns_steps": 5,
         "adjust_lr_fn": None,
         "maximize": False,
+        **FULLY_DECOUPLED,
     },
     kernel="muon",
     slots=(Slot("momentum_buffer"),),
@@ -72,6 +74,7 @@ MUON = Rule(
     scalars=("lr", "decay", "one_minus_momentum", "a", "b", "c", "eps", "ns_steps"),
     fold=_muon_fold,
     body=_muon,
+    check=check_decay,
     orthogonal=_orthogonal,
     ndim=2,
     traits=lambda shape, dtype: {"shape": shape},
