@@ -5,6 +5,7 @@ This says what each is stored in and what it starts as.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -77,14 +78,15 @@ def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
 def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
     dtype = slot_dtype(slot, values, param)
     first = 0.0 if slot.initial is None else values[slot.initial]
+    shape = slot.shape(param.shape)
     if dtype is not None:
-        state = np.zeros_like(param, dtype, subok=False)
+        state = np.zeros_like(param, dtype, subok=False) if slot.over is None else np.zeros(shape, dtype)
         if first:
             state.fill(first)
         return state
     if first:
-        return Codes(*encode(np.full(param.shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
-    return Codes(np.zeros(param.shape, np.uint8), np.zeros(-(-param.size // BLOCK), np.uint8))
+        return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
+    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.uint8))
 
 
 def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
