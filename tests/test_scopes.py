@@ -251,6 +251,18 @@ def test_a_total_that_is_not_finite_skips_the_step(backend, bad):
     assert opt.step([np.ones(2)], total_norm=1.0, skip_nonfinite=True) == (1.0, 1.0, False, None)
 
 
+def test_without_skipping_a_total_that_is_not_finite_does_what_it_says(backend):
+    """As torch's: nothing is left of gradients by an infinite norm, and NaN spoils all."""
+    param = np.ones(2)
+    opt = fastgd.SGD([param], lr=1.0, backend=backend)
+    assert opt.step([np.ones(2)], clip_norm=1.0, total_norm=math.inf) == (math.inf, 0.0, False, None)
+    assert param.tolist() == [1, 1]
+    report = opt.step([np.ones(2)], clip_norm=1.0, total_norm=math.nan)
+    assert math.isnan(report.grad_norm)
+    assert math.isnan(report.clip_coef)
+    assert np.isnan(param).all()
+
+
 REFUSED = [
     ({"clip_scope": "rows"}, "clip_scope must be one of all, group, tensor, not 'rows'"),
     ({"clip_scope": 2}, "clip_scope must be one of all, group, tensor, not int"),
