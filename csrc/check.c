@@ -83,6 +83,7 @@ static int check_update(const fgd_tensor *t, const fgd_group *group, const fgd_o
     const int random = group->rounding == FGD_STOCHASTIC || group->state_rounding == FGD_STOCHASTIC;
     if (t->copy && !is_float(t->copy_dtype)) return FGD_ERROR_DTYPE;
     if (random && !t->step) return FGD_ERROR_NULL;
+    if (t->step && *t->step == INT64_MAX) return FGD_ERROR_SIZE;
     if (group->rounding == FGD_SPLIT && t->dtype == FGD_F16) return FGD_ERROR_ROUNDING;
     if (t->size > 0 && narrow && group->rounding >= FGD_KAHAN && !t->residual) return FGD_ERROR_SLOT;
     if (t->unit < 0 || (t->unit > 0 && t->size % t->unit)) return FGD_ERROR_SIZE;
@@ -112,23 +113,22 @@ static int check_tensor(const job *j, const fgd_tensor *t, int64_t n_groups) {
 
 /* ---- Laying out ------------------------------------------------------------------------------------ */
 
-/* Words of 8 bytes in the order of the job's pointers, up to the matrices. */
-static int64_t words_of(int64_t n_tensors, int64_t n_chunks, int64_t n_units, int64_t n_moments) {
-    const int64_t factors_words = (int64_t)(sizeof(factors) / 8);
-    return 3 * (n_tensors + 1) + (1 + SUMS) * n_chunks + factors_words * n_tensors + n_units + n_moments;
-}
+/* A sum of sizes; INT64_MAX where it would be more, as if there were such an amount of memory. */
+static int64_t plus(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
 
+/* In words of 8 bytes, what the job's pointers need of each tensor, and the arrays of firsts one more; then
+ * room for the largest matrix. */
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors) {
-    int64_t n_chunks = 0, n_units = 0, n_moments = 0, matrices = 0;
+    int64_t words = 3, matrices = 0;
     for (int64_t t = 0; tensors && t < n_tensors; t++) {
+        const int64_t n_chunks = tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0;
         const int64_t bytes = fgd_orthogonal_bytes(&tensors[t]);
-        n_chunks += tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0;
-        n_units += fgd_units_of(&tensors[t]);
-        n_moments += fgd_moments_words(&tensors[t]);
+        words = plus(words, 3 + (1 + SUMS) * n_chunks + (int64_t)(sizeof(factors) / 8));
+        words = plus(words, plus(fgd_units_of(&tensors[t]), fgd_moments_words(&tensors[t])));
         matrices = bytes > matrices ? bytes : matrices;
     }
-    const int64_t n = tensors && n_tensors > 0 ? n_tensors : 0;
-    return words_of(n, n_chunks, n_units, n_moments) * 8 + (matrices ? matrices + FGD_MATRIX_ALIGNMENT : 0);
+    if (words > INT64_MAX / 8) return INT64_MAX;
+    return plus(words * 8, matrices ? plus(matrices, FGD_MATRIX_ALIGNMENT) : 0);
 }
 
 static void lay_out(job *j, void *workspace) {

@@ -130,7 +130,8 @@ typedef struct fgd_tensor {
     void *residual;                    /* as the group's rounding asks; else NULL */
     void *average; /* running average of the parameter, in the precision of its arithmetic; NULL for none */
     void *copy;    /* receives the new parameter, rounded to copy_dtype; NULL for none */
-    int64_t *step; /* incremented when the update has been applied; may be NULL without stochastic rounding */
+    int64_t *step; /* below INT64_MAX; incremented when the update has been applied; may be NULL without
+                      stochastic rounding */
     uint64_t stream;          /* tells the random bits of this tensor from another's */
     int64_t unit;             /* elements of a unit for clip_unit; 0: the whole tensor is one */
     const int64_t *rows;      /* NULL, or: gradient row r is for row rows[r] of the others, each once */
@@ -186,7 +187,8 @@ typedef struct fgd_report {
     int64_t error_tensor;                        /* with an error code: the tensor it is about, or -1 */
 } fgd_report;
 
-/* Bytes of scratch memory, 8-byte aligned, that the calls below need for these tensors. */
+/* Bytes of scratch memory, 8-byte aligned, that the calls below need for these tensors; INT64_MAX where it is
+ * more than that. */
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
 
 /* Updates all tensors: measures the gradients if the options need it, then applies each group's rule. When a

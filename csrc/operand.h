@@ -33,40 +33,42 @@ static inline int fgd_is_direct(const fgd_operand *o) {
     return 1;
 }
 
-/* Copies n elements from element `offset` on between the operand and a packed buffer. */
+/* Copies n elements from element `offset` on between the operand and a packed buffer. Addresses are unsigned
+ * numbers, which may wrap: the stride of a dimension of one element is added and taken off again, and can be
+ * anything. */
 static inline __attribute__((always_inline)) void fgd_walk(const fgd_operand *o, int64_t offset, int64_t n,
                                                            char *packed, size_t item, int to_packed) {
     int64_t index[FGD_MAX_DIMS], shape1 = n, stride1 = o->item;
     const int64_t *shape = &shape1, *strides = &stride1;
     int last = 0;
-    char *at = o->base;
+    uintptr_t at = (uintptr_t)o->base;
     if (o->layout && o->layout->ndim > 0) {
         shape = o->layout->shape, strides = o->strides, last = o->layout->ndim - 1;
         for (int d = last; d >= 0; d--) {
             index[d] = offset % shape[d];
             offset /= shape[d];
-            at += index[d] * strides[d];
+            at += (uintptr_t)(index[d] * strides[d]);
         }
     } else {
         index[0] = 0;
-        at += offset * o->item;
+        at += (uintptr_t)(offset * o->item);
     }
     while (n > 0) {
         int64_t run = shape[last] - index[last];
         run = run < n ? run : n;
-        for (int64_t i = 0; i < run; i++, at += strides[last], packed += item) {
-            if (to_packed) memcpy(packed, at, item);
-            else memcpy(at, packed, item);
+        for (int64_t i = 0; i < run; i++, at += (uintptr_t)strides[last], packed += item) {
+            if (to_packed) memcpy(packed, (const char *)at, item);
+            else memcpy((char *)at, packed, item);
         }
         n -= run;
         if (n == 0) break;
         /* carry: the last dimension starts again and the ones before it count on */
-        at -= shape[last] * strides[last];
+        at -= (uintptr_t)shape[last] * (uintptr_t)strides[last];
         index[last] = 0;
         for (int d = last - 1; d >= 0; d--) {
-            at += strides[d];
+            at += (uintptr_t)strides[d];
             if (++index[d] < shape[d]) break;
-            at -= shape[d] * strides[d];
+            at -= (uintptr_t)shape[d] * (uintptr_t)strides[d];
             index[d] = 0;
         }
     }

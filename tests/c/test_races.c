@@ -10,13 +10,15 @@
 #include "fastgd.h"
 
 /* Rows of numbers: enough elements for several threads in each call. */
-enum { ROWS = 40, COLS = 2000, ELEMENTS = ROWS * COLS, TENSORS = 3, ROUNDS = 4, EACH = 2 };
+enum { ROWS = 40, COLS = 2000, ELEMENTS = ROWS * COLS, TENSORS = 5, ROUNDS = 4, EACH = 2 };
+enum { BLOCKS = (ELEMENTS + FGD_BLOCK - 1) / FGD_BLOCK, WORDS = 192 };
 
 /* What all threads read and none writes. */
 static struct {
     float grad[ELEMENTS];
     double wide_grad[ELEMENTS];
-    int64_t shape[2], strides[3 * 2], labels[ROWS];
+    uint16_t narrow_grad[ELEMENTS];
+    int64_t shape[2], strides[6 * 2], labels[ROWS];
     fgd_layout transposed;
     fgd_group group;
     fgd_options options;
@@ -28,24 +30,39 @@ typedef struct task {
     void (*run)(struct task *t);
     float param[ELEMENTS], buffer[ELEMENTS], grid[ELEMENTS], grid_buffer[ELEMENTS];
     double wide[ELEMENTS], wide_buffer[ELEMENTS], row_loss[ROWS];
-    int64_t workspace[64], steps[TENSORS];
+    float coded[ELEMENTS];
+    uint16_t narrow[ELEMENTS], narrow_buffer[ELEMENTS];
+    uint8_t codes[ELEMENTS], exponents[BLOCKS];
+    int64_t workspace[WORDS], steps[TENSORS];
     fgd_report report;
     long calls, wrong; /* of its calls, those that did not do what they should */
 } task;
 
 static pthread_barrier_t together;
 
-/* A tensor of each kind: packed, with its dimensions in another order than the gradient's, and in float64. */
+/* A tensor of each kind: packed, with its dimensions in another order than the gradient's, in float64, in
+ * bfloat16, and with its state in codes; the random bits of the last two round nothing, as all is exact. */
 static void tensors_of(task *t, fgd_tensor *tensors) {
     const fgd_tensor all[TENSORS] = {
         {.size = ELEMENTS, .dtype = FGD_F32, .param = t->param, .grad = shared.grad, .state = {t->buffer}},
         {.size = ELEMENTS, .dtype = FGD_F32, .param = t->grid, .grad = shared.grad, .state = {t->grid_buffer},
          .layout = &shared.transposed},
-        {.size = ELEMENTS, .dtype = FGD_F64, .param = t->wide, .grad = shared.wide_grad,
-         .state = {t->wide_buffer}},
+        {.size = ELEMENTS, .dtype = FGD_F64, .grad_dtype = FGD_F64, .state_dtype = {FGD_F64},
+         .param = t->wide, .grad = shared.wide_grad, .state = {t->wide_buffer}},
+        {.size = ELEMENTS, .dtype = FGD_BF16, .grad_dtype = FGD_BF16, .state_dtype = {FGD_BF16},
+         .param = t->narrow, .grad = shared.narrow_grad, .state = {t->narrow_buffer}},
+        {.size = ELEMENTS, .dtype = FGD_F32, .state_dtype = {FGD_CODES}, .param = t->coded,
+         .grad = shared.grad, .state = {t->codes}, .exponents = {t->exponents}},
     };
     memcpy(tensors, all, sizeof all);
     for (int k = 0; k < TENSORS; k++) tensors[k].step = &t->steps[k];
+}
+
+/* The bfloat16 of a number that has one. */
+static uint16_t upper_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)(bits >> 16);
 }
 
 static double shared_norm(void) { return sqrt(TENSORS * 16.0 * ELEMENTS); }
@@ -58,8 +75,10 @@ static void update(task *t) {
                                 sizeof t->workspace, &t->report);
     const int64_t n = t->steps[0];
     int right = !code && n == t->calls + 1 && t->report.norm == shared_norm();
-    for (int i = 0; i < ELEMENTS; i++)
+    for (int i = 0; i < ELEMENTS; i++) {
         right &= t->param[i] == -n * (n + 1) && t->grid[i] == t->param[i] && t->wide[i] == t->param[i];
+        right &= t->coded[i] == t->param[i] && t->narrow[i] == upper_half(t->param[i]);
+    }
     t->wrong += !right;
 }
 
@@ -127,7 +146,7 @@ static void ask(task *t) {
         right &= fgd_rule_find(fgd_rule_at(rule)->name) == rule;
     for (int a = 0; a < fgd_activation_count(); a++)
         right &= fgd_activation_find(fgd_activation_name(a)) == a;
-    for (int code = 0; code >= FGD_ERROR_ACTIVATION; code--) right &= fgd_error_text(code) != NULL;
+    for (int code = 0; code >= FGD_ERROR_ROWS; code--) right &= fgd_error_text(code) != NULL;
     fgd_tensor tensors[TENSORS];
     tensors_of(t, tensors);
     right &= fgd_workspace_size(tensors, TENSORS) <= (int64_t)sizeof t->workspace;
@@ -147,8 +166,9 @@ static void *begin(void *argument) {
 }
 
 static void set_shared(void) {
-    for (int i = 0; i < ELEMENTS; i++) shared.grad[i] = 4, shared.wide_grad[i] = 4;
-    /* param, grad, momentum_buffer: rows of param are columns of the others, which therefore are gathered */
+    for (int i = 0; i < ELEMENTS; i++)
+        shared.grad[i] = 4, shared.wide_grad[i] = 4, shared.narrow_grad[i] = upper_half(4);
+    /* rows of param are columns of grad and momentum_buffer, which therefore are gathered */
     const int64_t item = sizeof(float), across[2] = {item, ROWS * item}, along[2] = {COLS * item, item};
     for (int d = 0; d < 2; d++)
         shared.strides[d] = along[d], shared.strides[2 + d] = shared.strides[4 + d] = across[d];
@@ -162,8 +182,11 @@ static void set_shared(void) {
         if (strcmp(rule->scalars[i], "lr") == 0) shared.group.scalars[i] = 0.5;
         if (strcmp(rule->scalars[i], "momentum") == 0 || strcmp(rule->scalars[i], "grad_weight") == 0)
             shared.group.scalars[i] = 1;
+        if (i == rule->decay) shared.group.scalars[i] = 1;
     }
-    shared.options = (fgd_options){1, INFINITY, INFINITY, FGD_NORM_2, .measure = 1};
+    shared.group.rounding = shared.group.state_rounding = FGD_STOCHASTIC;
+    shared.options = (fgd_options){.grad_scale = 1, .clip_value = INFINITY, .clip_norm = INFINITY,
+                                   .clip_unit = INFINITY, .total_norm = -1, .measure = 1};
 }
 
 void test_races(void) {

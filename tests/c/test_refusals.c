@@ -103,10 +103,12 @@ static void test_pointers(void) {
 }
 
 static void test_numbers(void) {
+    int64_t last = INT64_MAX; /* no count of steps comes after it */
     REFUSED(ALL, FGD_ERROR_SIZE, NO_TENSOR, c->n_tensors = -1)
     REFUSED(UPDATE, FGD_ERROR_SIZE, NO_TENSOR, c->n_groups = -1)
     REFUSED(ALL, FGD_ERROR_SIZE, 1, c->tensors[1].size = -1)
     REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[0].size = INT64_MIN)
+    REFUSED(UPDATE, FGD_ERROR_SIZE, 2, c->tensors[2].step = &last)
     REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].grad_dtype = FGD_CODES)
     REFUSED(ALL, FGD_ERROR_DTYPE, 2, c->tensors[2].grad_dtype = -1)
     REFUSED(UPDATE, FGD_ERROR_GROUP, 1, c->tensors[1].group = 2)
@@ -142,6 +144,14 @@ static void test_workspace(void) {
     CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", COUNT);
     CHECK(fgd_workspace_size(NULL, 0) == 24, "%d", (int)fgd_workspace_size(NULL, 0));
     CHECK(large == words * 8, "%lld", (long long)large);
+    /* sums that wrapped around would be small, or negative */
+    const fgd_tensor units[] = {{.size = (int64_t)1 << 61, .unit = 1}, {.size = INT64_MAX, .unit = 2}, huge};
+    CHECK(fgd_workspace_size(units, 1) == INT64_MAX, "units of 1");
+    CHECK(fgd_workspace_size(units + 1, 2) == INT64_MAX, "units of 2");
+    CHECK(fgd_workspace_size(units, 3) == INT64_MAX, "three tensors");
+    /* bytes enough for this and the other tensors would be 2^64 and a few */
+    const int64_t size = 0x1ffe001ffe001ffe;
+    REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = size; c->tensors[0].unit = 1)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = INT64_MAX)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size--)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size = -1)
