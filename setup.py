@@ -3,9 +3,11 @@
 Metadata is in pyproject.toml, sources and flags are in csrc/build_flags.py, instruction sets in csrc/isa.def.
 """
 
+import os
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -21,6 +23,7 @@ from build_flags import (
     NO_OPENMP_FLAGS,
     OPENMP_FLAGS,
     OPENMP_PROBE,
+    KernelBuild,
     kernel_builds,
 )
 
@@ -45,16 +48,21 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
     def kernel_objects(self) -> list[str]:
-        objects = []
-        for build in kernel_builds():
-            objects += self.compiler.compile(
-                [f"csrc/{name}" for name in KERNELS],
+        depends = [str(path) for path in CSRC.iterdir()]
+
+        def compiled(job: tuple[KernelBuild, str]) -> list[str]:
+            build, source = job
+            return self.compiler.compile(
+                [f"csrc/{source}"],
                 output_dir=str(Path(self.build_temp) / build.name),
                 macros=list(build.macros.items()),
                 extra_postargs=build.flags,
-                depends=[str(path) for path in CSRC.iterdir()],
+                depends=depends,
             )
-        return objects
+
+        jobs = [(build, source) for source in KERNELS for build in kernel_builds()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [name for names in pool.map(compiled, jobs) for name in names]
 
     def openmp_flags(self) -> list[str]:
         """OpenMP where the compiler has it; without it everything works on one thread."""

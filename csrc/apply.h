@@ -7,8 +7,8 @@
 /* Updates or clips a run of chunks. */
 void fgd_write_run(const job *j, const chunk *run);
 
-/* Fills sums[c] from chunk c: what the factors of its tensor follow from. Only slots may change, and only where
- * fgd_write_run knows of it. */
+/* Fills sums[c] from chunk c: what the factors of its tensor follow from. Only slots may change, and only
+ * where fgd_write_run knows of it. */
 void fgd_try_chunk(const job *j, int64_t c, int64_t *cursor);
 
 /* From the sums to every tensor's trust ratio and scale. */

@@ -1,5 +1,7 @@
 /* Checks all arguments of a call, and lays its job out in the workspace. */
+#include "factored.h"
 #include "job.h"
+#include "orthogonal.h"
 #include "trust.h"
 
 /* ---- Checking -------------------------------------------------------------------------------------- */
@@ -45,7 +47,8 @@ static int check_layout(const fgd_layout *l, int64_t size) {
 static int is_float(int dtype) { return dtype >= FGD_F32 && dtype <= FGD_F16; }
 
 static int check_rows(const fgd_tensor *t, const fgd_options *o) {
-    if (t->n_rows < 0 || t->width < 0 || (t->width > 0 && t->n_rows > INT64_MAX / t->width)) return FGD_ERROR_ROWS;
+    if (t->n_rows < 0 || t->width < 0) return FGD_ERROR_ROWS;
+    if (t->width > 0 && t->n_rows > INT64_MAX / t->width) return FGD_ERROR_ROWS;
     if (t->n_rows * t->width != t->size || t->layout || !isinf(o->clip_unit)) return FGD_ERROR_ROWS;
     for (int64_t r = 0; r < t->n_rows; r++)
         if (t->rows[r] < 0) return FGD_ERROR_ROWS;
@@ -55,13 +58,24 @@ static int check_rows(const fgd_tensor *t, const fgd_options *o) {
 static int check_state(const fgd_tensor *t, const fgd_group *group) {
     const fgd_rule *rule = fgd_rule_at(group->rule);
     for (int i = 0; i < rule->n_slots; i++) {
-        const int needs = rule->slot_switch[i], codes = t->state_dtype[i] == FGD_CODES;
-        if (needs >= 0 && !(group->switches >> needs & 1)) continue;
+        const int codes = t->state_dtype[i] == FGD_CODES;
+        if (!fgd_uses_slot(rule, group, i)) continue;
         if (!codes && !is_float(t->state_dtype[i])) return FGD_ERROR_DTYPE;
         if (t->size > 0 && (!t->state[i] || (codes && !t->exponents[i]))) return FGD_ERROR_SLOT;
         if (codes && t->rows) return FGD_ERROR_ROWS;
     }
     return FGD_OK;
+}
+
+static int check_matrices(const job *j, const fgd_tensor *t) {
+    const fgd_group *group = &j->groups[t->group];
+    const int factored = fgd_is_factored(j, t), orthogonal = fgd_rule_at(group->rule)->orthogonal;
+    if (t->rows && (factored || orthogonal)) return FGD_ERROR_ROWS;
+    if (factored && t->size > 0) {
+        if (t->factor_rows <= 0 || t->factor_cols <= 0) return FGD_ERROR_MATRIX;
+        if (t->size % t->factor_cols || t->size / t->factor_cols % t->factor_rows) return FGD_ERROR_MATRIX;
+    }
+    return orthogonal ? fgd_check_orthogonal(t, group) : FGD_OK;
 }
 
 static int check_update(const fgd_tensor *t, const fgd_group *group, const fgd_options *o) {
@@ -92,41 +106,55 @@ static int check_tensor(const job *j, const fgd_tensor *t, int64_t n_groups) {
         if (code) return code;
     }
     if (t->size > 0 && (!t->grad || (j->write != WRITE_NOTHING && !t->param))) return FGD_ERROR_NULL;
-    return update ? check_update(t, &j->groups[t->group], j->options) : FGD_OK;
+    const int code = update ? check_update(t, &j->groups[t->group], j->options) : FGD_OK;
+    return code || !(j->factored || j->orthogonal) ? code : check_matrices(j, t);
 }
 
 /* ---- Laying out ------------------------------------------------------------------------------------ */
 
-/* Words of 8 bytes in the order of the job's pointers. */
-static int64_t words_of(int64_t n_tensors, int64_t n_chunks, int64_t n_units) {
+/* Words of 8 bytes in the order of the job's pointers, up to the matrices. */
+static int64_t words_of(int64_t n_tensors, int64_t n_chunks, int64_t n_units, int64_t n_moments) {
     const int64_t factors_words = (int64_t)(sizeof(factors) / 8);
-    return 2 * (n_tensors + 1) + (1 + SUMS) * n_chunks + factors_words * n_tensors + n_units;
+    return 3 * (n_tensors + 1) + (1 + SUMS) * n_chunks + factors_words * n_tensors + n_units + n_moments;
 }
 
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors) {
-    int64_t n_chunks = 0, n_units = 0;
+    int64_t n_chunks = 0, n_units = 0, n_moments = 0, matrices = 0;
     for (int64_t t = 0; tensors && t < n_tensors; t++) {
+        const int64_t bytes = fgd_orthogonal_bytes(&tensors[t]);
         n_chunks += tensors[t].size > 0 ? fgd_chunks_of(tensors[t].size) : 0;
         n_units += fgd_units_of(&tensors[t]);
+        n_moments += fgd_moments_words(&tensors[t]);
+        matrices = bytes > matrices ? bytes : matrices;
     }
-    return words_of(tensors && n_tensors > 0 ? n_tensors : 0, n_chunks, n_units) * 8;
+    const int64_t n = tensors && n_tensors > 0 ? n_tensors : 0;
+    return words_of(n, n_chunks, n_units, n_moments) * 8 + (matrices ? matrices + FGD_MATRIX_ALIGNMENT : 0);
 }
 
 static void lay_out(job *j, void *workspace) {
     int64_t elements = 0;
     j->first_chunk = workspace;
     j->first_unit = j->first_chunk + j->n_tensors + 1;
-    j->first_chunk[0] = j->first_unit[0] = 0;
+    j->first_moment = j->first_unit + j->n_tensors + 1;
+    j->first_chunk[0] = j->first_unit[0] = j->first_moment[0] = 0;
     for (int64_t t = 0; t < j->n_tensors; t++) {
         j->first_chunk[t + 1] = j->first_chunk[t] + fgd_chunks_of(j->tensors[t].size);
         j->first_unit[t + 1] = j->first_unit[t] + fgd_units_of(&j->tensors[t]);
         elements += j->tensors[t].size;
+        if (j->factored)
+            j->first_moment[t + 1] = j->first_moment[t] + fgd_moments_words(&j->tensors[t]);
     }
     j->n_chunks = j->first_chunk[j->n_tensors];
-    j->partial = (double *)(j->first_unit + j->n_tensors + 1);
+    j->partial = (double *)(j->first_moment + j->n_tensors + 1);
     j->sums = j->partial + j->n_chunks;
     j->factors = (factors *)(j->sums + SUMS * j->n_chunks);
     j->unit_coef = (double *)(j->factors + j->n_tensors);
+    j->moments = j->unit_coef + j->first_unit[j->n_tensors];
+    if (j->orthogonal) {
+        const double *end = j->moments + (j->factored ? j->first_moment[j->n_tensors] : 0);
+        const uintptr_t past = (uintptr_t)end % FGD_MATRIX_ALIGNMENT;
+        j->matrices = (char *)end + (past ? FGD_MATRIX_ALIGNMENT - past : 0);
+    }
     j->threads = fgd_threads_for(elements);
     for (int64_t t = 0; t < j->n_tensors && (j->trial || j->options->scope != FGD_SCOPE_ALL); t++)
         j->factors[t] = (factors){1, 1, 1};
@@ -142,7 +170,11 @@ int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace
     int code = check_options(o, j->write);
     for (int64_t g = 0; !code && g < n_groups; g++) {
         code = check_group(&j->groups[g]);
-        if (!code) j->trial |= j->groups[g].cautious || fgd_rule_at(j->groups[g].rule)->trust >= 0;
+        if (code) break;
+        const fgd_rule *rule = fgd_rule_at(j->groups[g].rule);
+        j->trial |= j->groups[g].cautious || rule->trust >= 0;
+        j->factored |= rule->row_slot >= 0;
+        j->orthogonal |= rule->orthogonal;
     }
     if (code) return code;
     for (int64_t t = 0; t < j->n_tensors; t++) {
@@ -157,6 +189,6 @@ int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace
     j->measure = o->measure || o->skip_nonfinite || (!isinf(o->clip_norm) && o->total_norm < 0) ||
                  j->write == WRITE_NOTHING;
     lay_out(j, workspace);
-    if (!j->measure && !(o->total_norm < 0)) fgd_finish_measure(j, NULL);
+    if (!j->measure && !(o->total_norm < 0)) fgd_finish_measure(j);
     return FGD_OK;
 }

@@ -16,6 +16,9 @@ const fgd_layers *fgd_layers_for(int real);
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);
 
+/* Calls work(what, part, parts) in every thread of a team that is opened for it; threads of 1: just so. */
+void fgd_in_parts(int threads, void (*work)(const void *what, int part, int parts), const void *what);
+
 /* Bytes of an element by fgd_dtype. */
 static inline int64_t fgd_item_size(int dtype) {
     static const int8_t sizes[] = {[FGD_F32] = 4, [FGD_F64] = 8, [FGD_BF16] = 2, [FGD_F16] = 2, [FGD_CODES] = 1};

@@ -41,7 +41,8 @@ typedef enum fgd_error {
     FGD_ERROR_GEMM = -14,
     FGD_ERROR_ACTIVATION = -15,
     FGD_ERROR_ROUNDING = -16,
-    FGD_ERROR_ROWS = -17
+    FGD_ERROR_ROWS = -17,
+    FGD_ERROR_MATRIX = -18
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and an array of exponents,
@@ -53,8 +54,8 @@ typedef enum fgd_norm { FGD_NORM_2 = 0, FGD_NORM_INF = 1 } fgd_norm;
 typedef enum fgd_scope { FGD_SCOPE_ALL = 0, FGD_SCOPE_GROUP = 1, FGD_SCOPE_TENSOR = 2 } fgd_scope;
 
 /* How a new number becomes a stored one. The last three are for 16-bit parameters and keep what rounding
- * loses in fgd_tensor.residual: as a number of the parameter's dtype (Kahan 1965), as a whole FGD_F32 that the
- * parameter is the rounding of, or (bfloat16 only) as the missing 16 bits of that FGD_F32. */
+ * loses in fgd_tensor.residual: as a number of the parameter's dtype (Kahan 1965), as a whole FGD_F32 that
+ * the parameter is the rounding of, or (bfloat16 only) as the missing 16 bits of that FGD_F32. */
 typedef enum fgd_rounding {
     FGD_NEAREST = 0,
     FGD_STOCHASTIC = 1,
@@ -82,6 +83,8 @@ typedef struct fgd_rule {
     int32_t slot_unsigned[FGD_MAX_SLOTS];
     int32_t decay; /* the scalar that the parameter is multiplied by; with 0 in it a kernel gives minus the step */
     int32_t trust; /* the scalar that fgd_update sets to each tensor's trust ratio; -1: the rule has none */
+    int32_t row_slot, col_slot; /* slots with a number for each row and each column of matrices; -1: none */
+    int32_t orthogonal; /* 1: each tensor is a matrix, whose step is made orthogonal by matrix products */
 } fgd_rule;
 
 int fgd_rule_count(void);
@@ -133,6 +136,10 @@ typedef struct fgd_tensor {
     const int64_t *rows;      /* NULL, or: gradient row r is for row rows[r] of the others, each once */
     int64_t n_rows, width;    /* with rows: size = n_rows * width, and no layout */
     const fgd_layout *layout; /* NULL: every operand is contiguous */
+    int64_t factor_rows, factor_cols; /* where row_slot is used: the tensor is matrices of this shape, one
+                                         after the other. row_slot holds size / factor_cols numbers, col_slot
+                                         size / factor_rows, both contiguous, whatever the layout */
+    int64_t matrix_rows;              /* of an orthogonal rule: the tensor is a matrix with so many rows */
 } fgd_tensor;
 
 /* The hyperparameters of some tensors at one step: switches is a bit mask in the rule's order, scalars
@@ -182,7 +189,10 @@ typedef struct fgd_report {
 /* Bytes of scratch memory, 8-byte aligned, that the calls below need for these tensors. */
 int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
 
-/* Updates all tensors: measures the gradients if the options need it, then applies each group's rule. */
+/* Updates all tensors: measures the gradients if the options need it, then applies each group's rule. When a
+ * matrix product of an orthogonal rule fails, and then only, part is done when FGD_ERROR_GEMM is returned:
+ * all tensors of other rules, and those before the report's error_tensor, have made their step, the rest
+ * none. */
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report);
 

@@ -25,12 +25,17 @@ typedef struct job {
     int64_t n_tensors, n_chunks;
     const fgd_options *options;
     int write, measure, trial, threads; /* trial: some group needs SUMS */
+    int factored, orthogonal;           /* some group's rule is */
     int64_t *first_chunk;               /* n_tensors + 1 */
     int64_t *first_unit;                /* n_tensors + 1 */
+    int64_t *first_moment;              /* n_tensors + 1: words of 8 bytes; only when factored */
     double *partial;                    /* n_chunks */
     double *sums;                       /* n_chunks * SUMS */
     factors *factors;                   /* n_tensors */
     double *unit_coef;                  /* one for each unit */
+    double *moments;                    /* second moments of rows and columns */
+    char *matrices;                     /* room for one orthogonal step at a time */
+    double *norms; /* n_tensors, or NULL */
     fgd_report *report;
 } job;
 
@@ -41,6 +46,12 @@ typedef struct chunk {
 } chunk;
 
 static inline int64_t fgd_chunks_of(int64_t size) { return size / FGD_CHUNK + (size % FGD_CHUNK != 0); }
+
+/* Whether a group of this rule has this slot under its switches. */
+static inline int fgd_uses_slot(const fgd_rule *rule, const fgd_group *group, int slot) {
+    const int needs = rule->slot_switch[slot];
+    return needs < 0 || (group->switches >> needs & 1);
+}
 
 static inline int64_t fgd_units_of(const fgd_tensor *t) {
     return t->size <= 0 ? 0 : t->unit > 0 ? t->size / t->unit : 1;
@@ -78,8 +89,8 @@ int fgd_prepare_job(job *j, int64_t n_groups, void *workspace, int64_t workspace
 /* measure.c: fills partial[c] from chunk c; *cursor as in fgd_chunk_at. */
 void fgd_measure_chunk(const job *j, int64_t c, int64_t *cursor);
 
-/* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of every
- * tensor. Without a measurement, from options->total_norm to the coefficient. */
-void fgd_finish_measure(const job *j, double *norms);
+/* measure.c: from partial results to the report, the coefficients and, unless norms is NULL, the norm of
+ * every tensor. Without a measurement, from options->total_norm to the coefficient. */
+void fgd_finish_measure(const job *j);
 
 #endif

@@ -50,7 +50,7 @@ FGD_RULES(LOOPS)
     const double other = (double)(FGD_TRUST_##of == FGD_TRUST_STEP ? param : gradient); \
     other_sum[lane] += other * other;
 #define CALL_BEGIN(rule, mask) rule##_begin_loop(n, param, grad, slots, scalars, mask, t, params, others)
-#define CALL_RESUME(rule, mask) rule##_resume_loop(n, param, slots, scalars, mask)
+#define CALL_RESUME(rule, mask) rule##_resume_loop(n, param, grad, slots, scalars, mask, t)
 #define BEGIN_AND_RESUME(rule, of)                                              \
     INLINE void rule##_begin_loop(int64_t n, const REAL *restrict p, const REAL *restrict g, \
                                   void *const *slots, const double *scalars, const uint32_t switches, \
@@ -75,8 +75,9 @@ FGD_RULES(LOOPS)
         const gradient_transform t = transform_of(prepare);                     \
         switch (switches) { VARIANTS(rule, CALL_BEGIN) }                        \
     }                                                                           \
-    INLINE void rule##_resume_loop(int64_t n, REAL *restrict p, void *const *slots, const double *scalars, \
-                                   const uint32_t switches) {                   \
+    INLINE void rule##_resume_loop(int64_t n, REAL *restrict p, const REAL *restrict g, \
+                                   void *const *slots, const double *scalars, const uint32_t switches, \
+                                   const gradient_transform t) {                \
         int k = 0;                                                              \
         READ_CHOICE(rule)                                                       \
         on.resume = 1;                                                          \
@@ -86,11 +87,12 @@ FGD_RULES(LOOPS)
         for (int64_t i = 0; i < n; i++) {                                       \
             rule##_state x = {0};                                               \
             rule##_slots(SLOT_LOAD)                                             \
-            rule##_body(p + i, 0, &x, &s, on);                                  \
+            rule##_body(p + i, clamped(g[i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
         }                                                                       \
     }                                                                           \
     static void rule##_resume(int64_t n, void *param, const void *grad, void *const *slots, \
                               const double *scalars, uint32_t switches, const fgd_prepare *prepare) { \
+        const gradient_transform t = transform_of(prepare);                     \
         if (FGD_TRUST_##of == FGD_TRUST_GRADIENT) {                             \
             rule##_update(n, param, grad, slots, scalars, switches, prepare);   \
             return;                                                             \
@@ -156,6 +158,76 @@ static double maxabs(int64_t n, const void *grad) {
     return (double)result;
 }
 
+/* ---- Matrices --------------------------------------------------------------------------------------- */
+
+INLINE void add_squares(int64_t n, const REAL *restrict g, double *restrict lanes,
+                        double *restrict col_sums) {
+    double sum[FGD_LANES];
+    int64_t i = 0;
+    memcpy(sum, lanes, sizeof sum);
+    for (; i + FGD_LANES <= n; i += FGD_LANES) {
+#pragma omp simd
+        for (int k = 0; k < FGD_LANES; k++) {
+            const double square = (double)g[i + k] * (double)g[i + k];
+            sum[k] += square;
+            col_sums[i + k] += square;
+        }
+    }
+    for (int k = 0; i < n; i++, k++) {
+        const double square = (double)g[i] * (double)g[i];
+        sum[k] += square;
+        col_sums[i] += square;
+    }
+    memcpy(lanes, sum, sizeof sum);
+}
+
+static void squares_of_row(int64_t n, const void *grad, double *lanes, double *col_sums) {
+    add_squares(n, grad, lanes, col_sums);
+}
+
+static void squares(int64_t count, int64_t rows, int64_t cols, const void *grad, double *row_sums,
+                    double *col_sums) {
+    const REAL *g = grad;
+    for (int64_t k = 0; k < count; k++, col_sums += cols) {
+        for (int64_t row = 0; row < rows; row++, g += cols) {
+            double lanes[FGD_LANES] = {0};
+            add_squares(cols, g, lanes, col_sums);
+            *row_sums++ = fgd_fold_lanes(lanes);
+        }
+    }
+}
+
+static void spread(int64_t first, int64_t n, int64_t rows, int64_t cols, const void *row_factors,
+                   const void *col_factors, void *by_row, void *by_col) {
+    const REAL *of_row = row_factors, *of_col = col_factors;
+    REAL *restrict r = by_row, *restrict c = by_col;
+    int64_t row = first / cols, col = first % cols, in_matrix = row % rows;
+    of_col += row / rows * cols;
+    for (int64_t i = 0; i < n;) {
+        const int64_t left = cols - col, run = left < n - i ? left : n - i;
+        const REAL factor = of_row[row];
+#pragma omp simd
+        for (int64_t k = 0; k < run; k++) {
+            r[i + k] = factor;
+            c[i + k] = of_col[col + k];
+        }
+        i += run, col = 0, row++;
+        if (++in_matrix == rows) in_matrix = 0, of_col += cols;
+    }
+}
+
+static void polynomial(int64_t from, int64_t to, int64_t size, double a, double b, double c,
+                       const void *gram, void *square) {
+    const REAL real_a = (REAL)a, real_b = (REAL)b, real_c = (REAL)c;
+    for (int64_t row = from; row < to; row++) {
+        const REAL *restrict g = (const REAL *)gram + row * size;
+        REAL *restrict s = (REAL *)square + row * size;
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) s[i] = real_b * g[i] + real_c * s[i];
+        s[row] = real_a + s[row];
+    }
+}
+
 #define TABLE_ENTRY(rule) [FGD_RULE_##rule] = rule##_update,
 #define BEGIN_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_begin,
 #define RESUME_ENTRY(rule, of) [FGD_RULE_##rule] = rule##_resume,
@@ -167,4 +239,8 @@ const fgd_kernels FGD_TABLE(fgd_kernels) = {
     .sumsq = sumsq,
     .sumsq_prepared = sumsq_prepared,
     .maxabs = maxabs,
+    .squares_of_row = squares_of_row,
+    .squares = squares,
+    .spread = spread,
+    .polynomial = polynomial,
 };

@@ -159,7 +159,7 @@ static void finish_scopes(const job *j) {
     }
 }
 
-void fgd_finish_measure(const job *j, double *norms) {
+void fgd_finish_measure(const job *j) {
     fgd_report *r = j->report;
     const fgd_options *o = j->options;
     const measurement what = what_to_measure(o);
@@ -174,5 +174,5 @@ void fgd_finish_measure(const job *j, double *norms) {
     else if (!isinf(o->clip_norm)) finish_scopes(j);
     /* finite elements of float64 may have a norm beyond it, by which nothing can be clipped */
     r->skipped = o->skip_nonfinite && (r->nonfinite_tensor >= 0 || !isfinite(r->norm));
-    for (int64_t t = 0; norms && t < j->n_tensors; t++) norms[t] = norm_of_tensors(j, t, t + 1);
+    for (int64_t t = 0; j->norms && t < j->n_tensors; t++) j->norms[t] = norm_of_tensors(j, t, t + 1);
 }

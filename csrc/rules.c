@@ -14,9 +14,11 @@
 #define COUNT(name) +1
 #define ENUMERATOR(name) name,
 #define SCALAR_ENUMERATOR(name) scalar_##name,
+#define SLOT_ENUMERATOR(name, when, sign) slot_##name,
+#define IS_THIS(rule) || (int)FGD_RULE_##rule == (int)this_rule
 
-/* where a rule has no such scalar */
-enum { scalar_trust = -1 };
+/* where a rule has no such scalar or slot */
+enum { scalar_trust = -1, slot_row_var = -1, slot_col_var = -1 };
 
 /* A function a rule, so that its switches can be enumerated under their plain names. */
 #define ROW(rule)                                                               \
@@ -28,6 +30,8 @@ enum { scalar_trust = -1 };
         enum { always = -1, rule##_switches(ENUMERATOR) };                      \
         enum { signed_, unsigned_ };                                            \
         enum { rule##_scalars(SCALAR_ENUMERATOR) };                             \
+        enum { rule##_slots(SLOT_ENUMERATOR) no_slot };                         \
+        enum { this_rule = FGD_RULE_##rule };                                   \
         static const fgd_rule row = {                                           \
             .name = #rule,                                                      \
             .n_slots = 0 rule##_slots(COUNT_SLOT),                              \
@@ -40,6 +44,9 @@ enum { scalar_trust = -1 };
             .slot_unsigned = {rule##_slots(SIGN_OF_SLOT)},                      \
             .decay = scalar_decay,                                              \
             .trust = scalar_trust,                                              \
+            .row_slot = slot_row_var,                                           \
+            .col_slot = slot_col_var,                                           \
+            .orthogonal = 0 FGD_ORTHOGONAL(IS_THIS),                            \
         };                                                                      \
         return &row;                                                            \
     }
@@ -81,6 +88,8 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_ACTIVATION: return "there is no such activation";
         case FGD_ERROR_ROUNDING: return "there is no such rounding, or not for this dtype";
         case FGD_ERROR_ROWS: return "row numbers or their width are wrong, or rows do not go with another option";
+        case FGD_ERROR_MATRIX:
+            return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
         default: return "unknown error code";
     }
 }

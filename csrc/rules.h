@@ -244,6 +244,32 @@ RULE(rprop) {
     *p = s->decay * *p - SIGN(g) * size;
 }
 
+/* Adafactor, Shazeer and Stern 2018, algorithms 4 and 5, with eps1 as torch has it:
+ *   v = v + (1 - beta2) (g^2 - v),  or for matrices  v = R C / mean(R)  (factored.c)
+ *   u = g / max(sqrt(v), eps1);   p = decay p - trust u
+ * Factored, row_var is sqrt(R / mean(R)) and col_var sqrt(C). trust limits the norm of u and takes the size of
+ * p as the unit of its length (trust.c). */
+RULE(adafactor) {
+    REAL root = s->eps1;
+    if (on.factored) root = x->row_var * x->col_var;
+    if (on.full) {
+        if (!on.resume) x->variance = x->variance + s->one_minus_beta2 * (g * g - x->variance);
+        root = SQRT(x->variance);
+    }
+    root = root < s->eps1 ? s->eps1 : root;
+    *p = s->decay * *p - s->trust * (g / root);
+}
+
+/* Muon, Jordan et al. 2024, in torch's form:  b = b + (1 - momentum) (g - b),  and once more so towards b for
+ * Nesterov's step. What is made of the step, and times lr, stands in orthogonal.c. */
+RULE(muon) {
+    REAL step;
+    x->momentum_buffer = x->momentum_buffer + s->one_minus_momentum * (g - x->momentum_buffer);
+    step = x->momentum_buffer;
+    if (on.nesterov) step = step + s->one_minus_momentum * (g - step);
+    *p = s->decay * *p - step;
+}
+
 /* An average takes in what stands in place of the gradient:  p = p + weight (g - p)
  * From the nearer end, so that weight 1 gives g exactly: past one half decay is 0 and  p = g - rest (g - p)
  * with rest = 1 - weight. */

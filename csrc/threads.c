@@ -1,4 +1,4 @@
-/* How many threads a call uses: a number for the process, one after a fork, one for little work. */
+/* How many threads a call uses (a number for the process; one after a fork and for little work), and a team. */
 #include "dispatch.h"
 
 #ifdef _OPENMP
@@ -46,3 +46,15 @@ int fgd_set_num_threads(int n) {
 }
 
 int fgd_threads_for(int64_t elements) { return elements < PARALLEL_THRESHOLD ? 1 : fgd_get_num_threads(); }
+
+void fgd_in_parts(int threads, void (*work)(const void *what, int part, int parts), const void *what) {
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        work(what, omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#endif
+    (void)threads;
+    work(what, 0, 1);
+}

@@ -8,7 +8,8 @@
 enum { FGD_TRUST_NONE, FGD_TRUST_STEP, FGD_TRUST_GRADIENT };
 int fgd_trust_of(int rule);
 
-/* param: norm of the parameter; other: norm of what fgd_trust_of says. 1 for rules that have none. */
-double fgd_trust_ratio(const fgd_group *group, double param, double other);
+/* param: norm of the parameter; other: norm of what fgd_trust_of says; size: elements, above 0. 1 for rules
+ * that have none. */
+double fgd_trust_ratio(const fgd_group *group, double param, double other, int64_t size);
 
 #endif

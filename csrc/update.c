@@ -3,10 +3,8 @@
 #include <stddef.h>
 
 #include "apply.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "factored.h"
+#include "orthogonal.h"
 
 /* ---- Running over all chunks ------------------------------------------------------------------------ */
 
@@ -36,24 +34,34 @@ static void wait_for_all(int parts) {
 /* Whether clipping would write every element as it is: gradients within the limit cost one read. */
 static int is_identity(const job *j) {
     const fgd_prepare prepare = fgd_before_norm(j->options);
-    return j->write == WRITE_CLIPPED && j->options->scope == FGD_SCOPE_ALL && prepare.unscale * j->report->clip_coef == 1 && isinf(prepare.bound);
+    if (j->write != WRITE_CLIPPED || j->options->scope != FGD_SCOPE_ALL || !isinf(prepare.bound)) return 0;
+    return prepare.unscale * j->report->clip_coef == 1;
 }
 
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
  * with its thread in all passes, so that gradients of middling size are in its cache in the second. */
-static void run_part(const job *j, double *norms, int part, int parts) {
+static void run_part(const void *what, int part, int parts) {
+    const job *j = what;
     const int64_t from = part_begin(j, part, parts), to = part_begin(j, part + 1, parts);
     int64_t cursor = 0;
     if (j->measure) {
         for (int64_t c = from; c < to; c++) fgd_measure_chunk(j, c, &cursor);
         wait_for_all(parts);
-        if (part == 0) fgd_finish_measure(j, norms);
+        if (part == 0) fgd_finish_measure(j);
         wait_for_all(parts);
     }
     if (j->write == WRITE_NOTHING || j->report->skipped || is_identity(j)) return;
     if (fgd_clips_units(j)) {
         const int64_t units = j->first_unit[j->n_tensors];
         fgd_measure_units(j, units / parts * part, part + 1 == parts ? units : units / parts * (part + 1));
+        wait_for_all(parts);
+    }
+    if (j->factored) {
+        fgd_sum_squares(j, from, to);
+        wait_for_all(parts);
+        fgd_update_moments(j, part, parts);
+        wait_for_all(parts);
+        fgd_finish_moments(j, from, to);
         wait_for_all(parts);
     }
     if (j->trial) {
@@ -71,15 +79,26 @@ static void run_part(const job *j, double *norms, int part, int parts) {
     }
 }
 
-static void run(const job *j, double *norms) {
-#ifdef _OPENMP
-    if (j->threads > 1) {
-#pragma omp parallel num_threads(j->threads)
-        run_part(j, norms, omp_get_thread_num(), omp_get_num_threads());
-        return;
+/* Makes the orthogonal steps one after the other: a matrix product has threads of its own. */
+static int run_orthogonal(const job *j) {
+    const int64_t n = j->orthogonal && !j->report->skipped ? j->n_tensors : 0;
+    for (int64_t t = 0; t < n; t++) {
+        if (!fgd_is_orthogonal(j, &j->tensors[t])) continue;
+        const int code = fgd_orthogonal_step(j, &j->tensors[t]);
+        if (code) {
+            j->report->error_tensor = t;
+            return code;
+        }
     }
-#endif
-    run_part(j, norms, 0, 1);
+    return FGD_OK;
+}
+
+static void count_steps(const job *j) {
+    const int64_t failed = j->report->error_tensor;
+    for (int64_t t = 0; !j->report->skipped && t < j->n_tensors; t++) {
+        const int made = failed < 0 || t < failed || !fgd_is_orthogonal(j, &j->tensors[t]);
+        if (made && j->tensors[t].step) ++*j->tensors[t].step;
+    }
 }
 
 /* ---- Entries --------------------------------------------------------------------------------------- */
@@ -88,22 +107,22 @@ int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tens
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report) {
     job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
              .write = WRITE_UPDATE, .report = report};
-    const int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
+    int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
     if (code) return code;
-    run(&j, NULL);
-    for (int64_t t = 0; !report->skipped && t < n_tensors; t++)
-        if (tensors[t].step) ++*tensors[t].step;
+    fgd_in_parts(j.threads, run_part, &j);
+    code = run_orthogonal(&j);
+    count_steps(&j);
     for (int64_t u = 0; !report->skipped && fgd_clips_units(&j) && u < j.first_unit[n_tensors]; u++)
         report->clip_coef = fgd_smaller(report->clip_coef, j.unit_coef[u]);
-    return FGD_OK;
+    return code;
 }
 
 int fgd_measure(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, double *norms,
                 void *workspace, int64_t workspace_size, fgd_report *report) {
     job j = {.tensors = tensors, .n_tensors = n_tensors, .options = options, .write = WRITE_NOTHING,
-             .report = report};
+             .norms = norms, .report = report};
     const int code = fgd_prepare_job(&j, 0, workspace, workspace_size);
-    if (!code) run(&j, norms);
+    if (!code) fgd_in_parts(j.threads, run_part, &j);
     return code;
 }
 
@@ -112,6 +131,6 @@ int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *op
     job j = {.tensors = tensors, .n_tensors = n_tensors, .options = options, .write = WRITE_CLIPPED,
              .report = report};
     const int code = fgd_prepare_job(&j, 0, workspace, workspace_size);
-    if (!code) run(&j, NULL);
+    if (!code) fgd_in_parts(j.threads, run_part, &j);
     return code;
 }

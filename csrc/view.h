@@ -10,6 +10,8 @@
  * long run, and of FGD_BLOCK. */
 enum { PIECE = FGD_BLOCK, PIECE_BYTES = PIECE * 8 };
 
+static inline int64_t fgd_pieces_of(int64_t n) { return n / PIECE + (n % PIECE != 0); }
+
 typedef struct view {
     fgd_operand where;
     uint8_t *exponents; /* of FGD_CODES */

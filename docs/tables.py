@@ -38,7 +38,10 @@ def settings_table() -> str:
 
 
 def stub_class(rule: Rule) -> str:
-    own = {name: (annotation(value), value) for name, value in rule.defaults.items()}
+    own = {
+        name: (rule.hyperparameter(name).type or annotation(value), value)
+        for name, value in rule.defaults.items()
+    }
     settings = {name: (entry.type or annotation(value), value) for name, (value, entry) in SETTINGS.items()}
     others = {name: (kind, value) for name, (kind, value, _) in KEYWORDS.items()}
     lines = [f"class {rule.title}(Optimizer):", "    def __init__(", "        self,", "        params: Any,"]

@@ -484,3 +484,48 @@ class LARS(Optimizer):
         copies: Any = None,
         backend: str = 'auto',
     ) -> None: ...
+
+class Adafactor(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 0.001),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...
+
+class Muon(Optimizer):
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-07,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        maximize: bool = False,
+        *,
+        state_dtype: Any = None,
+        state_rounding: str | None = None,
+        rounding: str = 'nearest',
+        cautious: bool = False,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        copies: Any = None,
+        backend: str = 'auto',
+    ) -> None: ...

@@ -108,8 +108,10 @@ def _torch(variant: str) -> Callable[..., Callable[[], object] | None]:
     return make
 
 
-def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object]:
+def _numpy(rule: Rule, shapes: Shapes, clip_norm: float | None, threads: int) -> Callable[[], object] | None:
     params, grads = _arrays(shapes)
+    if rule.factored is not None or rule.orthogonal is not None:
+        return None
     h = resolved(rule, rule.defaults)
     first = {s.name: h[s.initial] if s.initial else 0.0 for s in rule.active_slots(h) if s}
     states = [SimpleNamespace(**{k: np.full_like(p, v) for k, v in first.items()}) for p in params]
@@ -145,7 +147,7 @@ def _trust(rule: Rule, p: Array, g: Array, x: SimpleNamespace, scalars: dict[str
         other = rule.body(
             np, p, g, SimpleNamespace(**vars(x)), _single({**scalars, "decay": 0.0, "trust": 1.0}), on
         )
-    return rule.trust.ratio(math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), scalars)
+    return rule.trust.ratio(math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), p.size, scalars)
 
 
 CONTENDERS = (
@@ -160,9 +162,13 @@ def bytes_moved(rule: Rule, shapes: Shapes, clip_norm: float | None = None) -> i
     """What a float32 step must read and write at least: parameter and slots both ways, and the gradient once,
     or twice when a norm has to be known before the first element can be updated.
     """
-    slots = sum(s is not None for s in rule.active_slots(rule.defaults))
     passes_over_gradient = 1 if clip_norm is None else 2
-    return 4 * (2 * (1 + slots) + passes_over_gradient) * sum(math.prod(s) for s in shapes)
+    elements = 0
+    for shape in shapes:
+        h = rule.seen(resolved(rule, rule.defaults), shape, "float32")
+        slots = sum(math.prod(s.shape(shape)) for s in rule.active_slots(h) if s)
+        elements += (2 + passes_over_gradient) * math.prod(shape) + 2 * slots
+    return 4 * elements
 
 
 def bandwidth(threads: int, megabytes: int = 1024) -> Iterator[float]:
@@ -236,7 +242,7 @@ def run(
     row, timings, all_rates = RULES[rule], [], []
     probe = bandwidth(threads)
     for workload in WORKLOADS if workloads is None else workloads:
-        shapes = WORKLOADS[workload][1]
+        shapes = [s for s in WORKLOADS[workload][1] if row.ndim in (None, len(s))]
         for operation, clip_norm in OPERATIONS.items():
             progress(f"{workload}: {operation}")
             moved = bytes_moved(row, shapes, clip_norm)

@@ -46,6 +46,7 @@ CASES = (
     Case("SGD with momentum", "sgd", {"momentum": 0.9}),
     Case("Lion", "lion", {}),
     Case("LAMB", "lamb", {}),
+    Case("Adafactor", "adafactor", {}),
 )
 
 BITSANDBYTES = "bitsandbytes AdamW8bit"
@@ -60,11 +61,13 @@ def moved(opt: Optimizer, params: list[Array], grads: list[Array]) -> int:
     """Bytes that one step must read and write at least.
 
     Parameters, state and averages both ways and gradients once; for a trust ratio of the step once more the
-    parameters and the state, which have to be whole before the first element can be changed.
+    parameters and the state, which have to be whole before the first element can be changed. For second
+    moments of rows and columns the gradients are read twice more, because these have to be whole before that.
     """
     held = sum(p.nbytes for p in params) + opt.state_bytes()
-    again = RULES[opt.rule.name].trust is not None
-    return (2 + again) * held + sum(g.nbytes for g in grads)
+    rule = RULES[opt.rule.name]
+    passes_over_gradient = 1 if rule.factored is None else 3
+    return (2 + (rule.trust is not None)) * held + passes_over_gradient * sum(g.nbytes for g in grads)
 
 
 def _bitsandbytes(shapes: Shapes, threads: int) -> Callable[[], object] | None:

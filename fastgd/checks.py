@@ -56,6 +56,18 @@ def number(low: float, below: float = math.inf) -> Callable[[Any], float]:
     return check
 
 
+def at_most(high: float) -> Callable[[Any], float]:
+    """A check for a finite number that is not above `high`."""
+
+    def check(value: Any) -> float:
+        result = finite(value)
+        if result > high:
+            raise ValueError(f"must be at most {high:g}, not {result!r}")
+        return result
+
+    return check
+
+
 def limit(value: Any) -> float:
     """A number of at least 0, infinity included."""
     result = real(value)
@@ -64,10 +76,10 @@ def limit(value: Any) -> float:
     return result
 
 
-def each(*items: Callable[[Any], float]) -> Callable[[Any], tuple[float, ...]]:
+def each(*items: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     """A check for as many values as there are checks, one for each."""
 
-    def check(value: Any) -> tuple[float, ...]:
+    def check(value: Any) -> tuple[Any, ...]:
         try:
             values = tuple(value)
         except TypeError:

@@ -59,6 +59,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self.check_together(number)
         for parameter in members:
             check_rounding(self.values_in_place, parameter.array, str(parameter))
+            _check_dimensions(rule, parameter)
 
     def entry(self, name: str) -> Hyperparameter:
         """What a hyperparameter or setting means."""
@@ -99,6 +100,9 @@ class ParamGroup(MutableMapping[str, Any]):
         if affects_plan:
             self._changed(self._number)
 
+    def _entry(self, name: str) -> Hyperparameter:
+        return SETTINGS[name][1] if name in SETTINGS else self.rule.hyperparameter(name)
+
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"group {self._number}: {name!r} cannot be deleted")
 
@@ -117,6 +121,14 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"ParamGroup({self.summary()})"
+
+
+def _check_dimensions(rule: Rule, parameter: Parameter) -> None:
+    if rule.ndim not in (None, parameter.array.ndim):
+        raise ValueError(
+            f"{parameter} has shape {parameter.array.shape}: {rule.title} is for parameters of {rule.ndim} "
+            "dimensions; give others to another optimizer"
+        )
 
 
 def _members(params: Any, group: int) -> list[Parameter]:

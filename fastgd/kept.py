@@ -5,6 +5,7 @@ This says what each is stored in and what it starts as.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -77,14 +78,15 @@ def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
 def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
     dtype = slot_dtype(slot, values, param)
     first = 0.0 if slot.initial is None else values[slot.initial]
+    shape = slot.shape(param.shape)
     if dtype is not None:
-        state = np.zeros_like(param, dtype, subok=False)
+        state = np.zeros_like(param, dtype, subok=False) if slot.over is None else np.zeros(shape, dtype)
         if first:
             state.fill(first)
         return state
     if first:
-        return Codes(*encode(np.full(param.shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
-    return Codes(np.zeros(param.shape, np.uint8), np.zeros(-(-param.size // BLOCK), np.uint8))
+        return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
+    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.uint8))
 
 
 def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
@@ -95,16 +97,16 @@ def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
 
 
 def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
-    """What there is, and what the settings ask for that there is not; before the first step all is made anew.
+    """What there is, and what the settings ask for that there is not.
 
-    begun: whether the parameter has made a step.
+    begun: whether the parameter has made a step; before that, slots and average start again.
     """
     old = kept or Kept((None,) * len(active))
     slots = tuple(
         new_slot(slot, values, param) if slot is not None and (state is None or not begun) else state
         for slot, state in zip(active, old.slots, strict=True)
     )
-    residual = old.residual if begun and old.residual is not None else new_residual(values, param)
+    residual = new_residual(values, param) if old.residual is None else old.residual
     average = old.average
     if values["ema_decay"] is not None:
         if average is None:
@@ -125,7 +127,7 @@ def element_order(values: Mapping[str, Any], param: Array, kept: Kept, by_number
     """The axes, slowest first, in which the parameter's elements are counted.
 
     It is that of the memory, but C's where something depends on an element's number: random bits, blocks of
-    codes, and, with `by_number`, what the caller does.
+    codes, and, with `by_number`, what the caller does. (Of a parameter whose rows are updated both are C's.)
     """
     stochastic = STATE_ROUNDINGS[1]
     random = values["rounding"] == stochastic and has_16_bits(param)

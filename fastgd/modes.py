@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgd.backends.base import Block, Codes, Item, Options, Work
+from fastgd.arrays import Array
+from fastgd.backends.base import Block, Item, Options, Plan, Work
 from fastgd.interrupts import uninterrupted
 from fastgd.kept import keeps_residual
 from fastgd.rules import LERP
@@ -28,18 +29,27 @@ AVERAGED = "within averaged() the parameters hold their averages: leave it first
 @contextmanager
 def holding_averages(opt: Optimizer) -> Iterator[None]:
     """Within the block, parameters and copies hold their running averages, rounded to nearest."""
+    with opt._lock:
+        averages = opt._planner.averages()
+    if all(average is None for average in averages):
+        raise ValueError("no parameter has a running average: set ema_decay")
+    with holding(opt, averages):
+        yield
+
+
+@contextmanager
+def holding(opt: Optimizer, averages: Sequence[Array | None]) -> Iterator[None]:
+    """Within the block, parameters and copies hold these numbers, rounded to nearest; None: unchanged."""
     planner = opt._planner
     with opt._lock:
         if planner.barred:
             raise RuntimeError(planner.barred)
         written = [
             (array, average)
-            for p, average in zip(planner.parameters, planner.averages(), strict=True)
+            for p, average in zip(planner.parameters, averages, strict=True)
             for array in (p.array, p.copy)
             if average is not None and array is not None
         ]
-        if not written:
-            raise ValueError("no parameter has a running average: set ema_decay")
         before = [array.copy() for array, _ in written]
         rounded = [store(average, array.dtype) for array, average in written]
         with uninterrupted():
@@ -55,6 +65,25 @@ def holding_averages(opt: Optimizer) -> Iterator[None]:
             planner.barred = None
 
 
+def moving(opt: Optimizer, towards: Sequence[Array | None], weights: Sequence[float]) -> Plan:
+    """A plan that moves each parameter by its group's weight of the way to its counterpart; None stays.
+
+    Residuals move along, and copies are written.
+    """
+    planner, blocks = opt._planner, []
+    for group, weight in zip(opt.param_groups, weights, strict=True):
+        settings: dict[str, Any] = dict(DEFAULTS)
+        if keeps_residual(group.values_in_place):
+            settings["rounding"] = group.values_in_place["rounding"]
+        blocks.append(Block(LERP, {**settings, **LERP.defaults, "weight": weight}, 0))
+    items = []
+    for i, (p, end) in enumerate(zip(planner.parameters, towards, strict=True)):
+        if end is not None:
+            order, residual = tuple(range(p.array.ndim)), planner.keep(i).residual
+            items.append(Item(p.array, end, (), p.group, 0, order, residual=residual, copy=p.copy))
+    return opt.backend.plan(Work(blocks, items, np.zeros(1, np.int64)))
+
+
 def set_training(opt: Optimizer, training: bool) -> None:
     """Makes the parameters y (training) or x, by y = beta x + (1 - beta) z: see rules.table.Average.
 
@@ -68,25 +97,17 @@ def set_training(opt: Optimizer, training: bool) -> None:
         if planner.barred and training is False:
             raise RuntimeError(planner.barred)
         z = [slot.name for slot in opt.rule.slots].index(average.slot)
-        blocks = []
+        weights = []
         for number, group in enumerate(opt.param_groups):
             group.check_together(number)
             beta = average.beta(group.values_in_place)
             # y = x + (1 - beta) (z - x)   and   x = y + (1 - 1 / beta) (z - y)
-            weight = 1.0 - beta if training else 1.0 - 1.0 / beta
-            settings: dict[str, Any] = dict(DEFAULTS)
-            if keeps_residual(group.values_in_place):
-                settings["rounding"] = group.values_in_place["rounding"]
-            blocks.append(Block(LERP, {**settings, **LERP.defaults, "weight": weight}, 0))
-        items = []
-        for i, p in enumerate(planner.parameters):
-            kept = planner.kept[i]
-            towards = None if kept is None or not planner.steps[i] else kept.slots[z]
-            if kept is None or towards is None or isinstance(towards, Codes):
-                continue
-            order = tuple(range(p.array.ndim))
-            items.append(Item(p.array, towards, (), p.group, 0, order, residual=kept.residual, copy=p.copy))
-        plan = opt.backend.plan(Work(blocks, items, np.zeros(1, np.int64)))
+            weights.append(1.0 - beta if training else 1.0 - 1.0 / beta)
+        towards: list[Array | None] = []
+        for kept, steps in zip(planner.kept, planner.steps, strict=False):
+            slot = None if kept is None or not steps else kept.slots[z]
+            towards.append(slot if isinstance(slot, np.ndarray) else None)
+        plan = moving(opt, towards, weights)
         with uninterrupted():
             plan.step(Options())
             opt._training = training

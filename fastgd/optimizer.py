@@ -204,6 +204,10 @@ class Optimizer:
             if plan is None or self._changed or planner.gone or plan.grad_ids != list(map(id, grads)):
                 plan = planner.prepare(grads, self._options, self._changed)
             measured = plan.run.step(self._options)
+            if measured is UNMEASURED:
+                if plan.lent:
+                    plan.lent.clear()
+                return _UNMEASURED
             norm, clip_coef, tensor, skipped = measured
             nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
             # NaN as well when it was not measured
@@ -212,8 +216,6 @@ class Optimizer:
                 self._skipped += 1
             if plan.lent:
                 plan.lent.clear()
-        if measured is UNMEASURED:
-            return _UNMEASURED
         return _report((found, clip_coef, skipped, nonfinite))
 
     def sumsq(

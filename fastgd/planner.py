@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,9 +74,11 @@ class Planner:
         self._written = [what for what, _ in written]
         self._spans = Spans([array for _, array in written])
 
-    def values_of(self, i: int) -> dict[str, Any]:
-        """The hyperparameters and settings of a parameter."""
-        return self.groups[self.parameters[i].group].values_in_place
+    def values_of(self, i: int) -> Mapping[str, Any]:
+        """The hyperparameters and settings of a parameter, and the traits that its rule asks for."""
+        p = self.parameters[i]
+        values = self.groups[p.group].values_in_place
+        return self.rule.seen(values, p.array.shape, p.array.dtype.name)
 
     def prepare(self, grads: Sequence[Any], options: Options, changed: list[int]) -> Prepared:
         """A plan for these gradients: the one there is with other pointers, or a new one.
@@ -160,30 +162,41 @@ class Planner:
         return values
 
     def _work(self, numbers: list[int], grads: Checked, options: Options) -> Work:
-        blocks: dict[tuple[int, int, tuple[float, ...]], int] = {}
+        blocks: dict[tuple[Any, ...], int] = {}
         rows: list[Block] = []
         alike: list[list[int]] = []
         items: list[Item] = []
-        active = [self.rule.active_slots(group.values_in_place) for group in self.groups]
+        #: the slots in use and whether an element's number matters to them, of each block
+        active: list[Active] = []
+        numbered: list[bool] = []
         for i, grad in zip(numbers, grads.arrays, strict=True):
             p, values = self.parameters[i], self.values_of(i)
-            key = (p.group, int(self.steps[i]), self.carried_by(i))
+            key = (p.group, int(self.steps[i]), self.carried_by(i), *self._traits_of(p))
             if key not in blocks:
                 blocks[key] = len(rows)
                 alike.append([])
                 carriers = Carriers(self.carried, alike[-1]) if self.rule.carried else ()
                 rows.append(Block(self.rule, values, i, carriers))
-            alike[blocks[key]].append(i)
-            kept, only = in_use(active[p.group], values, self.keep(i, active[p.group])), grads.rows.get(i)
-            order = element_order(values, p.array, kept, options.clips_units or only is not None)
+                active.append(self.rule.active_slots(values))
+                numbered.append(options.clips_units or self.rule.in_matrices(active[-1]))
+            block = blocks[key]
+            alike[block].append(i)
+            kept = in_use(active[block], values, self.keep(i, active[block]))
+            order = element_order(values, p.array, kept, numbered[block])
             beside = (kept.residual, kept.average, p.copy)
-            items.append(Item(p.array, grad, kept.slots, blocks[key], i, order, p.group, *beside, only))
+            items.append(
+                Item(p.array, grad, kept.slots, block, i, order, p.group, *beside, grads.rows.get(i))
+            )
         return Work(rows, items, self.steps, self.seed)
+
+    def _traits_of(self, p: Parameter) -> tuple[Any, ...]:
+        traits = self.rule.traits
+        return tuple(traits(p.array.shape, p.array.dtype.name).values()) if traits else ()
 
     def keep(self, i: int, active: Active | None = None) -> Kept:
         """What is kept of a parameter: made when first needed, and kept when it is no longer asked for.
 
-        active: the slots of its group, when they are known.
+        active: its slots in use, when they are known.
         """
         values = self.values_of(i)
         active = active or self.rule.active_slots(values)

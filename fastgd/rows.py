@@ -42,6 +42,7 @@ def check_rows_allowed(parameter: Parameter, rule: Rule, values: Mapping[str, An
     coded = any(s is not None and slot_dtype(s, values, param) is None for s in rule.active_slots(values))
     reasons = {
         f"{rule.title} takes norms of the whole parameter": rule.trust is not None,
+        f"{rule.title} takes products of the whole parameter": rule.orthogonal is not None,
         "cautious updates count elements of the whole parameter": values["cautious"],
         "its state in 8 bits is stored in blocks that cross rows": coded,
         "clip_adaptive takes norms of the whole parameter": options.clips_units,

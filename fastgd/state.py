@@ -104,7 +104,8 @@ def checked_state(opt: Optimizer, given: Mapping[str, Any], convert: bool) -> Ch
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)) or not 0 <= key < len(parameters):
             raise ValueError(f"the state has an entry {key!r}, but no such parameter exists")
         i = int(key)
-        values = settings[parameters[i].group]
+        array = parameters[i].array
+        values = opt.rule.seen(settings[parameters[i].group], array.shape, array.dtype.name)
         steps[i], carried[i], kept[i] = _entry(opt.rule, parameters[i], values, entry, convert)
     return Checked(settings, steps, carried, kept, seed, training)
 
@@ -184,11 +185,13 @@ def _slot(
     what: str, slot: Slot, values: Mapping[str, Any], param: Array, entry: Mapping[str, Any], convert: bool
 ) -> State:
     """A slot in what this optimizer keeps it in."""
-    given = _stored(what, slot.name, param, entry)
+    given = _stored(what, slot, param, entry)
     dtype = slot_dtype(slot, values, param)
     has, wanted = CODED if isinstance(given, Codes) else given.dtype.name, dtype.name if dtype else CODED
     if has == wanted:
-        return Codes(*(a.copy("C") for a in given)) if isinstance(given, Codes) else _like(param, given)
+        if isinstance(given, Codes):
+            return Codes(*(a.copy("C") for a in given))
+        return _placed(slot, param, given)
     if not convert:
         raise ValueError(
             f"{what}: {slot.name!r} is in {has}, and this optimizer keeps it in {wanted}: {REMEDY}"
@@ -199,15 +202,22 @@ def _slot(
         numbers = load(given, arithmetic(given.dtype))
     if dtype is None:
         return Codes(*encode(numbers, unsigned=slot.unsigned))
-    return _like(param, store(numbers, dtype, unsigned=slot.unsigned))
+    return _placed(slot, param, store(numbers, dtype, unsigned=slot.unsigned))
 
 
-def _stored(what: str, name: str, param: Array, entry: Mapping[str, Any]) -> State:
+def _placed(slot: Slot, param: Array, array: Array) -> Array:
+    """A copy that lies in memory as a new slot does."""
+    return _like(param, array) if slot.over is None else array.copy("C")
+
+
+def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> State:
+    name, shape = slot.name, slot.shape(param.shape)
     array = lent(entry[name], f"{what}: {name!r}")
     if array.dtype != np.uint8:
         as_array(array, f"{what}: {name!r}")
-    if array.shape != param.shape:
-        raise ValueError(f"{what}: {name!r} has shape {array.shape}, the parameter {param.shape}")
+    if array.shape != shape:
+        wanted = f"the parameter {shape}" if slot.over is None else f"beside the parameter it is {shape}"
+        raise ValueError(f"{what}: {name!r} has shape {array.shape}, {wanted}")
     beside = EXPONENTS.format(name)
     if (array.dtype == np.uint8) != (beside in entry):
         here = f"has no {beside!r}" if beside not in entry else f"has {beside!r}, which is for 8 bits alone"
@@ -215,10 +225,10 @@ def _stored(what: str, name: str, param: Array, entry: Mapping[str, Any]) -> Sta
     if array.dtype != np.uint8:
         return array
     exponents = lent(entry[beside], f"{what}: {beside!r}")
-    wanted = (-(-param.size // BLOCK),)
-    if exponents.dtype != np.uint8 or exponents.shape != wanted:
+    blocks = (-(-array.size // BLOCK),)
+    if exponents.dtype != np.uint8 or exponents.shape != blocks:
         found = f"{exponents.dtype} {exponents.shape}"
-        raise ValueError(f"{what}: {beside!r} must be uint8 {wanted}, not {found}")
+        raise ValueError(f"{what}: {beside!r} must be uint8 {blocks}, not {found}")
     return Codes(np.asarray(array, order="C"), np.asarray(exponents, order="C"))
 
 

@@ -4,6 +4,7 @@ bit with each other, and in value with the float64 oracle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from fastgd import backends, machine, optim
 from fastgd.arrays import DTYPES, Array
 from fastgd.oracle import ORACLE, trajectory
 from fastgd.report import StepReport
-from fastgd.rules import RULES
+from fastgd.rules import RULES, Rule
 
 #: sizes around the vector widths (4, 8, 16 elements), the lanes of sums (16) and the chunk (16384)
 SIZES = (0, 1, 3, 4, 5, 15, 16, 17, 31, 33, 100, 16383, 16384, 16385, 40000)
@@ -57,6 +58,19 @@ def runners() -> list[Runner]:
     return [Runner("reference"), *native]
 
 
+def _shape(rule: Rule, size: int, turn: int) -> tuple[int, ...]:
+    """A shape with so many elements in which the rule is at home; another one with every turn."""
+    if rule.factored is None and rule.ndim is None:
+        return (size,)
+    short = max(d for d in range(1, math.isqrt(size) + 1) if size % d == 0) if size else 0
+    long = size // short if size else 3
+    third = next((d for d in (2, 3, 5) if short % d == 0 and size), 1)
+    matrices = [(short, long), (long, short)]
+    others = [(size,), (third, short // third, long), (long, third, short // third)]
+    shapes: list[tuple[int, ...]] = [*matrices, *([] if rule.ndim else others)]
+    return shapes[turn % len(shapes)]
+
+
 class Case(NamedTuple):
     """One training run of a few steps on random data."""
 
@@ -77,8 +91,9 @@ def cases(rule: str, dtype: Any, sizes: Sequence[int] = SIZES, seed: int = 0) ->
     """A case for each setting of the oracle's table; every other one clips by the global norm."""
     for k, settings in enumerate(ORACLE[rule].settings):
         rng = np.random.default_rng([seed, k])
-        params = [rng.standard_normal(n).astype(dtype) for n in sizes]
-        grads = [[rng.standard_normal(n).astype(dtype) for n in sizes] for _ in range(ORACLE[rule].steps)]
+        shapes = [_shape(RULES[rule], n, i + k) for i, n in enumerate(sizes)]
+        params = [rng.standard_normal(s).astype(dtype) for s in shapes]
+        grads = [[rng.standard_normal(s).astype(dtype) for s in shapes] for _ in range(ORACLE[rule].steps)]
         yield Case(rule, settings, dtype, params, grads, 1.5 if k % 2 else None)
 
 
@@ -149,8 +164,8 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
     """Runs every rule in every dtype on every backend, instruction set and thread count of this machine.
 
     Each verdict says how far from the float64 oracle the results are and which runners, if any, did not give
-    the bits of the reference backend. Takes a second or two for each rule. rules: names; default all.
-    ValueError for one that does not exist.
+    the bits of the reference backend; rules that take matrix products do not promise these. Takes a second or
+    two for each rule. rules: names; default all. ValueError for one that does not exist.
     """
     names = list(RULES) if rules is None else list(rules)
     unknown = [name for name in names if name not in RULES]
@@ -164,7 +179,8 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
                 outcomes = {str(runner): compute(case, runner) for runner in runners()}
                 reference = next(iter(outcomes.values()))
                 error = max(error, *(oracle_error(case, outcome) for outcome in outcomes.values()))
-                different |= {name for name, o in outcomes.items() if not o.same_bits(reference)}
+                if RULES[rule].exact:
+                    different |= {name for name, o in outcomes.items() if not o.same_bits(reference)}
             compared = [str(runner) for runner in runners()]
             verdicts.append(Verdict(rule, dtype.name, error, TOLERANCE[dtype], compared, sorted(different)))
     return verdicts

@@ -51,6 +51,16 @@ def test_until_the_first_step_the_average_is_the_parameter(backend):
     assert opt.averages()[0].tolist() == [4, 4, 4]
 
 
+def test_averages_may_be_asked_for_between_a_skipped_step_and_the_next(backend):
+    opt, grad = fastgd.Adam([np.zeros(3, F32)], ema_decay=0.5, backend=backend), np.full(3, np.nan, F32)
+    opt.step([grad], skip_nonfinite=True)
+    average = opt.averages()[0]
+    grad[:] = 1
+    opt.step([grad])
+    assert average[0] != 0
+    assert opt.state_dict()["state"][0]["exp_avg"].all()
+
+
 def test_an_average_may_be_turned_on_off_and_on_and_its_decay_changed(backend):
     param = np.zeros(1, F32)
     opt = fastgd.SGD([param], lr=1.0, backend=backend)

@@ -31,14 +31,14 @@ def reference(rule, dtype):
 def test_values_and_bits(rule, dtype, runner):
     for case, expected in zip(cases(rule, dtype), reference(rule, dtype), strict=True):
         outcome = verification.compute(case, runner)
-        assert outcome.same_bits(expected), case.settings
+        assert outcome.same_bits(expected) or not RULES[rule].exact, case.settings
         assert verification.oracle_error(case, outcome) <= verification.TOLERANCE[dtype], case.settings
 
 
 def strided(values):
-    memory = np.full(3 * values.size + 2, np.nan, values.dtype)
-    memory[1:-1:3] = values
-    return memory[1:-1:3]
+    memory = np.full((*values.shape, 3), np.nan, values.dtype)
+    memory[..., 1] = values
+    return memory[..., 1]
 
 
 def reversed_in_memory(values):
@@ -46,8 +46,8 @@ def reversed_in_memory(values):
 
 
 def misaligned(values):
-    memory = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype)
-    memory[:] = values
+    memory = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
+    memory[...] = values
     return memory
 
 
@@ -55,7 +55,7 @@ def misaligned(values):
 @pytest.mark.parametrize("runner", RUNNERS, ids=str)
 def test_where_elements_lie_changes_no_bit(runner, place):
     assert not place(np.ones(5)).flags.carray
-    for rule in RULES:
+    for rule in (name for name, rule in RULES.items() if rule.exact):
         for dtype in DTYPES:
             for case in verification.cases(rule, dtype, sizes=[0, 1, 5, 17, 100, 16385]):
                 expected = packed(case)
@@ -64,6 +64,12 @@ def test_where_elements_lie_changes_no_bit(runner, place):
 
 def packed(case):
     return verification.compute(case, verification.Runner("native", threads=1))
+
+
+def faced(rule, values):
+    """What the rule sees of the values beside a vector and beside a matrix, where it takes them."""
+    shapes = [shape for shape in [(3,), (2, 3)] if rule.ndim in (None, len(shape))]
+    return [rule.seen(values, shape, "float32") for shape in shapes]
 
 
 def test_the_grid_has_every_rule_and_every_switch():
@@ -79,8 +85,8 @@ def test_the_grid_has_every_rule_and_every_switch():
             for values in itertools.product((0, 1), repeat=len(numbers))
         ]
         for switch in rule.switches:
-            seen = {rule.active(h)[switch] for h in settings}
-            possible = {rule.active(h)[switch] for h in extremes}
+            seen = {rule.active(h)[switch] for values in settings for h in faced(rule, values)}
+            possible = {rule.active(h)[switch] for values in extremes for h in faced(rule, values)}
             assert seen == possible, (rule.name, switch)
         for name, value in rule.defaults.items():
             assert {h[name] for h in settings} != {value}, (rule.name, name)
@@ -106,7 +112,7 @@ def test_forcing_an_instruction_set_runs_its_kernels():
 def test_a_split_of_the_tensors_changes_no_bit(runner):
     """One long parameter, and the same elements as several parameters cut between and inside chunks."""
     cuts = [1, 17, 16384, 16384 * 2, 40003]
-    for rule in RULES:
+    for rule in (name for name, rule in RULES.items() if rule.elementwise):
         whole = verification.cases(rule, np.float32, sizes=[50000])
         for case in whole:
             together = verification.compute(case._replace(clip_norm=None), runner)

@@ -164,6 +164,27 @@ PEERS: dict[str, Peer] = {
         lambda h: optax.signum(h["lr"], h["momentum"]) if h["momentum"] else optax.sign_sgd(h["lr"]),
         [{"lr": 0.02, "momentum": 0.7}, {"lr": 0.02, "momentum": 0.0}],
     ),
+    "lamb": Peer(
+        lambda h: optax.lamb(h["lr"], *h["betas"], h["eps"], weight_decay=h["weight_decay"]),
+        [
+            {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.0},
+            {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.3, "maximize": True},
+        ],
+    ),
+    # optax measures gradient and decay together, the paper each by itself
+    "lars": Peer(
+        lambda h: optax.lars(
+            h["lr"],
+            trust_coefficient=h["trust_coefficient"],
+            eps=h["eps"],
+            momentum=h["momentum"],
+            nesterov=h["nesterov"],
+        ),
+        [
+            {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "eps": 0.3},
+            {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "nesterov": True, "maximize": True},
+        ],
+    ),
 }
 
 #: rule -> why it is not compared
@@ -183,7 +204,7 @@ def test_steps(rule, settings):
     h = {**RULES[rule].defaults, **settings}
     with jax.enable_x64(True):
         transformation = PEERS[rule].make(h)
-        if RULES[rule].active(h).get("weight_decay") and RULES[rule].average is None:
+        if RULES[rule].active(h).get("weight_decay") and not (RULES[rule].average or RULES[rule].trust):
             transformation = optax.chain(optax.add_decayed_weights(h["weight_decay"]), transformation)
         if h["maximize"]:
             transformation = optax.chain(optax.scale(-1.0), transformation)

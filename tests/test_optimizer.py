@@ -138,6 +138,13 @@ def test_gradients_may_change_their_order_from_step_to_step(backend, order):
             check_step(opt, [ORDERS[of](random((3, 4), t))])
 
 
+def test_gradients_may_change_their_dtype_from_step_to_step(backend):
+    opt = fastgd.AdamW([random((3, 4), 0), random(5, 1, np.float64)], backend=backend)
+    for before, after in itertools.permutations([np.float32, np.float64, np.float16], 2):
+        for t, of in enumerate([before, before, after, before]):
+            check_step(opt, [random((3, 4), t, of), random(5, t, before)], clip_norm=0.5)
+
+
 def test_an_id_taken_over_by_another_array_is_noticed(backend):
     """A freed gradient's id is given to the next array, whose memory is elsewhere."""
     p = np.zeros(1000, F32)

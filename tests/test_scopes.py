@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -130,11 +132,14 @@ def test_clipping_units_in_every_dtype(backend, dtype):
 
 
 def test_gradients_within_their_limits_are_not_written(backend):
-    grad = np.full((2, 3), 1e-3)
-    grad.flags.writeable = True
-    before = grad.tobytes()
-    assert fastgd.clip_grad_adaptive_([np.ones((2, 3))], [grad], 0.1, backend=backend) == 1.0
-    assert grad.tobytes() == before
+    """Their pages may only be read."""
+    grad = np.frombuffer(mmap.mmap(-1, 2 * mmap.PAGESIZE), np.float32).reshape(2, -1)
+    grad[:] = 1e-6
+    grad[1] = 1
+    locked = ctypes.c_void_p(grad.ctypes.data), ctypes.c_size_t(mmap.PAGESIZE)
+    assert ctypes.CDLL(None).mprotect(*locked, 1) == 0
+    assert fastgd.clip_grad_adaptive_([np.ones(grad.shape)], [grad], 0.1, backend=backend) < 1.0
+    assert grad[1, 0] < 1
     assert fastgd.clip_grad_adaptive_([], [], backend=backend) == 1.0
 
 
@@ -244,6 +249,18 @@ def test_a_total_that_is_not_finite_skips_the_step(backend, bad):
         report = opt.step([np.array([1, math.nan])], total_norm=1.0, skip_nonfinite=True)
     assert (report.skipped, report.nonfinite.element) == (True, (1,))
     assert opt.step([np.ones(2)], total_norm=1.0, skip_nonfinite=True) == (1.0, 1.0, False, None)
+
+
+def test_without_skipping_a_total_that_is_not_finite_does_what_it_says(backend):
+    """As torch's: nothing is left of gradients by an infinite norm, and NaN spoils all."""
+    param = np.ones(2)
+    opt = fastgd.SGD([param], lr=1.0, backend=backend)
+    assert opt.step([np.ones(2)], clip_norm=1.0, total_norm=math.inf) == (math.inf, 0.0, False, None)
+    assert param.tolist() == [1, 1]
+    report = opt.step([np.ones(2)], clip_norm=1.0, total_norm=math.nan)
+    assert math.isnan(report.grad_norm)
+    assert math.isnan(report.clip_coef)
+    assert np.isnan(param).all()
 
 
 REFUSED = [

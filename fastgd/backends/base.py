@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
@@ -120,8 +120,9 @@ class Block(NamedTuple):
     """Tensors that share hyperparameters, have made the same number of steps and carry the same numbers."""
 
     rule: Rule
-    #: validated hyperparameters and settings (fastgd.settings); the optimizer changes this dict in place
-    values: dict[str, Any]
+    #: validated hyperparameters and settings (fastgd.settings), which the optimizer changes in place, and the
+    #: traits that the rule asks for
+    values: Mapping[str, Any]
     #: index into Work.steps of one of its tensors
     counter: int
     #: what `folding` is given; () for a rule that carries nothing

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgd import gemm
 from fastgd._native import ffi, lib
 from fastgd.arrays import Array, address, code_of, collapsed, memory_order
 from fastgd.backends.base import (
@@ -25,6 +26,7 @@ from fastgd.backends.base import (
 )
 from fastgd.rules import INTERNAL, RULES, Rule
 from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
+from fastgd.storage import arithmetic
 
 
 def error_text(code: int) -> str:
@@ -47,8 +49,16 @@ def _kernel_index(rule: Rule) -> int:
         (name, switches[row.slot_switch[i]] if row.slot_switch[i] >= 0 else None, bool(row.slot_unsigned[i]))
         for i, name in enumerate(_names(row.slots, row.n_slots))
     )
-    compiled = (slots, switches, _names(row.scalars, row.n_scalars))
-    declared = (tuple((s.name, s.switch, s.unsigned) for s in rule.slots), tuple(rule.switches), rule.scalars)
+    matrices = (row.row_slot, row.col_slot, bool(row.orthogonal))
+    compiled = (slots, switches, _names(row.scalars, row.n_scalars), *matrices)
+    overs = [s.over for s in rule.slots]
+    declared = (
+        tuple((s.name, s.switch, s.unsigned) for s in rule.slots),
+        tuple(rule.switches),
+        rule.scalars,
+        *(overs.index(axis) if axis in overs else -1 for axis in (-1, -2)),
+        rule.orthogonal is not None,
+    )
     if compiled != declared:
         raise ImportError(
             f"rule {rule.name!r} differs: fastgd/rules has {declared}, csrc/rules.def {compiled}"
@@ -94,7 +104,7 @@ class Table:
         column: Array = words[: self.count, offset // np.intp().itemsize]
         return column
 
-    def fill(self, i: int, item: Item) -> None:
+    def fill(self, i: int, item: Item, rule: Rule) -> None:
         """All of a row but what belongs to the work as a whole."""
         row, param = self.rows[i], item.param
         row.size = item.grad.size
@@ -103,6 +113,12 @@ class Table:
         row.param = _pointer(param)
         row.stream = item.counter
         row.unit = math.prod(param.shape[1:]) if param.ndim >= 2 else 0
+        if rule.orthogonal is not None:
+            row.matrix_rows = param.shape[0]
+            gemm.ensure(np.dtype(arithmetic(param.dtype)).name)
+        slots = zip(rule.slots, item.state, strict=True)
+        if any(slot.over is not None and state is not None for slot, state in slots):
+            row.factor_rows, row.factor_cols = param.shape[-2:]
         for k, state in enumerate(item.state):
             if isinstance(state, Codes):
                 row.state_dtype[k] = lib.FGD_CODES
@@ -126,7 +142,9 @@ class Table:
         row = self.rows[i]
         row.grad, row.grad_dtype = _pointer(grad), code_of(grad.dtype)
         if item.rows is None:
-            self._lay_out(i, grad, [item.param, grad, *operands(item)], item.order)
+            # slots of lines lie in C order and have no strides
+            beside = [a if a is None or a.shape == grad.shape else None for a in operands(item)]
+            self._lay_out(i, grad, [item.param, grad, *beside], item.order)
 
     def _lay_out(self, i: int, stand_in: Array, arrays: Sequence[Array | None], order: Sequence[int]) -> None:
         """Gives a row its layout. stand_in: whose strides are given where there is no array."""
@@ -197,7 +215,7 @@ class _Step:
         self._packed = np.zeros(len(work.items), np.bool_)
         self._grad_column = table.grad_column()
         for i, item in enumerate(work.items):
-            table.fill(i, item)
+            table.fill(i, item, work.blocks[item.block].rule)
             row = table.rows[i]
             self._packed[i] = self._in_c_order[i] and not row.layout
             row.group = item.block
@@ -236,6 +254,7 @@ class _Step:
         if options is not self._set:
             _set_options(self._options, options)
             self._set, self._told = options, options.total_norm is not None
+            self._clips_units = not math.isinf(options.clip_unit)
         counters, report = self._counters, self._report
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
@@ -247,7 +266,7 @@ class _Step:
         if code:
             _check(code, report)
         if not report.measured:
-            return UNMEASURED if report.clip_coef == 1 else UNMEASURED._replace(clip_coef=report.clip_coef)
+            return UNMEASURED._replace(clip_coef=report.clip_coef) if self._clips_units else UNMEASURED
         norm = report.norm
         if norm < math.inf and not self._told:  # then every element is finite
             return _all_finite((norm, report.clip_coef, None, False))

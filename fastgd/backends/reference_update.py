@@ -12,6 +12,7 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.backends.base import Block, Codes, Item, Options, State
+from fastgd.backends.reference_factored import updated_moments
 from fastgd.backends.reference_norms import smallest, tensor_norm, transformed, unit_coefs
 from fastgd.rules import Slot
 from fastgd.settings import state_rounding
@@ -128,15 +129,27 @@ class Kept(NamedTuple):
     state: State
 
     def load(self, elements: Elements, real: Any) -> Array:
+        elements, real = self._placed(elements), np.float64 if self._of_lines else real
         if isinstance(self.state, Codes):
             codes, exponents = self.state
             return decode(elements.of(codes), exponents, real, unsigned=self.slot.unsigned)
         return load(elements.of(self.state), real)
 
+    @property
+    def _of_lines(self) -> bool:
+        """Whether it has a number for each row or column, which is computed in float64."""
+        return self.slot.over is not None
+
+    def _placed(self, elements: Elements) -> Elements:
+        """Its own elements beside those of the parameter."""
+        shape = self.slot.shape(elements.shape)
+        return Elements(shape, tuple(range(len(shape))), None) if self._of_lines else elements
+
     def store(
-        self, elements: Elements, values: Array, rounding: str, random: Callable[[int], Bits]
+        self, elements: Elements, values: Array, rounding: str, random: Callable[[int, Elements], Bits]
     ) -> list[Change]:
-        bits = random(self.operand) if rounding == "stochastic" else None
+        elements = self._placed(elements)
+        bits = random(self.operand, elements) if rounding == "stochastic" else None
         if isinstance(self.state, Codes):
             codes, exponents = encode(values, unsigned=self.slot.unsigned, random=bits)
             return [elements.change(self.state.codes, codes), Change(self.state.exponents, ..., exponents)]
@@ -177,14 +190,15 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
         if state is not None
     ]
 
-    def random(operand: int) -> Bits:
-        return random_halves(step.seed, item.counter, step.number, operand, elements.numbers())
+    def random(operand: int, of: Elements) -> Bits:
+        return random_halves(step.seed, item.counter, step.number, operand, of.numbers())
 
     x = rounding.join(*map(elements.of, params))
     g, unit_coef = _clipped_by_units(x, transformed(grad, options, coef), item.param.shape, options)
-    x, state = _ruled(x, g, {kept.slot.name: kept.load(elements, real) for kept in slots}, step)
+    state = {kept.slot.name: kept.load(elements, real) for kept in slots}
+    x, state = _ruled(x, g, state, step, item.param.shape)
 
-    parts = rounding.part(x, item.param.dtype, partial(random, 0))
+    parts = rounding.part(x, item.param.dtype, partial(random, 0, elements))
     changes = [elements.change(array, part) for array, part in zip(params, parts, strict=True)]
     for kept in slots:
         changes += kept.store(elements, state[kept.slot.name], state_rounding(values), random)
@@ -206,24 +220,39 @@ def _clipped_by_units(x: Array, g: Array, shape: tuple[int, ...], options: Optio
     return g * np.repeat(coefs, unit).astype(g.dtype), smallest(coefs.tolist())
 
 
-def _ruled(x: Array, g: Array, state: dict[str, Array], step: Step) -> tuple[Array, dict[str, Array]]:
-    """The new parameter and state, in the precision they are computed in."""
+def _ruled(
+    x: Array, g: Array, state: dict[str, Array], step: Step, shape: tuple[int, ...]
+) -> tuple[Array, dict[str, Array]]:
+    """The new parameter and state, in the precision they are computed in.
+
+    x, g, state: flat. shape: of the parameter, for rules that need matrices; their elements are in C order.
+    """
     rule, real = step.block.rule, x.dtype.type
     scalars = dict(step.scalars)
+    moments: dict[str, Array] = {}
+    if any(slot.over is not None and slot.name in state for slot in rule.slots):
+        moments, factors = updated_moments(g, shape, rule, state, scalars)
+        state = {**state, **factors}
 
-    def body(**instead: float) -> tuple[Array, dict[str, Array]]:
+    def body(at: Array, **instead: float) -> tuple[Array, dict[str, Array]]:
         s = SimpleNamespace(**{name: real(value) for name, value in {**scalars, **instead}.items()})
         slots = SimpleNamespace(**state)
-        return rule.body(np, x, g, slots, s, step.on), vars(slots)
+        return rule.body(np, at, g, slots, s, step.on), {**vars(slots), **moments}
 
     if rule.trust is not None:
-        measured = g if rule.trust.of == "gradient" else body(decay=0.0, trust=1.0)[0]
-        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(measured), step.scalars)
-    if not step.block.values["cautious"]:
-        return body()
-    # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for what does not
-    change, new_state = body(decay=0.0)
-    descends = ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
-    share = np.count_nonzero(descends) / x.size
-    change = np.where(descends, change, real(0))
-    return real(scalars["decay"]) * x + real(1 / max(share, 1e-3)) * change, new_state
+        measured = g if rule.trust.of == "gradient" else body(x, decay=0.0, trust=1.0)[0]
+        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(measured), x.size, step.scalars)
+    cautious, scale = step.block.values["cautious"], 1.0
+    if rule.orthogonal is None and not cautious:
+        return body(x)
+    # without the parameter, which enters the step of such a rule only where it decays
+    change, new_state = body(x if rule.orthogonal is None else np.zeros_like(x), decay=0.0)
+    if rule.orthogonal is not None:
+        matrix, s = change.reshape(shape), SimpleNamespace(**scalars)
+        change, scale = rule.orthogonal(np, matrix, tensor_norm(change), s).reshape(-1), scalars["lr"]
+    if cautious:
+        # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for the rest
+        descends = ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
+        share = np.count_nonzero(descends) / x.size
+        change, scale = np.where(descends, change, real(0)), scale / max(share, 1e-3)
+    return real(scalars["decay"]) * x + real(scale) * change, new_state

@@ -41,5 +41,7 @@ def trajectory(
     sign = -1.0 if h["maximize"] else 1.0
     for t, (step_grads, coef) in enumerate(zip(grads, coefs, strict=True), start=1):
         for i, g in enumerate(step_grads):
+            if result[i].size == 0:
+                continue
             result[i] = function(result[i], sign * coef * np.asarray(g, np.float64), states[i], t, h)
     return result

@@ -247,3 +247,34 @@ def _schedule_free(y: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, An
     share = weights[-1] / sum(weights)
     x["x"] = (1 - share) * x.get("x", y) + share * x["z"]
     return (1 - beta) * x["z"] + beta * x["x"]
+
+
+def adafactor(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
+    """Shazeer and Stern 2018, algorithms 4 and 5, as torch.optim.Adafactor's documentation writes them."""
+    eps1, eps2 = h["eps"]
+    weight = t ** h["beta2_decay"]
+    if p.ndim > 1:
+        x["R"] = (1 - weight) * x.get("R", 0) + weight * np.mean(g**2, axis=-1, keepdims=True)
+        x["C"] = (1 - weight) * x.get("C", 0) + weight * np.mean(g**2, axis=-2, keepdims=True)
+        v = x["R"] * x["C"] / np.maximum(np.mean(x["R"], axis=-2, keepdims=True), eps1)
+    else:
+        v = x["V"] = (1 - weight) * x.get("V", 0) + weight * g**2
+    u = g / np.maximum(np.sqrt(v), eps1)
+    u = u / max(1, np.sqrt(np.mean(u**2)) / h["d"])
+    size = max(eps2, np.sqrt(np.mean(p**2)))
+    return p - h["lr"] * h["weight_decay"] * p - min(h["lr"], 1 / np.sqrt(t)) * size * u
+
+
+def muon(p: Any, g: Any, x: dict[str, Any], t: int, h: Mapping[str, Any]) -> Any:
+    """Jordan et al. 2024, as torch.optim.Muon has it; the polynomial is of the singular values alone."""
+    a, b, c = h["ns_coefficients"]
+    x["b"] = h["momentum"] * x.get("b", 0) + (1 - h["momentum"]) * g
+    u = h["momentum"] * x["b"] + (1 - h["momentum"]) * g if h["nesterov"] else x["b"]
+    left, s, right = np.linalg.svd(u, full_matrices=False)
+    s = s / max(np.sqrt(np.sum(s**2)), h["eps"])
+    for _ in range(h["ns_steps"]):
+        s = a * s + b * s**3 + c * s**5
+    rows, cols = p.shape
+    like_adamw = h["adjust_lr_fn"] == "match_rms_adamw"
+    lr = h["lr"] * (0.2 * max(rows, cols) ** 0.5 if like_adamw else max(1, rows / cols) ** 0.5)
+    return p - h["lr"] * h["weight_decay"] * p - lr * (left * s) @ right

@@ -136,4 +136,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "nesterov": True},
         {"lr": 0.5, "momentum": 0.8, "trust_coefficient": 0.1, "nesterov": True, "weight_decay": 0.07},
     ],
+    "adafactor": [
+        {"lr": 0.3, "beta2_decay": -0.6, "eps": (1e-3, 0.5), "d": 1.2},
+        {"lr": 0.3, "eps": (1e-30, 1e-3), "weight_decay": 0.07, "maximize": True},
+        {"lr": 0.05, "beta2_decay": 0.0, "eps": (0.9, 2.0), "d": 1.2, "weight_decay": 0.07},
+    ],
+    "muon": [
+        {"lr": 0.02, "momentum": 0.7, "nesterov": False, "weight_decay": 0.3},
+        {"lr": 0.02, "momentum": 0.8, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 7, "adjust_lr_fn": "original"},
+        {"lr": 0.02, "ns_steps": 0, "eps": 30.0, "adjust_lr_fn": "match_rms_adamw", "momentum": 0.0},
+    ],
 }

@@ -15,8 +15,10 @@ from __future__ import annotations
 from fastgd.rules.adagrad import ADADELTA, ADAGRAD, RMSPROP
 from fastgd.rules.adam import ADAM, ADAMAX, ADAMW, NADAM, RADAM
 from fastgd.rules.averaged import ADAMW_SCHEDULE_FREE, ASGD, SGD_SCHEDULE_FREE
+from fastgd.rules.factored import ADAFACTOR
 from fastgd.rules.lerp import LERP
 from fastgd.rules.mixed import ADAN, ADEMAMIX
+from fastgd.rules.orthogonal import MUON
 from fastgd.rules.sgd import SGD
 from fastgd.rules.signs import LION, RPROP, SIGNUM
 from fastgd.rules.table import (
@@ -73,6 +75,8 @@ RULES = table(
     RPROP,
     LAMB,
     LARS,
+    ADAFACTOR,
+    MUON,
 )
 
 #: the same for rules that are no optimizer's but run as kernels too

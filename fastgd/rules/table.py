@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastgd.checks import each, flag, named, number, whole
@@ -11,7 +12,7 @@ Hyperparameters = Mapping[str, Any]
 
 
 class Slot(NamedTuple):
-    """An array of state beside each parameter, of its shape and dtype."""
+    """An array of state beside each parameter."""
 
     name: str
     #: the switch that must be on for the slot to exist; None: always there
@@ -24,6 +25,16 @@ class Slot(NamedTuple):
     #: whether it is always as precise as the arithmetic: a parameter of a kind, such as an average, or what
     #: changes by so little at a time that fewer bits would keep it from changing
     precise: bool = False
+    #: the axis, counted from the end, that it has one number for in place of one for each element: -1 in rows
+    #: of the last two dimensions, -2 in their columns. It lies in C order
+    over: int | None = None
+
+    def shape(self, param: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape beside a parameter of this shape."""
+        shape = list(param)
+        if self.over is not None:
+            shape[self.over] = 1
+        return tuple(shape)
 
 
 class Trust(NamedTuple):
@@ -31,8 +42,8 @@ class Trust(NamedTuple):
 
     #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
     of: str
-    #: (norm of the parameter, that norm, the scalars by name) -> the factor, in float64
-    ratio: Callable[[float, float, Mapping[str, float]], float]
+    #: (norm of the parameter, that norm, how many elements, the scalars by name) -> the factor, in float64
+    ratio: Callable[[float, float, int, Mapping[str, float]], float]
 
 
 #: float64 numbers that a parameter carries from one step to the next
@@ -142,6 +153,16 @@ class Rule(NamedTuple):
     carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
     #: None: a tensor's step is as long as the rule makes it
     trust: Trust | None = None
+    #: for slots with `over`: (xp, averages of rows and of columns, means of squares likewise, the scalars) ->
+    #: the new averages, and the factors that the body is given in their place. All float64, [matrices, ...]
+    factored: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any, Any, Any]] | None = None
+    #: (xp, minus the step of a matrix, its norm, the scalars) -> what is added in place of that, times the
+    #: scalar `lr`; made by matrix products. None: the step is the body's
+    orthogonal: Callable[[Any, Any, float, Any], Any] | None = None
+    #: how many dimensions a parameter must have; None: any number
+    ndim: int | None = None
+    #: (shape of a parameter, name of its dtype) -> what `fold` and the switches find beside hyperparameters
+    traits: Callable[[tuple[int, ...], str], dict[str, Any]] | None = None
     #: what Optimizer.eval gives; None: the parameters are what they are
     average: Average | None = None
     #: hyperparameters that mean something else than in other rules
@@ -152,9 +173,27 @@ class Rule(NamedTuple):
         """What is carried into the first step."""
         return tuple(value for _, value in self.carried)
 
+    @property
+    def exact(self) -> bool:
+        """Whether it has the same bits everywhere; matrix products differ in their last ones."""
+        return self.orthogonal is None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether an element's step depends on no other element but through the norm of all gradients."""
+        return self.trust is None and self.orthogonal is None
+
+    def in_matrices(self, slots: Iterable[Slot | None]) -> bool:
+        """Whether, with these slots in use, it takes the last two dimensions of a parameter as matrices."""
+        return self.orthogonal is not None or any(s is not None and s.over is not None for s in slots)
+
     def hyperparameter(self, name: str) -> Hyperparameter:
         """What a name means in this rule."""
         return self.own[name] if name in self.own else HYPERPARAMETERS[name]
+
+    def seen(self, values: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Hyperparameters:
+        """What `fold` and the switches are given for a parameter: this very dict, and traits beside it."""
+        return values if self.traits is None else ChainMap(values, self.traits(shape, dtype))
 
     def active(self, h: Hyperparameters) -> dict[str, bool]:
         """Every switch with its state under these hyperparameters."""
@@ -196,7 +235,7 @@ def table(*rules: Rule) -> dict[str, Rule]:
         kept += ["residual", "average"]  # which any optimizer may keep
         if len(set(kept)) < len(kept):
             raise ValueError(f"{rule.name}: two of what it keeps have one name: {', '.join(kept)}")
-        h = resolved(rule, rule.defaults)
+        h = rule.seen(resolved(rule, rule.defaults), (1,) * (rule.ndim or 1), "float32")
         folded = rule.fold(h, 1, rule.carried_at_first)
         if len(folded) != len(rule.scalars):
             raise ValueError(f"{rule.name}: fold gives {len(folded)} scalars, {len(rule.scalars)} are named")

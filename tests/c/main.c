@@ -4,11 +4,13 @@
 #include <string.h>
 
 #include "check.h"
+#include "product.h"
 #include "step.h"
 
-#define TESTS(X) X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip)
+#define TESTS(X) \
+    X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip) X(products)
 #define DECLARE(name) void test_##name(void);
-#define RUN(name) if (is_asked_for(#name, argc, argv)) test_##name();
+#define RUN(name) if (is_asked_for(#name, argc, argv)) set_products(1), test_##name();
 TESTS(DECLARE)
 
 long checks_passed, checks_failed;

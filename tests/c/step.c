@@ -113,6 +113,11 @@ void transform_gradients(image *m, const fgd_options *options, double coef) {
 
 /* ---- Steps ----------------------------------------------------------------------------------------- */
 
+static int slot_is_used(const step *s, int slot) {
+    const int needs = s->rule->slot_switch[slot];
+    return needs < 0 || (s->group.switches >> needs & 1);
+}
+
 fgd_options no_options(void) {
     const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = INFINITY,
                                  .clip_unit = INFINITY, .total_norm = -1};
@@ -125,12 +130,30 @@ fgd_tensor tensor_of(int64_t size, int dtype) {
     return t;
 }
 
-/* Sums of squares start positive; scalars are in 0.1 .. 0.9. */
+/* Several matrices or one, in turn from variant to variant. */
+void take_matrices(const step *s, fgd_tensor *t, const int64_t *shape) {
+    const int factored = s->rule->row_slot >= 0 && slot_is_used(s, s->rule->row_slot);
+    const int64_t first = s->variant % 2 ? 1 : shape[0];
+    if (factored) t->factor_rows = shape[0] * shape[1] / first, t->factor_cols = shape[2];
+    if (s->rule->orthogonal) t->matrix_rows = shape[0] * shape[1];
+}
+
+int is_of_lines(const step *s, int k) { return k == s->rule->row_slot || k == s->rule->col_slot; }
+
+int64_t slot_size(const step *s, const fgd_tensor *t, int k) {
+    if (!is_of_lines(s, k) || t->factor_rows == 0) return t->size;
+    return t->size / (k == s->rule->row_slot ? t->factor_cols : t->factor_rows);
+}
+
+/* Sums of squares start positive; scalars are in 0.1 .. 0.9, but for a number of iterations. */
 static step step_of(int variant, int rule, uint32_t switches) {
     step s = {.variant = variant, .rule = fgd_rule_at(rule)};
     s.group = (fgd_group){.rule = rule, .switches = switches, .maximize = variant / 2 % 2};
     s.before = image_of(SLOT + s.rule->n_slots);
-    for (int i = 0; i < s.rule->n_scalars; i++) s.group.scalars[i] = 0.5 + 0.4 * random_number();
+    for (int i = 0; i < s.rule->n_scalars; i++) {
+        s.group.scalars[i] = 0.5 + 0.4 * random_number();
+        if (strcmp(s.rule->scalars[i], "ns_steps") == 0) s.group.scalars[i] = 1 + variant % 2;
+    }
     for (int t = 0; t < TENSORS; t++) {
         for (int o = 0; o < s.before.operands; o++) {
             char *array = image_at(&s.before, t, o);
@@ -153,11 +176,6 @@ void every_step(void (*visit)(const step *s)) {
     }
 }
 
-static int slot_is_used(const step *s, int slot) {
-    const int needs = s->rule->slot_switch[slot];
-    return needs < 0 || (s->group.switches >> needs & 1);
-}
-
 image step_run(const step *s, const fgd_options *options, manner how, fgd_report *report) {
     static field fields[TENSORS][MAX_OPERANDS];
     fgd_tensor tensors[TENSORS];
@@ -171,12 +189,14 @@ image step_run(const step *s, const fgd_options *options, manner how, fgd_report
         fgd_tensor *c = &tensors[t];
         *c = tensor_of(tensor_size(t), t % 2 ? FGD_F64 : FGD_F32);
         for (int o = 0; o < after.operands; o++) {
-            const placing placed = (placing)((how.first + o * how.next) % PLACINGS);
+            placing placed = (placing)((how.first + o * how.next) % PLACINGS);
+            if (o >= SLOT && is_of_lines(s, o - SLOT) && placed != MISALIGNED) placed = CONTIGUOUS;
             fields[t][o] = field_of(image_at(&after, t, o), tensor_size(t), tensor_item(t), placed);
             memcpy(strides[t] + o * FIELD_DIMS, fields[t][o].strides, sizeof fields[t][o].strides);
             plain &= placed == CONTIGUOUS || placed == MISALIGNED;
         }
         layouts[t] = (fgd_layout){FIELD_DIMS, fields[t][0].shape, strides[t]};
+        take_matrices(s, c, fields[t][0].shape);
         counters[t] = 7 + t;
         c->param = fields[t][PARAM].base, c->grad = fields[t][GRAD].base, c->step = &counters[t];
         /* memory of a slot that is switched off may be given or not; it must not be changed */

@@ -46,6 +46,13 @@ fgd_options no_options(void);
 /* A tensor whose operands are all of this dtype, without pointers. */
 fgd_tensor tensor_of(int64_t size, int dtype);
 
+/* Gives the tensor the matrices that the step's rule wants of one with this shape. */
+void take_matrices(const step *s, fgd_tensor *t, const int64_t *shape);
+
+/* Whether slot k has a number for each row or column, which no layout places; its elements in a tensor. */
+int is_of_lines(const step *s, int k);
+int64_t slot_size(const step *s, const fgd_tensor *t, int k);
+
 /* How fgd_update is called: operand o of every tensor lies as (first + o * next) % PLACINGS says. */
 typedef struct manner {
     int isa, threads, first, next;

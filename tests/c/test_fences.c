@@ -1,6 +1,7 @@
 /* Every operand at the very end of its memory, gradients in memory that cannot be written: an access beyond
  * an array or a write to a gradient ends the program. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,7 +28,8 @@ static size_t sizes[MAX_OPERANDS];
 
 static void update(const step *s, int64_t n, int dtype, int backwards) {
     const int64_t item = dtype == FGD_F64 ? 8 : 4, bytes = n * item, offset = backwards ? bytes - item : 0;
-    int64_t strides[MAX_OPERANDS + 3], workspace[32], step = 0;
+    const int64_t rows = n % 3 ? n % 5 ? 1 : 5 : 3, matrices[] = {1, rows, n / rows};
+    int64_t strides[MAX_OPERANDS + 3], step = 0;
     const fgd_layout layout = {1, &n, strides};
     fgd_options options = no_options();
     fgd_tensor tensor = tensor_of(n, dtype);
@@ -37,8 +39,15 @@ static void update(const step *s, int64_t n, int dtype, int backwards) {
     for (int o = 0; o < MAX_OPERANDS; o++) strides[o] = -item;
     tensor.param = ends[PARAM] - bytes + offset;
     tensor.grad = ends[GRAD] - bytes + offset;
-    for (int k = 0; k < s->rule->n_slots; k++) tensor.state[k] = ends[SLOT + k] - bytes + offset;
-    const int code = fgd_update(&s->group, 1, &tensor, 1, &options, workspace, sizeof workspace, &report);
+    take_matrices(s, &tensor, matrices);
+    for (int k = 0; k < s->rule->n_slots; k++) {
+        const int64_t size = slot_size(s, &tensor, k);
+        tensor.state[k] = ends[SLOT + k] - size * item + (is_of_lines(s, k) ? 0 : offset);
+    }
+    const int64_t room = fgd_workspace_size(&tensor, 1);
+    void *workspace = malloc((size_t)room);
+    const int code = fgd_update(&s->group, 1, &tensor, 1, &options, workspace, room, &report);
+    free(workspace);
     CHECK(code == FGD_OK && step == 1, "%s: %s", s->rule->name, fgd_error_text(code));
     CHECK(report.norm > 0 && report.nonfinite_tensor < 0, "%g", report.norm);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "product.h"
 #include "step.h"
 
 enum { COUNT = 3, SIZE = 24, UPDATE = 1, MEASURE = 2, CLIP = 4, ALL = 7, NO_TENSOR = -1 };
@@ -12,7 +13,7 @@ enum { COUNT = 3, SIZE = 24, UPDATE = 1, MEASURE = 2, CLIP = 4, ALL = 7, NO_TENS
 /* Everything a call may read or write. */
 typedef struct memory {
     double param[COUNT][SIZE], grad[COUNT][SIZE], state[COUNT][SIZE];
-    int64_t step[COUNT], workspace[64];
+    int64_t step[COUNT], workspace[160];
 } memory;
 
 static memory m, untouched;
@@ -33,7 +34,8 @@ typedef struct call {
 /* A call that all three functions accept: sgd with momentum, two tensors in group 0 and one in group 1. */
 static void make(call *c) {
     const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, .scalars = {0.5, 0.5, 0.5, 0.5}};
-    *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT, .workspace_size = 8 * (2 * 4 + 4 * 3 + 3 * 3 + 3)};
+    *c = (call){.groups = {group, group}, .n_groups = 2, .n_tensors = COUNT};
+    c->workspace_size = 8 * (3 * (COUNT + 1) + 4 * COUNT + 3 * COUNT + COUNT);
     memset(&m, 0x3f, sizeof m);
     untouched = m;
     for (int t = 0; t < COUNT; t++) {
@@ -134,11 +136,11 @@ static void test_options(void) {
 
 static void test_workspace(void) {
     const fgd_tensor huge = {.size = INT64_MAX};
-    const int64_t words = 4 * ((int64_t)1 << 49) + 2 * 2 + 3 + 1, large = fgd_workspace_size(&huge, 1);
+    const int64_t words = 4 * ((int64_t)1 << 49) + 3 * 2 + 3 + 1, large = fgd_workspace_size(&huge, 1);
     call c;
     make(&c);
     CHECK(fgd_workspace_size(c.tensors, COUNT) == c.workspace_size, "%d", COUNT);
-    CHECK(fgd_workspace_size(NULL, 0) == 16, "%d", (int)fgd_workspace_size(NULL, 0));
+    CHECK(fgd_workspace_size(NULL, 0) == 24, "%d", (int)fgd_workspace_size(NULL, 0));
     CHECK(large == words * 8, "%lld", (long long)large);
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->tensors[0].size = INT64_MAX)
     REFUSED(ALL, FGD_ERROR_WORKSPACE, NO_TENSOR, c->workspace_size--)
@@ -170,6 +172,49 @@ static void test_layouts(void) {
     ACCEPTED(ALL, LAYOUT; c->tensors[1].size = 1; c->layout = (fgd_layout){0, NULL, NULL})
 }
 
+/* Rules that need matrices, for tensor 2; the other functions do without. */
+static void test_matrices(void) {
+    const int64_t bad[] = {0, -1, 5, 48, INT64_MAX};
+    const double counts[] = {-1, 100, NAN, INFINITY};
+#define MATRICES(rule_name)                                                                              \
+    c->groups[1] = (fgd_group){.rule = fgd_rule_find(rule_name), .switches = 1, .scalars = {1, 1, 1, 1}}; \
+    c->workspace_size = sizeof m.workspace; c->tensors[2].state[1] = m.state[1] + 12
+#define FACTORED MATRICES("adafactor"); c->tensors[2].factor_rows = 2; c->tensors[2].factor_cols = 3
+#define ORTHOGONAL MATRICES("muon"); c->tensors[2].matrix_rows = 4
+#define SOME_ROWS c->tensors[2].rows = m.step; c->tensors[2].n_rows = 3; c->tensors[2].width = 8
+    for (int i = 0; i < 5; i++) {
+        REFUSED(UPDATE, FGD_ERROR_MATRIX, 2, FACTORED; c->tensors[2].factor_rows = bad[i])
+        REFUSED(UPDATE, FGD_ERROR_MATRIX, 2, FACTORED; c->tensors[2].factor_cols = bad[i])
+        REFUSED(UPDATE, FGD_ERROR_MATRIX, 2, ORTHOGONAL; c->tensors[2].matrix_rows = bad[i])
+    }
+    for (int i = 0; i < 4; i++)
+        REFUSED(UPDATE, FGD_ERROR_MATRIX, 2, ORTHOGONAL; c->groups[1].scalars[7] = counts[i])
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 2, FACTORED; c->tensors[2].state[1] = NULL)
+    REFUSED(UPDATE, FGD_ERROR_WORKSPACE, NO_TENSOR, FACTORED;
+            c->workspace_size = fgd_workspace_size(c->tensors, COUNT) - 1)
+    REFUSED(UPDATE, FGD_ERROR_WORKSPACE, NO_TENSOR, ORTHOGONAL;
+            c->workspace_size = fgd_workspace_size(c->tensors, COUNT) - 1)
+    memset(m.step, 0, sizeof m.step);
+    set_products(0);
+    REFUSED(UPDATE, FGD_ERROR_GEMM, 2, ORTHOGONAL)
+    set_products(1);
+    ACCEPTED(ALL, FACTORED)
+    ACCEPTED(ALL, ORTHOGONAL)
+    ACCEPTED(UPDATE, FACTORED; c->workspace_size = fgd_workspace_size(c->tensors, COUNT))
+    ACCEPTED(UPDATE, ORTHOGONAL; c->workspace_size = fgd_workspace_size(c->tensors, COUNT))
+    ACCEPTED(UPDATE, FACTORED; c->tensors[2].size = 0; c->tensors[2].factor_rows = 0)
+    ACCEPTED(UPDATE, ORTHOGONAL; c->tensors[2].size = 0; c->tensors[2].matrix_rows = 0)
+    ACCEPTED(UPDATE, ORTHOGONAL; c->tensors[2].size = 0; c->tensors[2].matrix_rows = 3)
+    ACCEPTED(UPDATE, FACTORED; c->groups[1].switches = 2; c->tensors[2].state[2] = m.state[2];
+             c->tensors[2].factor_rows = 0)
+}
+
+/* Rows of a parameter, and rules that need all of it. */
+static void test_rows_of_matrices(void) {
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 2, c->options = no_options(); FACTORED; SOME_ROWS)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 2, c->options = no_options(); ORTHOGONAL; SOME_ROWS)
+}
+
 /* Of several bad tensors the first is named. */
 static void test_first(void) {
     REFUSED(ALL, FGD_ERROR_SIZE, 0, c->tensors[2].grad_dtype = 7; c->tensors[0].size = -5)
@@ -182,5 +227,7 @@ void test_refusals(void) {
     test_options();
     test_workspace();
     test_layouts();
+    test_matrices();
+    test_rows_of_matrices();
     test_first();
 }
