@@ -1,5 +1,5 @@
-/* The bodies of the rules as functions, and what every loop around them needs: scalars and switches read, and a
- * choice among variants in which the switches are constants. */
+/* The bodies of the rules as functions, and what every loop around them needs: scalars and switches read,
+ * and a choice among variants in which the switches are constants. */
 #ifndef FGD_BODIES_H
 #define FGD_BODIES_H
 
@@ -19,8 +19,8 @@ INLINE REAL clamped(REAL g, REAL bound) {
     return g < -bound ? -bound : g;
 }
 
-/* Structs of one rule: its state, its scalars, and its switches with the constant `always`; `resume` is 1 in the
- * second of two passes, when the slots have been updated already. */
+/* Structs of one rule: its state, its scalars, and its switches with the constant `always`; `resume` is 1
+ * in the second of two passes, when the slots have been updated already. */
 #define FIELD_REAL_SLOT(name, when, sign) REAL name;
 #define FIELD_REAL(name) REAL name;
 #define FIELD_INT(name) int name;

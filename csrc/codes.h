@@ -39,8 +39,8 @@ INLINE void encode_with(int64_t n, const REAL *in, uint8_t *codes, int32_t base,
 
 /* random: 32 bits for each number, of which 16 from `shift` on are taken; NULL: nearest. Returns the block's
  * exponent. */
-INLINE uint8_t encode_block(int64_t n, const REAL *in, uint8_t *codes, int is_unsigned, const uint32_t *random,
-                            int shift) {
+INLINE uint8_t encode_block(int64_t n, const REAL *in, uint8_t *codes, int is_unsigned,
+                            const uint32_t *random, int shift) {
     uint32_t largest = 0;
 #pragma omp simd reduction(max : largest)
     for (int64_t i = 0; i < n; i++) {

@@ -21,7 +21,8 @@ void fgd_in_parts(int threads, void (*work)(const void *what, int part, int part
 
 /* Bytes of an element by fgd_dtype. */
 static inline int64_t fgd_item_size(int dtype) {
-    static const int8_t sizes[] = {[FGD_F32] = 4, [FGD_F64] = 8, [FGD_BF16] = 2, [FGD_F16] = 2, [FGD_CODES] = 1};
+    static const int8_t sizes[] = {
+        [FGD_F32] = 4, [FGD_F64] = 8, [FGD_BF16] = 2, [FGD_F16] = 2, [FGD_CODES] = 1};
     return sizes[dtype];
 }
 

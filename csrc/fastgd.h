@@ -81,7 +81,7 @@ typedef struct fgd_rule {
     const char *switches[FGD_MAX_SWITCHES];
     const char *scalars[FGD_MAX_SCALARS];
     int32_t slot_unsigned[FGD_MAX_SLOTS];
-    int32_t decay; /* the scalar that the parameter is multiplied by; with 0 in it a kernel gives minus the step */
+    int32_t decay; /* the scalar that the parameter is multiplied by; with 0 a kernel gives minus the step */
     int32_t trust; /* the scalar that fgd_update sets to each tensor's trust ratio; -1: the rule has none */
     int32_t row_slot, col_slot; /* slots with a number for each row and each column of matrices; -1: none */
     int32_t orthogonal; /* 1: each tensor is a matrix, whose step is made orthogonal by matrix products */

@@ -1,7 +1,7 @@
 /* Orthogonal steps, Jordan et al. 2024. Of the step U of a whole matrix, X = U / |U|, and then ns_steps times
  *   X = (a I + b G + c G^2) X   with   G = X X'   (or from the other side, where G is smaller)
  * which brings all singular values near 1: the iteration of Newton and Schulz, with a slope a that is large
- * at 0. Then  p = decay p - lr X.  Matrix products are in the precision computed in, where torch has bfloat16.
+ * at 0. Then  p = decay p - lr X.  Products are in the precision computed in, where torch has bfloat16.
  * All of this works on minus the step, which the body gives; the iteration is odd. */
 #include "orthogonal.h"
 

@@ -87,7 +87,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_GEMM: return "no matrix product has been set for this dtype, or it failed";
         case FGD_ERROR_ACTIVATION: return "there is no such activation";
         case FGD_ERROR_ROUNDING: return "there is no such rounding, or not for this dtype";
-        case FGD_ERROR_ROWS: return "row numbers or their width are wrong, or rows do not go with another option";
+        case FGD_ERROR_ROWS: return "rows or their width are wrong, or rows do not go with another option";
         case FGD_ERROR_MATRIX:
             return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
         default: return "unknown error code";

@@ -115,7 +115,8 @@ RULE(lamb) {
     *p = s->decay * *p - s->lr * (s->trust * update);
 }
 
-/* LARS, You, Gitman and Ginsburg 2017, algorithm 1:  b = momentum b + lr trust (g + weight_decay p);  p = p - b
+/* LARS, You, Gitman and Ginsburg 2017, algorithm 1:
+ *   b = momentum b + lr trust (g + weight_decay p);   p = p - b
  * or with Nesterov  p = p - (momentum b + lr trust (g + weight_decay p)). */
 RULE(lars) {
     REAL update = on.weight_decay ? g + s->weight_decay * *p : g;
@@ -247,8 +248,8 @@ RULE(rprop) {
 /* Adafactor, Shazeer and Stern 2018, algorithms 4 and 5, with eps1 as torch has it:
  *   v = v + (1 - beta2) (g^2 - v),  or for matrices  v = R C / mean(R)  (factored.c)
  *   u = g / max(sqrt(v), eps1);   p = decay p - trust u
- * Factored, row_var is sqrt(R / mean(R)) and col_var sqrt(C). trust limits the norm of u and takes the size of
- * p as the unit of its length (trust.c). */
+ * Factored, row_var is sqrt(R / mean(R)) and col_var sqrt(C). trust limits the norm of u and takes the size
+ * of p as the unit of its length (trust.c). */
 RULE(adafactor) {
     REAL root = s->eps1;
     if (on.factored) root = x->row_var * x->col_var;

@@ -54,9 +54,9 @@ INLINE uint32_t random_bits(uint32_t element, uint32_t key0, uint32_t key1) {
 
 INLINE float bf16_decode(uint16_t b) { return from_bits((uint32_t)b << 16); }
 
-/* `below` is what is added before the lower half is cut off: random, or half an ulp less one and ties to even.
- * Magnitudes above that of the quiet NaN, which are other NaNs and would overflow, become it; arithmetic gives
- * no signalling NaN. */
+/* `below` is what is added before the lower half is cut off: random, or half an ulp less one and ties to
+ * even. Magnitudes above that of the quiet NaN, which are other NaNs and would overflow, become it;
+ * arithmetic gives no signalling NaN. */
 INLINE uint32_t quiet(uint32_t bits) {
     const int32_t positive = (int32_t)bits > 0x7fc00000 ? 0x7fc00000 : (int32_t)bits;
     return (uint32_t)positive > 0xffc00000u ? 0xffc00000u : (uint32_t)positive;
@@ -121,11 +121,11 @@ INLINE int16_t split_low(float x) { return (int16_t)(uint16_t)quiet(bits_of(x));
 
 /* ---- 8 bits ---------------------------------------------------------------------------------------- */
 
-/* A block of FGD_BLOCK numbers shares an exponent, as in the OCP Microscaling formats (MX v1.0, section 5):
- * that of its largest magnitude. Code k > 0 stands for the float32 whose upper 12 bits are base + k: 3 bits of
- * fraction, and an exponent of 4 bits and a sign, or of 5 bits for numbers that are never negative; code 0 is
- * 0. Numbers on a block's grid stay on it when the shared exponent changes, so only what really changes is
- * rounded. Infinity and NaN are kept. */
+/* A block of FGD_BLOCK numbers shares an exponent, as in the OCP Microscaling formats (MX v1.0, section
+ * 5): that of its largest magnitude. Code k > 0 stands for the float32 whose upper 12 bits are base + k: 3
+ * bits of fraction, and an exponent of 4 bits and a sign, or of 5 bits for numbers that are never
+ * negative; code 0 is 0. Numbers on a block's grid stay on it when the shared exponent changes, so only
+ * what really changes is rounded. Infinity and NaN are kept. */
 #define CODE_SHIFT 20
 
 INLINE int32_t code_base(uint32_t exponent, int is_unsigned) {

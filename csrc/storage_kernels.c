@@ -81,7 +81,8 @@ static void store_split(int64_t n, const void *real, void *high, void *low) {
 
 /* ---- Codes ------------------------------------------------------------------------------------------ */
 
-static void load_codes(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real, int is_unsigned) {
+static void load_codes(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real,
+                       int is_unsigned) {
     REAL *out = real;
     for (int64_t i = 0; i < n; i += FGD_BLOCK) {
         const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;

@@ -21,8 +21,10 @@ enum { FGD_FLOATS = FGD_F16 + 1 }; /* dtypes that hold a number each by itself *
  * never negative (is_unsigned) is not rounded to 0 unless it is 0. Runs of codes begin at a block. */
 typedef struct fgd_storage {
     void (*load[FGD_FLOATS])(int64_t n, const void *stored, void *real);
-    void (*store[FGD_FLOATS])(int64_t n, const void *real, void *stored, int is_unsigned, const fgd_noise *noise);
-    void (*load_codes)(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real, int is_unsigned);
+    void (*store[FGD_FLOATS])(int64_t n, const void *real, void *stored, int is_unsigned,
+                              const fgd_noise *noise);
+    void (*load_codes)(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real,
+                       int is_unsigned);
     void (*store_codes)(int64_t n, const void *real, uint8_t *codes, uint8_t *exponents, int is_unsigned,
                         const fgd_noise *noise);
     void (*load_split)(int64_t n, const void *high, const void *low, void *real);

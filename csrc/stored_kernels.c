@@ -1,5 +1,5 @@
-/* The update loops over numbers stored in fewer bits than they are computed in, converted on the way. Compiled
- * once per instruction set; arithmetic is in float32. */
+/* The update loops over numbers stored in fewer bits than they are computed in, converted on the way.
+ * Compiled once per instruction set; arithmetic is in float32. */
 #include "stored_kernels.h"
 
 #include "real.h"
@@ -136,7 +136,8 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
 
 #define ARGUMENTS                                                               \
     int64_t n, void *param, const void *grad, void *const *slots, uint8_t *const *exponents UNUSED, \
-        const double *scalars, uint32_t switches, const fgd_prepare *prepare, int random, const fgd_noise *noise
+        const double *scalars, uint32_t switches, const fgd_prepare *prepare, int random,   \
+        const fgd_noise *noise
 
 #define KERNELS(rule)                                                           \
     BF16_LOOPS(rule, state, float, f32)                                         \

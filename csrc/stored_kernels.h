@@ -21,7 +21,7 @@ typedef void (*fgd_stored_kernel)(int64_t n, void *param, const void *grad, void
                                   const fgd_prepare *prepare, int random, const fgd_noise *noise);
 
 typedef struct fgd_stored {
-    fgd_stored_kernel update[FGD_STORED_KINDS][FGD_RULE_COUNT]; /* NULL where there is none, and for float64 */
+    fgd_stored_kernel update[FGD_STORED_KINDS][FGD_RULE_COUNT]; /* NULL: none, as for float64 */
 } fgd_stored;
 
 #endif

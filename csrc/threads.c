@@ -1,4 +1,5 @@
-/* How many threads a call uses (a number for the process; one after a fork and for little work), and a team. */
+/* How many threads a call uses (a number for the process; one after a fork and for little work), and a
+ * team. */
 #include "dispatch.h"
 
 #ifdef _OPENMP

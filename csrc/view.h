@@ -5,9 +5,9 @@
 #include "dispatch.h"
 #include "operand.h"
 
-/* Elements of a piece. More would take fewer calls and let less of the memory's time pass behind the arithmetic:
- * 512 and 1024 were 15 to 40 % slower. A multiple of FGD_LANES, so that sums take the same order as over one
- * long run, and of FGD_BLOCK. */
+/* Elements of a piece. More would take fewer calls and let less of the memory's time pass behind the
+ * arithmetic: 512 and 1024 were 15 to 40 % slower. A multiple of FGD_LANES, so that sums take the same
+ * order as over one long run, and of FGD_BLOCK. */
 enum { PIECE = FGD_BLOCK, PIECE_BYTES = PIECE * 8 };
 
 static inline int64_t fgd_pieces_of(int64_t n) { return n / PIECE + (n % PIECE != 0); }

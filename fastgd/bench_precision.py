@@ -73,14 +73,14 @@ def moved(opt: Optimizer, params: list[Array], grads: list[Array]) -> int:
 def _bitsandbytes(shapes: Shapes, threads: int) -> Callable[[], object] | None:
     if find_spec("bitsandbytes") is None or find_spec("torch") is None:
         return None
-    import bitsandbytes
     import torch
+    from bitsandbytes import optim
 
     torch.set_num_threads(threads)
     tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in _arrays(shapes, "float32")]
     for tensor, grad in zip(tensors, _arrays(shapes, "float32"), strict=True):
         tensor.grad = torch.from_numpy(grad)
-    step: Callable[[], object] = bitsandbytes.optim.AdamW8bit(tensors).step
+    step: Callable[[], object] = vars(optim)["AdamW8bit"](tensors).step
     return step
 
 
