@@ -10,10 +10,11 @@ import ml_dtypes
 import numpy as np
 
 from fastgd import backends
-from fastgd.backends.base import Block, Codes, Item, Options, Work
-from fastgd.rules import RULES
-from fastgd.settings import CODED, DEFAULTS
-from fastgd.storage import BLOCK, arithmetic, load, store
+from fastgd.backends.base import Block, Carriers, Codes, Item, Options, Work
+from fastgd.kept import kept_for
+from fastgd.rules import RULES, resolved
+from fastgd.settings import DEFAULTS
+from fastgd.storage import arithmetic, load, store
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -41,48 +42,28 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
-def no_codes(shape):
-    """Zeros in 8 bits."""
-    size = int(np.prod(shape))
-    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-size // BLOCK), np.uint8))
-
-
-def residual_for(param, rounding):
-    if param.dtype.itemsize != 2 or rounding in ("nearest", "stochastic"):
-        return None
-    return {
-        "kahan": lambda: np.zeros_like(param),
-        "master": lambda: param.astype(F32),
-        "split": lambda: np.zeros(param.shape, np.int16),
-    }[rounding]()
-
-
 class Training:
-    """Parameters with the same settings, on one backend.
+    """Parameters with the same hyperparameters and settings, on one backend.
 
-    state_dtype: of all slots, CODED for 8 bits; None: as the parameter. copy: dtype of a copy of each
-    parameter. groups: the number of each parameter's. What is not a hyperparameter of the rule is a setting.
+    state_dtype: a dtype, CODED, or None for that of the parameter. copy: dtype of a copy of each parameter.
+    groups: the number of each parameter's.
     """
 
     def __init__(
         self, rule, params, *, state_dtype=None, copy=None, groups=None, seed=0, backend="reference", **values
     ):
-        self.rule = RULES[rule] if isinstance(rule, str) else rule
+        self.rule = rule = RULES[rule] if isinstance(rule, str) else rule
         self.params, self.seed, self.backend = params, seed, backends.get(backend)
-        self.values = {**self.rule.defaults, **DEFAULTS, "state_dtype": state_dtype, **values}
-        self.steps = np.zeros(len(params), np.int64)
+        stored_in = getattr(state_dtype, "name", state_dtype)
+        self.values = resolved(rule, {**rule.defaults, **DEFAULTS, "state_dtype": stored_in, **values})
         self.groups = groups or [0] * len(params)
-        self.state = [self._new_state(p, state_dtype) for p in params]
-        self.residuals = [residual_for(p, self.values["rounding"]) for p in params]
-        averaged = self.values["ema_decay"] is not None
-        self.averages = [p.astype(arithmetic(p.dtype)) if averaged else None for p in params]
+        active = rule.active_slots(self.values)
+        kept = [kept_for(active, self.values, p, None, False) for p in params]
+        self.state = [k.slots for k in kept]
+        self.residuals, self.averages = [k.residual for k in kept], [k.average for k in kept]
         self.copies = [None if copy is None else np.zeros(p.shape, copy) for p in params]
-
-    def _new_state(self, param, dtype):
-        slots = self.rule.active_slots(self.values)
-        if dtype == CODED:
-            return tuple(None if slot is None else no_codes(param.shape) for slot in slots)
-        return tuple(None if slot is None else np.zeros(param.shape, dtype or param.dtype) for slot in slots)
+        self.steps = np.zeros(len(params), np.int64)
+        self.carried = np.full((len(params), 2, len(rule.carried)), rule.carried_at_first)
 
     def arrays(self):
         """Everything that a step may change."""
@@ -110,7 +91,8 @@ class Training:
             )
             for i, (p, grad) in enumerate(zip(self.params, grads, strict=True))
         ]
-        work = Work([Block(self.rule, self.values, 0)], items, self.steps, self.seed)
+        carriers = Carriers(self.carried, list(range(len(items)))) if self.rule.carried else ()
+        work = Work([Block(self.rule, self.values, 0, carriers)], items, self.steps, self.seed)
         return self.backend.plan(work).step(Options(**options))
 
 

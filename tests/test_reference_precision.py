@@ -14,7 +14,7 @@ from fastgd.rules import RULES
 from fastgd.settings import CODED
 from fastgd.storage import arithmetic, decode, encode, load, random_halves, split_join, store
 
-SETTINGS = [(rule, settings) for rule in RULES for settings in oracle.ORACLE[rule][1]]
+SETTINGS = [(rule, settings) for rule in RULES for settings in oracle.ORACLE[rule].settings]
 every_setting = pytest.mark.parametrize(("rule", "settings"), SETTINGS, ids=str)
 sixteen_bits = pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 SIZE = 600
@@ -33,7 +33,7 @@ def loaded_twin(training):
         k: v for k, v in training.values.items() if k not in ("rounding", "state_rounding", "state_dtype")
     }
     twin = Training(training.rule, [numbers(p) for p in training.params], **values)
-    twin.steps[:] = training.steps
+    twin.steps[:], twin.carried[:] = training.steps, training.carried
     for own, kept, param in zip(twin.state, training.state, twin.params, strict=True):
         for slot, array, stored in zip(training.rule.slots, own, kept, strict=True):
             if array is not None:
