@@ -57,8 +57,9 @@ class Training:
         stored_in = getattr(state_dtype, "name", state_dtype)
         self.values = resolved(rule, {**rule.defaults, **DEFAULTS, "state_dtype": stored_in, **values})
         self.groups = groups or [0] * len(params)
-        active = rule.active_slots(self.values)
-        kept = [kept_for(active, self.values, p, None, False) for p in params]
+        self.seen = [rule.seen(self.values, p.shape, p.dtype.name) for p in params]
+        active = [rule.active_slots(seen) for seen in self.seen]
+        kept = [kept_for(a, self.values, p, None, False) for a, p in zip(active, params, strict=True)]
         self.state = [k.slots for k in kept]
         self.residuals, self.averages = [k.residual for k in kept], [k.average for k in kept]
         self.copies = [None if copy is None else np.zeros(p.shape, copy) for p in params]
@@ -80,7 +81,7 @@ class Training:
                 param=p,
                 grad=grad,
                 state=self.state[i],
-                block=0,
+                block=i,
                 counter=i,
                 order=tuple(range(p.ndim)) if orders is None else orders[i],
                 group=self.groups[i],
@@ -91,9 +92,13 @@ class Training:
             )
             for i, (p, grad) in enumerate(zip(self.params, grads, strict=True))
         ]
-        carriers = Carriers(self.carried, list(range(len(items)))) if self.rule.carried else ()
-        work = Work([Block(self.rule, self.values, 0, carriers)], items, self.steps, self.seed)
+        work = Work([self._block(i) for i in range(len(items))], items, self.steps, self.seed)
         return self.backend.plan(work).step(Options(**options))
+
+    def _block(self, i):
+        """Of one parameter: two need not share what their rule asks of shapes, nor what they carry."""
+        carriers = Carriers(self.carried, [i]) if self.rule.carried else ()
+        return Block(self.rule, self.seen[i], i, carriers)
 
 
 def parts(slot):

@@ -99,8 +99,8 @@ def trusted(of, ratio):
 def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
     seen = []
 
-    def ratio(param_norm, other, scalars):
-        seen.append((param_norm, other, scalars))
+    def ratio(param_norm, other, size, scalars):
+        seen.append((param_norm, other, size, scalars))
         return scalars["lr"] * 7 * param_norm / other
 
     params = [random(0, (6, 5)), random(1, 20)]
@@ -117,7 +117,8 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             step = 0.1 * b
             other = norm(step if of == "step" else g)
             assert seen[2 * t + k][:2] == pytest.approx((norm(x), other), rel=1e-14)
-            assert seen[2 * t + k][2] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 5.0}
+            assert seen[2 * t + k][2] == x.size
+            assert seen[2 * t + k][3] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 5.0}
             step = 0.1 * 7 * norm(x) / other * step
             if cautious:
                 keeps = step * g > 0
@@ -130,13 +131,13 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
 @pytest.mark.parametrize("of", ["step", "gradient"])
 def test_norms_for_the_trust_ratio_are_summed_in_float64(of):
     seen = []
-    rule = trusted(of, lambda param, other, scalars: seen.append((param, other)) or 1.0)
+    rule = trusted(of, lambda param, other, size, scalars: seen.append((param, other)) or 1.0)
     Training(rule, [np.full(4, 2.0**100, F32)], lr=1.0, momentum=0.5).step([np.full(4, 2.0**90, F32)])
     assert seen == [(2.0**101, 2.0**91)]
 
 
 def test_the_trust_ratio_is_rounded_to_the_arithmetic():
-    rule = trusted("gradient", lambda param, other, scalars: 1 / 3)
+    rule = trusted("gradient", lambda param, other, size, scalars: 1 / 3)
     param = np.zeros(3, F32)
     Training(rule, [param], lr=1.0, momentum=0.5).step([np.ones(3, F32)])
     np.testing.assert_array_equal(param, -F32.type(1 / 3))
