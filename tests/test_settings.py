@@ -204,3 +204,23 @@ def test_random_bits_depend_on_seed_step_and_parameter(backend):
     assert run(0) == run(0)
     assert not set(run(0)) & set(run(1))
     assert run(2**64 - 1, 1)[0] == run(2**64 - 1)[0]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan", "master", "split"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_skipped_step_changes_no_byte_of_what_is_kept(bad, rounding, backend):
+    """One bad element in one of 300 tensors: parameters, 8-bit state, residuals, averages, copies, counters."""
+    params = [random((3, 4), i).astype(BF16) for i in range(300)]
+    copies = [np.zeros((3, 4), np.float16) for _ in params]
+    settings = {"state_dtype": "8bit", "rounding": rounding, "ema_decay": 0.9}
+    opt = fastgd.AdamW(params, copies=copies, backend=backend, **settings)
+    grads = [random((3, 4), 1000 + i).astype(BF16) for i in range(300)]
+    opt.step(grads)
+    before = contents(opt), [copy.tobytes() for copy in copies]
+    grads[137][2, 1] = bad
+    report = opt.step(grads, skip_nonfinite=True, clip_norm=1.0)
+    assert report.skipped and report.nonfinite[:4] == (0, 137, None, (2, 1))
+    assert (contents(opt), [copy.tobytes() for copy in copies]) == before
+    grads[137][2, 1] = 0
+    assert not opt.step(grads, skip_nonfinite=True).skipped
+    assert contents(opt) != before[0]
