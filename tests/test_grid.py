@@ -14,7 +14,7 @@ from fastgd.rules import RULES
 
 RUNNERS = verification.runners()
 
-#: each instruction set once, in turn with more threads: where a test goes through all rules, dtypes and settings
+#: each instruction set once, in turn with more threads: for tests through all rules, dtypes and settings
 FEW = [
     r
     for i, r in enumerate(RUNNERS)

@@ -209,7 +209,7 @@ def test_random_bits_depend_on_seed_step_and_parameter(backend):
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan", "master", "split"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_skipped_step_changes_no_byte_of_what_is_kept(bad, rounding, backend):
-    """One bad element in one of 300 tensors: parameters, 8-bit state, residuals, averages, copies, counters."""
+    """One bad element in one of 300 tensors; 8-bit state, residuals, averages, copies, counters."""
     params = [random((3, 4), i).astype(BF16) for i in range(300)]
     copies = [np.zeros((3, 4), np.float16) for _ in params]
     settings = {"state_dtype": "8bit", "rounding": rounding, "ema_decay": 0.9}
