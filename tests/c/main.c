@@ -6,7 +6,8 @@
 #include "check.h"
 #include "step.h"
 
-#define TESTS(X) X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip)
+#define TESTS(X) X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip) \
+    X(stored)
 #define DECLARE(name) void test_##name(void);
 #define RUN(name) if (is_asked_for(#name, argc, argv)) test_##name();
 TESTS(DECLARE)
