@@ -4,20 +4,13 @@ import functools
 import os
 import platform
 import re
-import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from compiling import CSRC, Unit, compiles, library, linked, openmp_flags, required, run, starts
 
-CSRC = Path(__file__).parents[1] / "csrc"
 PROGRAM = Path(__file__).parent / "c"
-sys.path.insert(0, str(CSRC))
-import build_flags  # noqa: E402  (found through the line before)
 
-STRICT = ["-Werror"]
 SANITIZERS = {
     "plain": [],
     # -O1 only for time; clang cannot vectorise instrumented loops and warns of each
@@ -34,56 +27,12 @@ ARM_RUNNER = "qemu-aarch64"
 MACHINE = platform.machine()
 
 
-def required(name):
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed")
-    return name
-
-
-def starts(compiler, flags, folder):
-    """Whether a program with these flags runs: not where memory is laid out as no sanitizer expects."""
-    program = folder / "empty"
-    command = [compiler, "-x", "c", "-", "-o", program, *flags]
-    subprocess.run(command, input="int main(void) { return 0; }", text=True, capture_output=True, check=False)
-    return program.exists() and subprocess.run([program], capture_output=True, check=False).returncode == 0
-
-
-def compiles(compiler, flags, source="int main(void) { return 0; }"):
-    command = [compiler, "-x", "c", "-", "-o", os.devnull, *flags]
-    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
-
-
-def run(command, **options):
-    result = subprocess.run(command, text=True, capture_output=True, timeout=300, **options)
-    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
-
-
 def build(folder, compiler, extra, machine, with_openmp=True):
     """Compiles the library and the tests and links them; the path of the program."""
-    with_openmp = with_openmp and compiles(compiler, build_flags.OPENMP_FLAGS, build_flags.OPENMP_PROBE)
-    openmp = build_flags.OPENMP_FLAGS if with_openmp else build_flags.NO_OPENMP_FLAGS
-    common = [*build_flags.COMMON_FLAGS, *STRICT, *extra, f"-I{CSRC}", "-c"]
-    jobs = []
-
-    def add(source, *flags, label=""):
-        target = folder / f"{source.stem}{label}.o"
-        jobs.append([compiler, *common, *flags, *extra, str(source), "-o", str(target)])
-
-    for name in build_flags.ENTRIES:
-        add(CSRC / name, *openmp)
-    for kernels in build_flags.kernel_builds(machine):
-        macros = [f"-D{key}={value}" for key, value in kernels.macros.items()]
-        for name in build_flags.KERNELS:
-            add(CSRC / name, *macros, *kernels.flags, label=f"-{kernels.name}")
-    for source in sorted(PROGRAM.glob("*.c")):
-        add(source, *openmp, "-O2")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, jobs))
-    program = folder / "program"
-    objects = [job[-1] for job in jobs]
-    run([compiler, *extra, *openmp, *objects, "-lm", "-pthread", "-o", str(program)])
-    return program
+    openmp = openmp_flags(compiler if with_openmp else None)
+    units = library(machine, [*openmp, *extra], extra)
+    units += [Unit(source, [*openmp, "-O2", *extra]) for source in sorted(PROGRAM.glob("*.c"))]
+    return linked(folder, compiler, units, [*extra, *openmp, "-lm", "-pthread"])
 
 
 @pytest.fixture(scope="module")

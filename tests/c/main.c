@@ -8,7 +8,8 @@
 #include "step.h"
 
 #define TESTS(X) \
-    X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip) X(products)
+    X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip) X(products) \
+    X(stored)
 #define DECLARE(name) void test_##name(void);
 #define RUN(name) if (is_asked_for(#name, argc, argv)) set_products(1), test_##name();
 TESTS(DECLARE)

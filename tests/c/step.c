@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "random.h"
 
 /* Around the lanes of sums and of registers (16), the chunk of a thread (16384), and several chunks. */
 static const int64_t sizes[SIZES] = {0, 1, 15, 16, 17, 16383, 16384, 16385, 40000};
@@ -16,14 +17,10 @@ void digest_add(const void *bytes, size_t n) {
     for (const unsigned char *b = bytes; n > 0; n--) digest = (digest ^ *b++) * 0x100000001b3u;
 }
 
-/* splitmix64, Steele, Lea and Flood 2014; the upper 53 bits as a number. */
+/* The upper 53 bits as a number. */
 double random_number(void) {
     static uint64_t state;
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (double)(int64_t)(z >> 11) * 0x1p-52 - 1;
+    return (double)(int64_t)(random_bits(&state) >> 11) * 0x1p-52 - 1;
 }
 
 /* ---- Images ---------------------------------------------------------------------------------------- */

@@ -70,8 +70,4 @@ void transform_gradients(image *m, const fgd_options *options, double coef);
 /* From an integer generator, the same on every machine: uniform in -1 .. 1. */
 double random_number(void);
 
-/* FNV-1a over everything given to it so far. */
-extern uint64_t digest;
-void digest_add(const void *bytes, size_t n);
-
 #endif

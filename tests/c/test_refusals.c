@@ -134,6 +134,94 @@ static void test_options(void) {
     REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.norm = 2)
     REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.norm = -1)
     ACCEPTED(ALL, c->options.clip_value = c->options.clip_norm = 0)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.scope = FGD_SCOPE_TENSOR + 1)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.scope = -1)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.clip_norm = INFINITY; c->options.normalize = 1)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.total_norm = -2)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.total_norm = -INFINITY)
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.total_norm = 1; c->options.scope = FGD_SCOPE_GROUP)
+    ACCEPTED(ALL, c->options.total_norm = NAN)
+    ACCEPTED(ALL, c->options.normalize = 1; c->options.scope = FGD_SCOPE_TENSOR)
+}
+
+/* Clipping by units is for fgd_update alone, in place of clipping by norms. */
+static void test_units(void) {
+    const double limits[] = {-1, NAN, -INFINITY};
+#define UNITS c->options.clip_norm = INFINITY; c->options.clip_unit = 0.5
+    for (int i = 0; i < 3; i++) {
+        REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.clip_unit = limits[i])
+        REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.unit_eps = limits[i])
+    }
+    REFUSED(ALL, FGD_ERROR_OPTION, NO_TENSOR, c->options.clip_unit = 0.5)
+    REFUSED(MEASURE | CLIP, FGD_ERROR_OPTION, NO_TENSOR, UNITS)
+    REFUSED(UPDATE, FGD_ERROR_SIZE, 1, c->tensors[1].unit = -1)
+    REFUSED(UPDATE, FGD_ERROR_SIZE, 1, c->tensors[1].unit = 7)
+    REFUSED(UPDATE, FGD_ERROR_SIZE, 1, c->tensors[1].unit = INT64_MAX)
+    ACCEPTED(UPDATE, UNITS)
+    ACCEPTED(UPDATE, UNITS; c->tensors[1].unit = SIZE)
+}
+
+/* What numbers are stored in, and how they are rounded. */
+static void test_storage(void) {
+    uint8_t exponents[1];
+#define CODES c->tensors[1].state_dtype[0] = FGD_CODES
+    static const int no_floats[] = {FGD_CODES, FGD_CODES + 1, -1, INT_MAX, INT_MIN};
+    for (int i = 0; i < 5; i++) {
+        const int dtype = no_floats[i];
+        REFUSED(UPDATE, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = dtype)
+        REFUSED(CLIP, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = c->tensors[1].grad_dtype = dtype)
+        REFUSED(UPDATE, FGD_ERROR_DTYPE, 1, c->tensors[1].copy = m.state[1]; c->tensors[1].copy_dtype = dtype)
+        ACCEPTED(UPDATE, c->tensors[1].copy_dtype = dtype)
+        if (dtype != FGD_CODES) REFUSED(UPDATE, FGD_ERROR_DTYPE, 1, c->tensors[1].state_dtype[0] = dtype)
+        ACCEPTED(UPDATE, c->tensors[1].state_dtype[1] = dtype; c->groups[1].switches = 0)
+    }
+    REFUSED(CLIP, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = FGD_F32)
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 1, CODES)
+    ACCEPTED(UPDATE, CODES; c->tensors[1].exponents[0] = exponents)
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 1, CODES; c->tensors[1].exponents[0] = exponents;
+            c->tensors[1].state[0] = NULL)
+    ACCEPTED(UPDATE, CODES; c->groups[0].switches = 0)
+
+    for (int rounding = FGD_KAHAN; rounding <= FGD_SPLIT; rounding++) {
+#define ROUNDED(type) c->groups[0].rounding = rounding; c->tensors[1].dtype = type
+        REFUSED(UPDATE, FGD_ERROR_SLOT, 1, ROUNDED(FGD_BF16))
+        REFUSED(UPDATE, rounding == FGD_SPLIT ? FGD_ERROR_ROUNDING : FGD_ERROR_SLOT, 1, ROUNDED(FGD_F16))
+        REFUSED(UPDATE, FGD_ERROR_ROUNDING, NO_TENSOR, c->groups[1].state_rounding = rounding)
+        ACCEPTED(UPDATE, ROUNDED(FGD_BF16); c->tensors[1].residual = m.state[0])
+        ACCEPTED(UPDATE, ROUNDED(FGD_F32))
+    }
+    REFUSED(UPDATE, FGD_ERROR_ROUNDING, NO_TENSOR, c->groups[1].rounding = FGD_SPLIT + 1)
+    REFUSED(UPDATE, FGD_ERROR_ROUNDING, NO_TENSOR, c->groups[1].rounding = -1)
+    REFUSED(UPDATE, FGD_ERROR_ROUNDING, NO_TENSOR, c->groups[0].state_rounding = -1)
+    REFUSED(UPDATE, FGD_ERROR_NULL, 2, c->groups[1].rounding = FGD_STOCHASTIC; c->tensors[2].step = NULL)
+    REFUSED(UPDATE, FGD_ERROR_NULL, 2, c->groups[1].state_rounding = FGD_STOCHASTIC;
+            c->tensors[2].step = NULL)
+    ACCEPTED(MEASURE | CLIP, c->groups[0].rounding = c->groups[1].state_rounding = 99)
+}
+
+static void test_rows(void) {
+    static const int64_t rows[] = {1, 0, 2}, negative[] = {1, 0, -1};
+#define ROWS(t) c->tensors[t].rows = rows; c->tensors[t].n_rows = 3; c->tensors[t].width = 8
+    ACCEPTED(UPDATE | MEASURE, ROWS(1))
+    REFUSED(CLIP, FGD_ERROR_ROWS, 1, ROWS(1))
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].rows = negative)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].width = 7)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].n_rows = -3; c->tensors[1].width = -8)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].n_rows = c->tensors[1].width = INT64_MAX)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].n_rows = ((int64_t)1 << 61) + 3)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].layout = &c->layout)
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); UNITS)
+    uint8_t exponents[1];
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); CODES; c->tensors[1].exponents[0] = exponents)
+    ACCEPTED(UPDATE, ROWS(1); c->tensors[1].size = c->tensors[1].n_rows = 0)
+}
+
+/* A trust ratio of gradients is not known yet where it is decided which steps descend. */
+static void test_cautious(void) {
+    REFUSED(UPDATE, FGD_ERROR_SWITCHES, NO_TENSOR, c->groups[1].rule = fgd_rule_find("lars");
+            c->groups[1].cautious = 1)
+    ACCEPTED(UPDATE, c->groups[1].rule = fgd_rule_find("lars"))
+    ACCEPTED(UPDATE, c->groups[1].cautious = 1)
 }
 
 static void test_workspace(void) {
@@ -235,6 +323,10 @@ void test_refusals(void) {
     test_pointers();
     test_numbers();
     test_options();
+    test_units();
+    test_storage();
+    test_rows();
+    test_cautious();
     test_workspace();
     test_layouts();
     test_matrices();
