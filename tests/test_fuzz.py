@@ -1,9 +1,9 @@
 """Calls of the C ABI made from random bytes: libFuzzer over the programs in tests/fuzz, under sanitizers.
 
 Every input is one call of fgd_update, fgd_measure or fgd_clip, allowed or not, in memory of exactly the size
-that the ABI asks for. It is made on every instruction set, with its arrays packed, and on several threads
-where clang has OpenMP. Whatever the call, nothing may touch other memory, an error may change nothing, and all
-ways of making it give the same bits.
+that the ABI asks for. It is made on every instruction set, with its arrays packed, and on several
+threads where clang has OpenMP. Whatever the call, nothing may touch other memory, an error may change
+nothing, and all ways of making it give the same bits.
 """
 
 import base64
