@@ -73,7 +73,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_NULL: return "a required pointer is NULL";
         case FGD_ERROR_RULE: return "there is no such rule";
         case FGD_ERROR_DTYPE: return "there is no such dtype";
-        case FGD_ERROR_SIZE: return "a size is negative or too large, or a counter of steps has no next number";
+        case FGD_ERROR_SIZE: return "a size is negative or too large, or a counter of steps is at its end";
         case FGD_ERROR_GROUP: return "a tensor names a group that does not exist";
         case FGD_ERROR_SWITCHES: return "a switch is on that the rule does not have";
         case FGD_ERROR_SLOT: return "a state slot that the rule and its switches need is NULL";

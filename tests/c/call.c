@@ -67,7 +67,7 @@ static need update_need(const fgd_group *group, const part *p, int o, int64_t si
     return none;
 }
 
-/* The pointer to row numbers is one: to a number for each row, or to nowhere where fgd_update may not look. */
+/* The pointer to row numbers: to a number for each row, or to nowhere where fgd_update must not look. */
 static int has_rows(const call *c, const part *p) {
     return p->has_rows && (c->entry != UPDATE || p->t.n_rows <= MOST_ELEMENTS);
 }
