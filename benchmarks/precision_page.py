@@ -245,8 +245,8 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=85)
-    # 64 colours are enough, in a quarter of the bytes
-    Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    # a palette is enough, in a third of the bytes
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def draw_band(axes: Any, at: Array, values: Array, **style: Any) -> None:
