@@ -49,6 +49,9 @@ static int any_int(void) {
 
 static fgd_group draw_group(void) {
     fgd_group g = {.rule = below(fgd_rule_count())};
+    /* shapes of matrices are not drawn: test_products.c and the grid have the rules that need them */
+    while (fgd_rule_at(g.rule)->orthogonal || fgd_rule_at(g.rule)->row_slot >= 0)
+        g.rule = (g.rule + 1) % fgd_rule_count();
     const fgd_rule *rule = fgd_rule_at(g.rule);
     const int flags = byte(), roundings = byte();
     g.switches = (uint32_t)byte() & ((1u << rule->n_switches) - 1);
