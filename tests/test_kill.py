@@ -48,7 +48,8 @@ def save_for_ever(opt_path, model_path):
         start = time.monotonic()
         opt.save(opt_path)
         model.save(model_path)
-        print("saved", os.getpid(), version, time.monotonic() - start, flush=True)
+        # in one write, which a kill cannot cut
+        os.write(1, f"saved {{os.getpid()}} {{version}} {{time.monotonic() - start}}\n".encode())
 
 for line in sys.stdin:
     child = os.fork()
