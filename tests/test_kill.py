@@ -49,7 +49,7 @@ def save_for_ever(opt_path, model_path):
         opt.save(opt_path)
         model.save(model_path)
         # in one write, which a kill cannot cut
-        os.write(1, f"saved {{os.getpid()}} {{version}} {{time.monotonic() - start}}\n".encode())
+        os.write(1, f"saved {{os.getpid()}} {{version}} {{time.monotonic() - start}}\\n".encode())
 
 for line in sys.stdin:
     child = os.fork()
