@@ -3,7 +3,7 @@
 import pytest
 
 import fastgd
-from fastgd.bench import OPERATIONS, WORKLOADS, contenders
+from fastgd.bench import OPERATIONS, WORKLOADS, contenders, shapes_for
 from fastgd.rules import RULES
 
 
@@ -14,7 +14,7 @@ from fastgd.rules import RULES
 def test_step(benchmark, rule, workload, operation, contender):
     benchmark.group = f"{rule}, {workload}: {operation}"
     threads = fastgd.get_num_threads()
-    step = contender.make(RULES[rule], WORKLOADS[workload][1], OPERATIONS[operation], threads)
+    step = contender.make(RULES[rule], shapes_for(RULES[rule], workload), OPERATIONS[operation], threads)
     if step is None:
         pytest.skip(f"{contender.name} has no {rule}")
     step()
