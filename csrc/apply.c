@@ -93,7 +93,10 @@ void fgd_write_run(const job *j, const chunk *run) {
     if (fgd_is_orthogonal(j, run->tensor) || write_simple(j, run)) return;
     fgd_prepare_pass(&w, j, run->tensor);
     if (w.group && (w.plain || w.stored)) {
-        stream_run(&w, run->offset, run->n);
+        for (int64_t at = run->offset, n; at < end; at += n) {
+            n = fgd_noise_left(at) < end - at ? fgd_noise_left(at) : end - at;
+            stream_run(&w, at, n);
+        }
         return;
     }
     for (int64_t at = run->offset; at < end;) {

@@ -99,6 +99,7 @@ piece fgd_next_piece(const pass *w, int64_t *at, int64_t end) {
         const int64_t row = *at / t->width, column = *at % t->width;
         a.first = t->rows[row] * t->width + column;
         if (a.n > t->width - column) a.n = t->width - column;
+        if (a.n > fgd_noise_left(a.first)) a.n = fgd_noise_left(a.first);
     }
     if (a.n > PIECE) a.n = PIECE;
     *at += a.n;

@@ -15,6 +15,9 @@ typedef struct fgd_noise {
     int lower;
 } fgd_noise;
 
+/* Elements from this one on to the next multiple of 2^32. */
+static inline int64_t fgd_noise_left(int64_t first) { return (INT64_C(1) << 32) - (first & 0xffffffff); }
+
 enum { FGD_FLOATS = FGD_F16 + 1 }; /* dtypes that hold a number each by itself */
 
 /* Runs of n numbers; `real` arrays are of the precision computed in. noise NULL: rounded to nearest. What is

@@ -293,9 +293,9 @@ static void test_matrices(void) {
     REFUSED(UPDATE, FGD_ERROR_WORKSPACE, NO_TENSOR, ORTHOGONAL;
             c->workspace_size = fgd_workspace_size(c->tensors, COUNT) - 1)
     memset(m.step, 0, sizeof m.step);
-    set_products(0);
+    set_products(NO_PRODUCTS);
     REFUSED(UPDATE, FGD_ERROR_GEMM, 2, ORTHOGONAL)
-    set_products(1);
+    set_products(ALL_PRODUCTS);
     ACCEPTED(ALL, FACTORED)
     ACCEPTED(ALL, ORTHOGONAL)
     ACCEPTED(UPDATE, FACTORED; c->workspace_size = fgd_workspace_size(c->tensors, COUNT))
