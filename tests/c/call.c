@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "product.h"
 #include "random.h"
 #include "trust.h"
 
@@ -49,6 +50,52 @@ int group_has_slot(const fgd_group *group, int slot) {
 
 int may_be_cautious(const fgd_group *group) { return fgd_trust_of(group->rule) != FGD_TRUST_GRADIENT; }
 
+static int is_orthogonal(const fgd_group *group) { return fgd_rule_at(group->rule)->orthogonal; }
+
+static int is_of_lines(const fgd_group *group, int slot) {
+    const fgd_rule *rule = fgd_rule_at(group->rule);
+    return (slot == rule->row_slot || slot == rule->col_slot) && group_has_slot(group, slot);
+}
+
+int wants_matrices(const fgd_group *group) {
+    const int row_slot = fgd_rule_at(group->rule)->row_slot;
+    return is_orthogonal(group) || (row_slot >= 0 && is_of_lines(group, row_slot));
+}
+
+double scalar_from(const fgd_rule *rule, int i, double from) {
+    return strcmp(rule->scalars[i], "ns_steps") == 0 ? (double)(int)(3 * from) : from;
+}
+
+/* The largest divisor of size up to `most`. */
+static int64_t divisor(int64_t size, int64_t most) {
+    while (most > 1 && size % most) most--;
+    return most > 1 ? most : 1;
+}
+
+void take_matrices_of(part *p, const fgd_group *group, int64_t rows) {
+    fgd_tensor *t = &p->t;
+    if (!wants_matrices(group)) return;
+    if (is_orthogonal(group)) {
+        t->matrix_rows = divisor(t->size, rows);
+        return;
+    }
+    t->factor_rows = divisor(t->size, rows);
+    t->factor_cols = divisor(t->size / t->factor_rows, 2 * rows + 3);
+}
+
+/* Elements of a slot: as many as the tensor has, or one for each line of its matrices. */
+static int64_t slot_size(const fgd_group *group, const fgd_tensor *t, int slot, int64_t size) {
+    if (!is_of_lines(group, slot)) return size;
+    const int64_t length = slot == fgd_rule_at(group->rule)->row_slot ? t->factor_cols : t->factor_rows;
+    return length > 0 ? size / length : 0;
+}
+
+/* The slot that array o belongs to; -1 for none. */
+static int slot_of(int o) {
+    if (o >= EXPONENTS) return o - EXPONENTS;
+    return o >= SLOT && o < RESIDUAL ? o - SLOT : -1;
+}
+
 /* For arrays that fgd_update alone has. */
 static need update_need(const fgd_group *group, const part *p, int o, int64_t size) {
     const fgd_tensor *t = &p->t;
@@ -60,14 +107,15 @@ static need update_need(const fgd_group *group, const part *p, int o, int64_t si
     if (o == RESIDUAL && narrow && group->rounding == FGD_SPLIT) return need_of(LOW_BITS, size);
     if (o == AVERAGE && p->has_average) return need_of(t->dtype == FGD_F64 ? FGD_F64 : FGD_F32, size);
     if (o == COPY && p->has_copy && is_float(t->copy_dtype)) return need_of(t->copy_dtype, size);
-    if (o >= SLOT && o < RESIDUAL && group_has_slot(group, o - SLOT) && t->state_dtype[o - SLOT] <= FGD_CODES)
-        return need_of(t->state_dtype[o - SLOT], size);
-    if (o >= EXPONENTS && group_has_slot(group, o - EXPONENTS) && t->state_dtype[o - EXPONENTS] == FGD_CODES)
-        return need_of(SHARED_EXPONENTS, (size + FGD_BLOCK - 1) / FGD_BLOCK);
-    return none;
+    const int slot = slot_of(o);
+    if (slot < 0 || !group_has_slot(group, slot) || t->state_dtype[slot] > FGD_CODES) return none;
+    const int64_t n = slot_size(group, t, slot, size);
+    if (o < EXPONENTS) return need_of(t->state_dtype[slot], n);
+    if (t->state_dtype[slot] != FGD_CODES) return none;
+    return need_of(SHARED_EXPONENTS, (n + FGD_BLOCK - 1) / FGD_BLOCK);
 }
 
-/* The pointer to row numbers: to a number for each row, or to nowhere where fgd_update must not look. */
+/* Whether row numbers are given: one for each row, or a pointer to nowhere where nobody may look at them. */
 static int has_rows(const call *c, const part *p) {
     return p->has_rows && (c->entry != UPDATE || p->t.n_rows <= MOST_ELEMENTS);
 }
@@ -85,8 +133,9 @@ static need array_need(const call *c, const part *p, int o) {
 
 static int is_unsigned(const call *c, const part *p, int o) {
     const fgd_group *group = group_of(c, p);
-    if (!group || o < SLOT || o >= RESIDUAL || !group_has_slot(group, o - SLOT)) return 0;
-    return fgd_rule_at(group->rule)->slot_unsigned[o - SLOT];
+    const int slot = slot_of(o);
+    if (!group || slot < 0 || !group_has_slot(group, slot)) return 0;
+    return fgd_rule_at(group->rule)->slot_unsigned[slot];
 }
 
 int call_overlaps(const call *c) {
@@ -142,7 +191,9 @@ static void *nowhere(uint64_t r) {
 
 static array place(const call *c, const part *p, const need *n, int o, int packed) {
     const spread plain = {0}, shifted = {.offset = p->spreads[o].offset};
-    if (packed || p->ndim < 0 || o >= EXPONENTS || has_rows(c, p))
+    const fgd_group *group = group_of(c, p);
+    const int is_line = group && slot_of(o) >= 0 && is_of_lines(group, slot_of(o));
+    if (packed || p->ndim < 0 || o >= EXPONENTS || is_line || has_rows(c, p))
         return array_of(n->item, 1, &n->size, packed ? &plain : &shifted);
     return array_of(n->item, p->ndim, p->shape, &p->spreads[o]);
 }
@@ -174,7 +225,7 @@ static void set_layout(const call *c, memory *m, int t) {
         const int o = row < SLOT + slots ? row : RESIDUAL + row - SLOT - slots;
         const held *h = &m->arrays[t][o == GRAD && c->entry == CLIP ? PARAM : o];
         for (int d = 0; d < p->ndim; d++)
-            m->strides[t][row * p->ndim + d] = h->need.item ? h->array.strides[d] : INT64_MIN + d;
+            m->strides[t][row * p->ndim + d] = d < h->array.ndim ? h->array.strides[d] : INT64_MIN + d;
     }
     m->layouts[t] = (fgd_layout){p->ndim, m->shapes[t], m->strides[t]};
     if (c->fault == NULL_SHAPES) m->layouts[t].shape = NULL;
@@ -268,6 +319,7 @@ static const char *make(const call *c, const memory *m, manner how, outcome *o) 
     memset(&o->report, 0x55, sizeof o->report);
     fgd_set_isa(how.isa);
     fgd_set_num_threads(how.threads);
+    set_products(c->products);
     o->code = enter(c, m, c->fault == NULL_WORKSPACE ? NULL : workspace, bytes, &o->report);
     free(block);
     if (memcmp(&options, &c->options, sizeof options)) return "options are only read";
@@ -288,10 +340,19 @@ static int other_rows_changed(const part *p, const held *h) {
     return 0;
 }
 
-static const char *look_at_arrays(const call *c, memory *m, int changed) {
+/* Whether tensor t has been written. A product that fails has the steps before it made, and all that need
+ * none. */
+static int is_changed(const call *c, const outcome *o, int t) {
+    if (c->entry == MEASURE || o->report.skipped) return 0;
+    if (o->code != FGD_ERROR_GEMM || c->products == NO_PRODUCTS) return o->code == FGD_OK;
+    return t < o->report.error_tensor || !is_orthogonal(group_of(c, &c->parts[t]));
+}
+
+static const char *look_at_arrays(const call *c, memory *m, const outcome *made) {
     const char *broken = NULL;
     for (int t = 0; t < c->n_tensors; t++) {
         const part *p = &c->parts[t];
+        const int changed = is_changed(c, made, t);
         for (int o = 0; o < ARRAYS; o++) {
             held *h = &m->arrays[t][o];
             if (!h->need.item) continue;
@@ -337,7 +398,7 @@ static void report_alike(fgd_report *r) {
 }
 
 static void keep(const call *c, memory *m, outcome *o) {
-    const int64_t norms = m->norms ? 8 * c->n_tensors : 0;
+    const int64_t norms = m->norms && c->n_tensors > 0 ? 8 * c->n_tensors : 0;
     int64_t size = norms;
     for (int t = 0; t < c->n_tensors; t++, size += 8)
         for (int k = 0; k < ARRAYS; k++) size += m->arrays[t][k].need.item * m->arrays[t][k].need.size;
@@ -367,8 +428,7 @@ outcome call_run(const call *c, manner how) {
     outcome o = {0};
     const char *made = make(c, &m, how, &o);
     if (c->fault == NULL_REPORT) o.report = unset;
-    const int changed = o.code == FGD_OK && c->entry != MEASURE && !o.report.skipped;
-    o.broken = look_at_arrays(c, &m, changed);
+    o.broken = look_at_arrays(c, &m, &o);
     if (!o.broken && o.code == FGD_OK) o.broken = look_at_report(c, &m, &o.report);
     const int64_t about = o.report.error_tensor;
     if (!o.broken && about != -1 && (about < 0 || about >= c->n_tensors))

@@ -59,6 +59,7 @@ typedef struct call {
     part parts[MOST_TENSORS];
     fgd_options options;
     fault fault;
+    int products; /* matrix products that succeed, as in product.h */
     filling grads, others; /* what arrays hold before the call */
     uint64_t seed;         /* of these numbers */
 } call;
@@ -86,8 +87,17 @@ const char *outcome_difference(const outcome *a, const outcome *b);
 /* Whether elements that are written lie over each other: then the order of writing counts. */
 int call_overlaps(const call *c);
 
-/* Whether the group's rule has this slot with its switches; whether the rule may be cautious. */
+/* Whether the group's rule has this slot with its switches. */
 int group_has_slot(const fgd_group *group, int slot);
+
+/* What rules ask for beside their slots: not to be cautious, or whole tensors that are matrices. */
 int may_be_cautious(const fgd_group *group);
+int wants_matrices(const fgd_group *group);
+
+/* A scalar from 0 to 1 that rule's scalar i may have: small whole numbers for one that counts. */
+double scalar_from(const fgd_rule *rule, int i, double from);
+
+/* Gives the tensor matrices, with about as many rows as asked for, if the group's rule wants them. */
+void take_matrices_of(part *p, const fgd_group *group, int64_t rows);
 
 #endif

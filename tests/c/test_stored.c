@@ -6,6 +6,7 @@
 #include "call.h"
 #include "check.h"
 #include "kernels.h"
+#include "product.h"
 #include "random.h"
 
 /* Parameters of each dtype with each rounding that they can have, and state in each dtype. */
@@ -35,7 +36,7 @@ static fgd_group group_of(int rule, int rounding, uint64_t *hash) {
     g.cautious = may_be_cautious(&g) && comes(hash, 3);
     g.state_rounding = comes(hash, 2) ? FGD_STOCHASTIC : FGD_NEAREST;
     g.average_weight = between(hash, 0, 1);
-    for (int i = 0; i < r->n_scalars; i++) g.scalars[i] = between(hash, 0.1, 0.9);
+    for (int i = 0; i < r->n_scalars; i++) g.scalars[i] = scalar_from(r, i, between(hash, 0.1, 0.9));
     return g;
 }
 
@@ -90,7 +91,7 @@ static int64_t size_of(int large, uint64_t *hash) {
     return large ? 16383 + below(hash, 50000) : edges[below(hash, 12)];
 }
 
-static part part_of(int t, int dtype, int state, const fgd_options *options, int large, uint64_t *hash) {
+static part part_of(const call *c, int t, int dtype, int state, int large, uint64_t *hash) {
     part p = {.ndim = -1, .has_counter = 1, .counter = below(hash, 1000)};
     p.t = (fgd_tensor){.norm_group = t / 2, .dtype = dtype, .stream = (uint64_t)t};
     /* one dtype for both is what the kernels that convert on the way take */
@@ -98,8 +99,9 @@ static part part_of(int t, int dtype, int state, const fgd_options *options, int
     for (int k = 0; k < FGD_MAX_SLOTS; k++) p.t.state_dtype[k] = comes(hash, 8) ? below(hash, STATES) : state;
     p.has_average = comes(hash, 4), p.has_copy = comes(hash, 4), p.t.copy_dtype = below(hash, 4);
     if (t % 4 == 1) take_shape(&p, large, hash);
-    else if (t % 4 == 2 && isinf(options->clip_unit)) take_rows(&p, hash);
+    else if (t % 4 == 2 && isinf(c->options.clip_unit) && !wants_matrices(&c->groups[0])) take_rows(&p, hash);
     else p.t.size = size_of(large, hash);
+    take_matrices_of(&p, &c->groups[0], 1 + below(hash, 20));
     place(&p, hash);
     return p;
 }
@@ -108,11 +110,12 @@ static part part_of(int t, int dtype, int state, const fgd_options *options, int
 static call call_of(int rule, int storage, int which) {
     uint64_t hash = mixed_bits((uint64_t)which);
     const int large = which % 32 == 5, param = storage % PARAMS, state = storage / PARAMS;
-    call c = {.entry = UPDATE, .n_groups = 1, .n_tensors = MOST_TENSORS, .seed = (uint64_t)which};
+    call c = {.entry = UPDATE, .n_groups = 1, .n_tensors = MOST_TENSORS, .products = ALL_PRODUCTS};
+    c.seed = (uint64_t)which;
     c.groups[0] = group_of(rule, params[param].rounding, &hash);
     c.options = options_of(&hash);
     for (int t = 0; t < MOST_TENSORS; t++)
-        c.parts[t] = part_of(t, params[param].dtype, state, &c.options, large, &hash);
+        c.parts[t] = part_of(&c, t, params[param].dtype, state, large, &hash);
     c.grads = which % 8 == 3 ? SPOILT : which % 16 == 7 ? WILD : which % 32 == 15 ? RAW : TAME;
     c.others = which % 16 == 14 ? WILD : which % 32 == 31 ? RAW : TAME;
     return c;
@@ -175,8 +178,6 @@ void test_stored(void) {
     const int best = fgd_get_isa();
     int which = 0;
     for (int rule = 0; rule < fgd_rule_count(); rule++) {
-        const fgd_rule *row = fgd_rule_at(rule);
-        if (row->orthogonal || row->row_slot >= 0) continue; /* they need matrices: test_products.c */
         for (int storage = 0; storage < STORAGES; storage++, which++) {
             const call c = call_of(rule, storage, which);
             run(&c, which);

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "product.h"
+
 static const uint8_t *at, *end;
 
 static int byte(void) { return at < end ? *at++ : 0; }
@@ -49,9 +51,6 @@ static int any_int(void) {
 
 static fgd_group draw_group(void) {
     fgd_group g = {.rule = below(fgd_rule_count())};
-    /* shapes of matrices are not drawn: test_products.c and the grid have the rules that need them */
-    while (fgd_rule_at(g.rule)->orthogonal || fgd_rule_at(g.rule)->row_slot >= 0)
-        g.rule = (g.rule + 1) % fgd_rule_count();
     const fgd_rule *rule = fgd_rule_at(g.rule);
     const int flags = byte(), roundings = byte();
     g.switches = (uint32_t)byte() & ((1u << rule->n_switches) - 1);
@@ -61,7 +60,9 @@ static fgd_group draw_group(void) {
     g.state_rounding = roundings / 5 % 2;
     g.seed = flags & 8 ? bits64() : (uint64_t)flags;
     g.average_weight = flags & 16 ? any_double() : usual_double();
-    for (int i = 0; i < rule->n_scalars; i++) g.scalars[i] = flags < 224 ? usual_double() : any_double();
+    const int is_odd = flags >= 224 && !rule->orthogonal;
+    for (int i = 0; i < rule->n_scalars; i++)
+        g.scalars[i] = is_odd ? any_double() : scalar_from(rule, i, usual_double());
     return g;
 }
 
@@ -143,8 +144,9 @@ static void draw_tensor(const call *c, part *p, int with_rows, const part *befor
     const fgd_group *group = &c->groups[t->group = below((int)c->n_groups)];
     p->ndim = -1;
     if (kind % 3 == 1 && !with_rows) draw_layout(p);
-    else if (kind % 3 && with_rows) draw_rows(p);
+    else if (kind % 3 && with_rows && !wants_matrices(group)) draw_rows(p);
     else t->size = draw_size();
+    if (c->entry == UPDATE) take_matrices_of(p, group, 1 + below(20));
     t->norm_group = before ? before->t.norm_group + extras % 2 : any_int() % 1000;
     t->dtype = byte() % 4, t->grad_dtype = c->entry == CLIP ? t->dtype : below(4), t->copy_dtype = below(4);
     if (c->entry == UPDATE && group->rounding == FGD_SPLIT && t->dtype == FGD_F16) t->dtype = FGD_BF16;
@@ -168,12 +170,13 @@ static void draw_tensor(const call *c, part *p, int with_rows, const part *befor
 /* ---- Calls with something wrong --------------------------------------------------------------------- */
 
 static void spoil_group(fgd_group *g) {
-    switch (below(5)) {
+    switch (below(6)) {
         case 0: g->rule = any_int(); break;
         case 1: g->switches = (uint32_t)any_int(); break;
         case 2: g->rounding = any_int(); break;
         case 3: g->state_rounding = any_int(); break;
         case 4: g->cautious = any_int(); break;
+        case 5: g->scalars[below(FGD_MAX_SCALARS)] = any_double(); break;
     }
 }
 
@@ -195,7 +198,7 @@ static void spoil_options(fgd_options *o) {
 
 static void spoil_part(part *p) {
     fgd_tensor *t = &p->t;
-    switch (below(15)) {
+    switch (below(18)) {
         case 0: t->size = any_size(); break;
         case 1: t->group = any_int(); break;
         case 2: t->dtype = any_int(); break;
@@ -210,17 +213,21 @@ static void spoil_part(part *p) {
         case 11: p->shape[below(MOST_DIMS)] = any_size(); break;
         case 12: t->size = (int64_t)(bits64() >> 1 >> below(8)), t->unit = below(4); break;
         case 13: p->has_counter = 1, p->counter = any_size(); break;
-        case 14: p->has_average = p->has_copy = 1, t->copy_dtype = any_int(); break;
+        case 14: t->factor_rows = any_size(); break;
+        case 15: t->factor_cols = any_size(); break;
+        case 16: t->matrix_rows = any_size(); break;
+        case 17: p->has_average = p->has_copy = 1, t->copy_dtype = any_int(); break;
     }
 }
 
 static void spoil(call *c) {
-    switch (below(5)) {
+    switch (below(6)) {
         case 0: spoil_group(&c->groups[below(MOST_GROUPS)]); break;
         case 1: spoil_options(&c->options); break;
         case 2:
         case 3: spoil_part(&c->parts[below(MOST_TENSORS)]); break;
         case 4: c->fault = (fault)below(FAULTS); break;
+        case 5: c->products = below(12) - 1; break;
     }
 }
 
@@ -228,6 +235,7 @@ int draw_call(call *c, const uint8_t *bytes, size_t n) {
     at = bytes, end = bytes + n;
     memset(c, 0, sizeof *c);
     const int kind = byte(), spoilt = rarely(6);
+    c->products = ALL_PRODUCTS;
     c->entry = kind % 8 == 7 ? CLIP : kind % 8 == 6 ? MEASURE : UPDATE;
     c->grads = (filling)(kind >> 3 & 3), c->others = (filling)(kind >> 5 & 3);
     c->seed = bits64();
