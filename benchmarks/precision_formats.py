@@ -25,19 +25,27 @@ Levels = Callable[[bool], Array]
 def floats(*parts: tuple[int, int]) -> Levels:
     """Floating point: so many octaves with so many bits of fraction, from the largest numbers down.
 
-    The octaves are those of what is never negative; half of them where a bit is the sign.
+    The octaves are those of what is never negative; half of them where a bit is the sign. The least number is
+    taken from all, so that the last octave has equal steps down to 0.
     """
 
     def levels(unsigned: bool) -> Array:
         fractions = [bits for octaves, bits in parts for _ in range(octaves if unsigned else octaves // 2)]
-        magnitudes = [
-            (1 + i / 2**bits) * 2.0 ** -(1 + octave)
-            for octave, bits in enumerate(fractions)
-            for i in range(2**bits)
-        ]
-        return np.sort([0.0, *np.sort(magnitudes)[1:]])  # the least one's code is that of 0
+        magnitudes = np.sort(
+            [
+                (1 + i / 2**bits) * 2.0 ** -(1 + octave)
+                for octave, bits in enumerate(fractions)
+                for i in range(2**bits)
+            ]
+        )
+        return magnitudes - magnitudes[0]
 
     return levels
+
+
+def by_sign(unsigned: Levels, signed: Levels) -> Levels:
+    """One format for what is never negative, and another for all else."""
+    return lambda is_unsigned: (unsigned if is_unsigned else signed)(is_unsigned)
 
 
 def powers(exponent: float) -> Levels:
@@ -61,12 +69,12 @@ def dynamic_tree(unsigned: bool) -> Array:
 
 
 class Format(NamedTuple):
-    levels: Levels = floats((32, 3))
+    levels: Levels = by_sign(floats((8, 4), (16, 3)), floats((32, 3)))
     #: elements that share a scale; None: the whole array
     block: int | None = BLOCK
     stochastic: bool = True
     #: whether the scale is a power of two, or the largest magnitude itself
-    power_of_two: bool = True
+    power_of_two: bool = False
 
     def rounded(self, values: Array, unsigned: bool, random: Array) -> Array:
         """float32 values as they come back from 8 bits; what is unsigned and not 0 does not become 0.
@@ -164,7 +172,8 @@ def both(name: str, form: Format) -> Trial:
 UNCHANGED = Trial("float32", {})
 
 CHOSEN = Format()
-MIXED = floats((8, 4), (12, 3), (8, 2))
+#: on a grid that stays where it is
+FIXED = CHOSEN._replace(power_of_two=True)
 
 TRIALS = (
     UNCHANGED,
@@ -176,16 +185,18 @@ TRIALS = (
     both("to nearest", CHOSEN._replace(stochastic=False)),
     both("blocks of 32", CHOSEN._replace(block=32)),
     both("blocks of 2048", CHOSEN._replace(block=2048)),
-    both("scaled by the largest", CHOSEN._replace(power_of_two=False)),
-    both("scaled by the largest, to nearest", CHOSEN._replace(power_of_two=False, stochastic=False)),
+    both("scaled by a power of two", FIXED),
+    both("scaled by a power of two, to nearest", FIXED._replace(stochastic=False)),
     both("2 bits of fraction", CHOSEN._replace(levels=floats((64, 2)))),
+    both("3 bits of fraction", CHOSEN._replace(levels=floats((32, 3)))),
+    both("3 bits of fraction, scaled by a power of two", FIXED._replace(levels=floats((32, 3)))),
     both("4 bits of fraction", CHOSEN._replace(levels=floats((16, 4)))),
-    both("4, 3 and 2 bits of fraction", CHOSEN._replace(levels=MIXED)),
-    both("4, 3 and 2 bits, scaled by the largest", CHOSEN._replace(levels=MIXED, power_of_two=False)),
+    both("4, 3 and 2 bits of fraction", CHOSEN._replace(levels=floats((8, 4), (12, 3), (8, 2)))),
+    both("5, 4, 3 and 2 bits of fraction", CHOSEN._replace(levels=floats((4, 5), (4, 4), (4, 3), (8, 2)))),
     both("linear", CHOSEN._replace(levels=powers(1))),
     both("linear, to nearest", CHOSEN._replace(levels=powers(1), stochastic=False)),
     both("linear in the root", CHOSEN._replace(levels=powers(2))),
     both("linear in the root, to nearest", CHOSEN._replace(levels=powers(2), stochastic=False)),
     both("dynamic tree", CHOSEN._replace(levels=dynamic_tree)),
-    both("dynamic tree, scaled by the largest, to nearest", Format(dynamic_tree, BLOCK, False, False)),
+    both("dynamic tree, to nearest", CHOSEN._replace(levels=dynamic_tree, stochastic=False)),
 )

@@ -30,11 +30,11 @@ static void clip_piece(const pass *w, piece a, buffers *b) {
     fgd_store(&w->param, a.first, a.n, g, NULL);
 }
 
-static void slot_runs(const pass *w, int64_t first, int64_t n, void **slots, uint8_t **exponents) {
+static void slot_runs(const pass *w, int64_t first, int64_t n, void **slots, float **scales) {
     for (int k = 0; k < w->n_slots; k++) {
         const view *slot = &w->slots[k];
         slots[k] = slot->where.base ? fgd_run_in(slot, first, n, NULL) : NULL;
-        exponents[k] = slot->exponents ? slot->exponents + first / FGD_BLOCK : NULL;
+        scales[k] = slot->scales ? slot->scales + first / FGD_BLOCK : NULL;
     }
 }
 
@@ -42,8 +42,8 @@ static void slot_runs(const pass *w, int64_t first, int64_t n, void **slots, uin
 static void stream_run(const pass *w, int64_t first, int64_t n) {
     fgd_noise noise[FGD_NOISES] = {fgd_param_noise(w, first)};
     void *slots[FGD_MAX_SLOTS];
-    uint8_t *exponents[FGD_MAX_SLOTS];
-    slot_runs(w, first, n, slots, exponents);
+    float *scales[FGD_MAX_SLOTS];
+    slot_runs(w, first, n, slots, scales);
     void *x = fgd_run_in(&w->param, first, n, NULL);
     const void *g = fgd_run_in(&w->grad, first, n, NULL);
     if (!w->stored) {
@@ -54,7 +54,7 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
     const int random_param = w->rounding == FGD_STOCHASTIC ? FGD_RANDOM_PARAM : 0;
     const int random_state = w->group->state_rounding == FGD_STOCHASTIC ? FGD_RANDOM_STATE : 0;
     for (int k = 0; k < w->n_slots; k += 2) noise[1 + k / 2] = fgd_slot_noise(w, k, first);
-    w->stored(n, x, g, slots, exponents, w->scalars, w->group->switches, &w->prepare,
+    w->stored(n, x, g, slots, scales, w->scalars, w->group->switches, &w->prepare,
               random_param | random_state, noise);
 }
 
@@ -145,8 +145,8 @@ void fgd_try_chunk(const job *j, int64_t c, int64_t *cursor) {
     if (w.rule->trust >= 0) w.step[w.rule->trust] = 1;
     if (w.plain) {
         void *slots[FGD_MAX_SLOTS];
-        uint8_t *exponents[FGD_MAX_SLOTS];
-        slot_runs(&w, run.offset, run.n, slots, exponents);
+        float *scales[FGD_MAX_SLOTS];
+        slot_runs(&w, run.offset, run.n, slots, scales);
         w.kernels->begin[w.group->rule](run.n, fgd_run_in(&w.param, run.offset, run.n, NULL),
                                         fgd_run_in(&w.grad, run.offset, run.n, NULL), slots, w.step,
                                         w.group->switches, &w.prepare, sum.of[SUM_PARAM], sum.of[SUM_OTHER]);

@@ -61,7 +61,7 @@ static int check_state(const fgd_tensor *t, const fgd_group *group) {
         const int codes = t->state_dtype[i] == FGD_CODES;
         if (!fgd_uses_slot(rule, group, i)) continue;
         if (!codes && !is_float(t->state_dtype[i])) return FGD_ERROR_DTYPE;
-        if (t->size > 0 && (!t->state[i] || (codes && !t->exponents[i]))) return FGD_ERROR_SLOT;
+        if (t->size > 0 && (!t->state[i] || (codes && !t->scales[i]))) return FGD_ERROR_SLOT;
         if (codes && t->rows) return FGD_ERROR_ROWS;
     }
     return FGD_OK;

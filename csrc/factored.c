@@ -137,7 +137,7 @@ static void take_in(const pass *w, int slot, int64_t first, int64_t n, double le
     const adafactor_doubles s = adafactor_doubles_of(w->group->scalars);
     const fgd_noise noise = fgd_slot_noise(w, slot, first);
     view kept = fgd_view_of(w->t->state[slot], w->t->state_dtype[slot], FGD_F64, NULL, SLOT_ROW + slot);
-    kept.exponents = w->t->exponents[slot], kept.is_unsigned = w->rule->slot_unsigned[slot];
+    kept.scales = w->t->scales[slot], kept.is_unsigned = w->rule->slot_unsigned[slot];
     fgd_load(&kept, first, n, moment->of, 1);
     for (int64_t i = 0; i < n; i++)
         moment->of[i] = moment->of[i] + s.one_minus_beta2 * (sums->of[i] / length - moment->of[i]);

@@ -20,7 +20,7 @@ extern "C" {
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
 #define FGD_MAX_DIMS 64
-#define FGD_BLOCK 256 /* elements that share one exponent in FGD_CODES */
+#define FGD_BLOCK 256 /* elements that share a scale in FGD_CODES */
 #define FGD_MAX_THREADS 1024 /* asking OpenMP for more than the system has would end the process */
 
 typedef enum fgd_error {
@@ -45,8 +45,8 @@ typedef enum fgd_error {
     FGD_ERROR_MATRIX = -18
 } fgd_error;
 
-/* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and an array of exponents,
- * one byte for each FGD_BLOCK elements (storage.h has the format). */
+/* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
+ * for each FGD_BLOCK of them (storage.h has the format). */
 typedef enum fgd_dtype { FGD_F32 = 0, FGD_F64 = 1, FGD_BF16 = 2, FGD_F16 = 3, FGD_CODES = 4 } fgd_dtype;
 typedef enum fgd_norm { FGD_NORM_2 = 0, FGD_NORM_INF = 1 } fgd_norm;
 
@@ -126,8 +126,8 @@ typedef struct fgd_tensor {
     void *param;
     const void *grad;
     void *state[FGD_MAX_SLOTS];
-    uint8_t *exponents[FGD_MAX_SLOTS]; /* of the slots in FGD_CODES */
-    void *residual;                    /* as the group's rounding asks; else NULL */
+    float *scales[FGD_MAX_SLOTS]; /* of the slots in FGD_CODES */
+    void *residual;               /* as the group's rounding asks; else NULL */
     void *average; /* running average of the parameter, in the precision of its arithmetic; NULL for none */
     void *copy;    /* receives the new parameter, rounded to copy_dtype; NULL for none */
     int64_t *step; /* below INT64_MAX; incremented when the update has been applied; may be NULL without

@@ -39,7 +39,7 @@ static void prepare_update(pass *w) {
         if (is_moment || !fgd_uses_slot(w->rule, w->group, k)) continue;
         view *slot = &w->slots[k];
         *slot = fgd_view_of(t->state[k], t->state_dtype[k], w->real, l, SLOT_ROW + k);
-        slot->exponents = t->exponents[k];
+        slot->scales = t->scales[k];
         slot->is_unsigned = w->rule->slot_unsigned[k];
         w->plain &= slot->in_place;
     }

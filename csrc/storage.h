@@ -121,36 +121,48 @@ INLINE int16_t split_low(float x) { return (int16_t)(uint16_t)quiet(bits_of(x));
 
 /* ---- 8 bits ---------------------------------------------------------------------------------------- */
 
-/* A block of FGD_BLOCK numbers shares an exponent, as in the OCP Microscaling formats (MX v1.0, section
- * 5): that of its largest magnitude. Code k > 0 stands for the float32 whose upper 12 bits are base + k: 3
- * bits of fraction, and an exponent of 4 bits and a sign, or of 5 bits for numbers that are never
- * negative; code 0 is 0. Numbers on a block's grid stay on it when the shared exponent changes, so only
- * what really changes is rounded. Infinity and NaN are kept. */
-#define CODE_SHIFT 20
+/* A block of FGD_BLOCK numbers shares a scale, with which its largest magnitude has the highest code. Code k
+ * stands for  scale (w(y) - w(0)),  y = min(2 k, k + 128),  where w(y) is the float32 with the bits of w(0)
+ * plus y << 19. So y counts sixteenths of an octave: codes from 128 on have 4 bits of fraction, those below
+ * 3, and the lowest octave has equal steps down to 0. Numbers that are never negative have all 8 bits and
+ * w(0) = 2^-24; others have a sign, 7 bits and w(0) = 2^-16. A block with infinity or NaN is NaN. */
+#define CODE_SHIFT 19
+#define CODE_KNEE 128
+#define LEAST_SCALE 0x1p-96f /* so that no code stands for a subnormal number */
+#define LARGEST_SCALE 0x1.fffffep+127f
 
-INLINE int32_t code_base(uint32_t exponent, int is_unsigned) {
-    const int32_t base = (int32_t)(exponent + 1) * 8 - (is_unsigned ? 256 : 128);
-    return base > 0 ? base : 0;
+INLINE float code_origin(int is_unsigned) { return is_unsigned ? 0x1p-24f : 0x1p-16f; }
+
+/* What the highest code stands for, in units of the scale: y is 383, or 254. */
+INLINE float code_highest(int is_unsigned) {
+    return is_unsigned ? 0.96875f - 0x1p-24f : 0.9375f - 0x1p-16f;
 }
 
-/* The shared exponent for a block with this largest magnitude, after it has been rounded up. */
-INLINE uint8_t block_exponent(uint32_t largest) {
-    const uint32_t exponent = (largest + ((1u << CODE_SHIFT) - 1)) >> 23;
-    return (uint8_t)(exponent < 255 ? exponent : 255);
+/* For a block with this largest magnitude, as bits and finite. */
+INLINE float block_scale(uint32_t largest, int is_unsigned) {
+    const float scale = from_bits(largest) / code_highest(is_unsigned);
+    return scale < LEAST_SCALE ? LEAST_SCALE : scale > LARGEST_SCALE ? LARGEST_SCALE : scale;
 }
 
-INLINE float code_decode(uint8_t code, int32_t base, int is_unsigned) {
-    const uint32_t k = is_unsigned ? code : code & 0x7f;
-    const uint32_t magnitude = k ? (k + (uint32_t)base) << CODE_SHIFT : 0;
-    return from_bits(is_unsigned ? magnitude : magnitude | (uint32_t)(code & 0x80) << 24);
+INLINE float code_decode(uint8_t code, float scale, int is_unsigned) {
+    const uint32_t k = is_unsigned ? code : code & 0x7f, coarse = k << 1, fine = k + CODE_KNEE;
+    const uint32_t y = is_unsigned && fine < coarse ? fine : coarse;
+    const float origin = code_origin(is_unsigned);
+    const float level = from_bits((y << CODE_SHIFT) + bits_of(origin)) - origin;
+    return scale * (is_unsigned ? level : from_bits(bits_of(level) | (uint32_t)(code & 0x80) << 24));
 }
 
-/* `below`: random, or half an ulp. What is never negative divides, so it is not rounded to 0 either. */
-INLINE uint8_t code_encode(float x, uint32_t below, int32_t base, int is_unsigned) {
+/* inverse: 1 / scale. below: what is added before the fraction of k, CODE_SHIFT bits, is cut off: random, or
+ * half. What is never negative divides, so it is not rounded to 0 either. */
+INLINE uint8_t code_encode(float x, uint32_t below, float inverse, int is_unsigned) {
     const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT;
-    const int32_t largest = is_unsigned ? 255 : 127, least = is_unsigned && magnitude ? 1 : 0;
-    int32_t k = (int32_t)((magnitude + below) >> CODE_SHIFT) - base;
-    k = k < least ? least : k > largest ? largest : k;
+    const float origin = code_origin(is_unsigned), share = from_bits(magnitude) * inverse;
+    const int32_t y = (int32_t)(bits_of(share + origin) - bits_of(origin));
+    const int32_t coarse = y >> 1, fine = y - (CODE_KNEE << CODE_SHIFT);
+    const int32_t least = (int32_t)(magnitude < 1 ? magnitude : 1), most = is_unsigned ? 255 : 127;
+    int32_t k = ((is_unsigned && fine > coarse ? fine : coarse) + (int32_t)below) >> CODE_SHIFT;
+    k = is_unsigned && k < least ? least : k;
+    k = k > most ? most : k;
     return (uint8_t)(is_unsigned ? (uint32_t)k : (uint32_t)k | (bits >> 24 & 0x80));
 }
 

@@ -81,16 +81,16 @@ static void store_split(int64_t n, const void *real, void *high, void *low) {
 
 /* ---- Codes ------------------------------------------------------------------------------------------ */
 
-static void load_codes(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real,
+static void load_codes(int64_t n, const uint8_t *codes, const float *scales, void *real,
                        int is_unsigned) {
     REAL *out = real;
     for (int64_t i = 0; i < n; i += FGD_BLOCK) {
         const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
-        decode_block(m, codes + i, code_base(*exponents++, is_unsigned), out + i, is_unsigned);
+        decode_block(m, codes + i, *scales++, out + i, is_unsigned);
     }
 }
 
-static void store_codes(int64_t n, const void *real, uint8_t *codes, uint8_t *exponents, int is_unsigned,
+static void store_codes(int64_t n, const void *real, uint8_t *codes, float *scales, int is_unsigned,
                         const fgd_noise *noise) {
     const keys k = noise ? keys_of(noise) : (keys){0};
     uint32_t random[FGD_BLOCK];
@@ -98,7 +98,8 @@ static void store_codes(int64_t n, const void *real, uint8_t *codes, uint8_t *ex
     for (int64_t i = 0; i < n; i += FGD_BLOCK) {
         const int64_t m = n - i < FGD_BLOCK ? n - i : FGD_BLOCK;
         if (noise) fill_random(m, random, k, (uint32_t)i);
-        *exponents++ = encode_block(m, in + i, codes + i, is_unsigned, noise ? random : NULL, k.shift);
+        *scales++ = encode_block(m, in + i, largest_of(m, in + i), codes + i, is_unsigned,
+                                 noise ? random : NULL, k.shift);
     }
 }
 

@@ -26,9 +26,9 @@ typedef struct fgd_storage {
     void (*load[FGD_FLOATS])(int64_t n, const void *stored, void *real);
     void (*store[FGD_FLOATS])(int64_t n, const void *real, void *stored, int is_unsigned,
                               const fgd_noise *noise);
-    void (*load_codes)(int64_t n, const uint8_t *codes, const uint8_t *exponents, void *real,
+    void (*load_codes)(int64_t n, const uint8_t *codes, const float *scales, void *real,
                        int is_unsigned);
-    void (*store_codes)(int64_t n, const void *real, uint8_t *codes, uint8_t *exponents, int is_unsigned,
+    void (*store_codes)(int64_t n, const void *real, uint8_t *codes, float *scales, int is_unsigned,
                         const fgd_noise *noise);
     void (*load_split)(int64_t n, const void *high, const void *low, void *real);
     void (*store_split)(int64_t n, const void *real, void *high, void *low);

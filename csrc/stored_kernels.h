@@ -17,7 +17,7 @@ enum { FGD_RANDOM_NONE, FGD_RANDOM_PARAM, FGD_RANDOM_STATE, FGD_RANDOM_BOTH };
 enum { FGD_NOISES = 1 + FGD_MAX_SLOTS / 2 };
 
 typedef void (*fgd_stored_kernel)(int64_t n, void *param, const void *grad, void *const *slots,
-                                  uint8_t *const *exponents, const double *scalars, uint32_t switches,
+                                  float *const *scales, const double *scalars, uint32_t switches,
                                   const fgd_prepare *prepare, int random, const fgd_noise *noise);
 
 typedef struct fgd_stored {

@@ -11,7 +11,7 @@ void *fgd_load(const view *v, int64_t first, int64_t n, void *buffer, int keep) 
     }
     const void *run = fgd_run_in(v, first, n, packed);
     if (v->dtype == FGD_CODES)
-        s->load_codes(n, run, v->exponents + first / FGD_BLOCK, buffer, v->is_unsigned);
+        s->load_codes(n, run, v->scales + first / FGD_BLOCK, buffer, v->is_unsigned);
     else s->load[v->dtype](n, run, buffer);
     return buffer;
 }
@@ -27,7 +27,7 @@ void fgd_store(const view *v, int64_t first, int64_t n, void *real, const fgd_no
     }
     void *run = fgd_run_out(v, first, packed);
     if (v->dtype == FGD_CODES)
-        s->store_codes(n, real, run, v->exponents + first / FGD_BLOCK, v->is_unsigned, noise);
+        s->store_codes(n, real, run, v->scales + first / FGD_BLOCK, v->is_unsigned, noise);
     else s->store[v->dtype](n, real, run, v->is_unsigned, noise);
     fgd_run_done(v, first, n, packed);
 }

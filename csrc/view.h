@@ -14,11 +14,11 @@ static inline int64_t fgd_pieces_of(int64_t n) { return n / PIECE + (n % PIECE !
 
 typedef struct view {
     fgd_operand where;
-    uint8_t *exponents; /* of FGD_CODES */
-    int dtype, real;    /* stored in, computed in */
+    float *scales;   /* of FGD_CODES */
+    int dtype, real; /* stored in, computed in */
     int is_unsigned;
-    int direct;         /* contiguous and aligned */
-    int in_place;       /* kernels may work on its very memory */
+    int direct;      /* contiguous and aligned */
+    int in_place;    /* kernels may work on its very memory */
 } view;
 
 /* Rows of a layout's strides; those after the slots' are the residual's, the average's and the copy's. */

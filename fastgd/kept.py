@@ -86,7 +86,7 @@ def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
         return state
     if first:
         return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
-    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.uint8))
+    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.float32))
 
 
 def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:

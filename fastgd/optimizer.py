@@ -294,8 +294,8 @@ class Optimizer:
 
         `{"rule", "version", "seed", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
-        copies, in the dtypes they are kept in. A slot in 8 bits is two arrays of uint8: its codes, in the
-        parameter's shape, and "<slot>_exponents", one for each 256 codes in C order. "residual" is what
+        copies, in the dtypes they are kept in. A slot in 8 bits is two arrays: its codes, uint8 in the
+        parameter's shape, and "<slot>_scales", a float32 for each 256 codes in C order. "residual" is what
         rounding the parameter lost and "average" its running average, where there are. What a rule carries
         from step to step beside arrays stands in an entry as a float.
         """

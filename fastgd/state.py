@@ -28,7 +28,7 @@ VERSION = 2
 #: above this, a step count is no count of steps and float64 cannot hold it
 MAX_STEP = 2**53
 
-EXPONENTS = "{}_exponents"
+SCALES = "{}_scales"
 
 REMEDY = "load_state_dict(state, convert=True) converts it"
 
@@ -38,7 +38,7 @@ def named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for slot, state in zip(rule.slots, kept.slots, strict=True):
         if isinstance(state, Codes):
-            arrays[slot.name], arrays[EXPONENTS.format(slot.name)] = state
+            arrays[slot.name], arrays[SCALES.format(slot.name)] = state
         elif state is not None:
             arrays[slot.name] = state
     for name in ("residual", "average"):
@@ -160,7 +160,7 @@ def _entry(
     entry = _mapping(what, entry)
     slots = [slot.name for slot in rule.slots]
     known = {"step", "residual", "average", *(name for name, _ in rule.carried), *slots}
-    strange = set(entry) - known - set(map(EXPONENTS.format, slots))
+    strange = set(entry) - known - set(map(SCALES.format, slots))
     if strange:
         raise ValueError(f"{what}: {rule.title} has no {min(strange, key=str)!r}")
     step = _step(what, entry)
@@ -173,7 +173,7 @@ def _entry(
     for slot, active in zip(rule.slots, rule.active_slots(values), strict=True):
         if slot.name in entry:
             states.append(_slot(what, slot, values, parameter.array, entry, convert))
-        elif active or EXPONENTS.format(slot.name) in entry:
+        elif active or SCALES.format(slot.name) in entry:
             raise ValueError(f"{what} has no {slot.name!r}")
         else:
             states.append(None)
@@ -221,18 +221,20 @@ def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> St
     if array.shape != shape:
         wanted = f"the parameter {shape}" if slot.over is None else f"beside the parameter it is {shape}"
         raise ValueError(f"{what}: {name!r} has shape {array.shape}, {wanted}")
-    beside = EXPONENTS.format(name)
+    beside = SCALES.format(name)
     if (array.dtype == np.uint8) != (beside in entry):
         here = f"has no {beside!r}" if beside not in entry else f"has {beside!r}, which is for 8 bits alone"
         raise ValueError(f"{what}: {name!r} is {array.dtype.name} and the state {here}")
     if array.dtype != np.uint8:
         return array
-    exponents = lent(entry[beside], f"{what}: {beside!r}")
+    scales = lent(entry[beside], f"{what}: {beside!r}")
     blocks = (-(-array.size // BLOCK),)
-    if exponents.dtype != np.uint8 or exponents.shape != blocks:
-        found = f"{exponents.dtype} {exponents.shape}"
-        raise ValueError(f"{what}: {beside!r} must be uint8 {blocks}, not {found}")
-    return Codes(np.asarray(array, order="C"), np.asarray(exponents, order="C"))
+    if scales.dtype != np.float32 or scales.shape != blocks:
+        found = f"{scales.dtype} {scales.shape}"
+        raise ValueError(f"{what}: {beside!r} must be float32 {blocks}, not {found}")
+    if (scales < 0).any():
+        raise ValueError(f"{what}: {beside!r} must not be negative")
+    return Codes(np.asarray(array, order="C"), np.asarray(scales, order="C"))
 
 
 def _residual(

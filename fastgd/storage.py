@@ -242,10 +242,29 @@ def split(values: Array, dtype: Any) -> tuple[Array, Array]:
 
 # ---- 8 bits -----------------------------------------------------------------------------------------
 
-#: elements that share one exponent: FGD_BLOCK in csrc/fastgd.h
+#: elements that share a scale: FGD_BLOCK in csrc/fastgd.h
 BLOCK = 256
 
-_CODE_SHIFT = 20
+#: bits of a code's fraction when it is rounded; where codes go from 3 bits of fraction to 4
+_CODE_SHIFT, _KNEE = 19, 128
+#: a scale of less would have codes stand for subnormal numbers
+_SCALES = (np.float32(2.0**-96), np.finfo(np.float32).max)
+
+
+class _Codes(NamedTuple):
+    """The codes of magnitudes with or without a sign beside them."""
+
+    #: w(0), of float32, below
+    origin: Any
+    #: the highest code, and what it stands for, in units of the scale
+    most: int
+    highest: Any
+
+
+_CODES = {
+    True: _Codes(np.float32(2.0**-24), 255, np.float32(0.96875) - np.float32(2.0**-24)),
+    False: _Codes(np.float32(2.0**-16), 127, np.float32(0.9375) - np.float32(2.0**-16)),
+}
 
 
 def _blocks(values: Array) -> Array:
@@ -256,44 +275,49 @@ def _blocks(values: Array) -> Array:
     return padded
 
 
-def _code_base(exponents: Array, unsigned: bool) -> Array:
-    """int32 [blocks, 1]: code k > 0 stands for the float32 whose upper 12 bits are base + k."""
-    base = (exponents.astype(np.int32) + 1) * 8 - (256 if unsigned else 128)
-    return np.maximum(base, 0)[:, None]
-
-
-def decode(codes: Array, exponents: Array, real: Any, *, unsigned: bool = False) -> Array:
+@np.errstate(all="ignore")
+def decode(codes: Array, scales: Array, real: Any, *, unsigned: bool = False) -> Array:
     """The numbers that 8-bit codes stand for, in their shape, as float32 or float64.
 
-    codes: uint8, any shape, elements in C order; exponents: uint8, one for each BLOCK of them.
+    codes: uint8, any shape, elements in C order; scales: float32, one for each BLOCK of them.
+
+    Code k stands for scale (w(y) - w(0)) with y = min(2 k, k + 128), where w(y) is the float32 with the bits
+    of w(0) plus y << 19. So codes from 128 on have 4 bits of fraction, those below 3, and the lowest octave
+    has equal steps down to 0. Numbers that are never negative have all 8 bits and w(0) = 2^-24; others have a
+    sign, 7 bits and w(0) = 2^-16.
     """
+    form = _CODES[unsigned]
     code = _blocks(codes).astype(np.uint32)
-    k = code if unsigned else code & 0x7F
-    bits = np.where(k > 0, k + _code_base(exponents, unsigned).astype(np.uint32) << _CODE_SHIFT, 0)
-    if not unsigned:
-        bits = bits | (code & 0x80) << 24
-    return _float(bits.astype(np.uint32)).reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
+    k = code & np.uint32(form.most)
+    levels = _float((np.minimum(2 * k, k + _KNEE) << _CODE_SHIFT) + form.origin.view(np.uint32)) - form.origin
+    signs = 0 if unsigned else (code & 0x80) << 24
+    numbers = scales[:, None] * _float(levels.view(np.uint32) | signs)
+    return numbers.reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
 
 
+@np.errstate(all="ignore")
 def encode(values: Array, *, unsigned: bool = False, random: Bits | None = None) -> tuple[Array, Array]:
-    """(codes, exponents) as `decode` reads them, of float32 or float64 values in C order.
+    """(codes, scales) as `decode` reads them, of float32 or float64 values in C order.
 
-    A block shares the exponent of its largest magnitude, as in the OCP Microscaling formats (MX v1.0, section
-    5). A code has 3 bits of fraction, and a sign and 4 bits of exponent, or 5 bits where numbers are never
-    negative; 0 is 0. Numbers on a block's grid stay on it when the shared exponent changes. Infinity and NaN
-    are kept.
+    The scale of a block is such that its largest magnitude has the highest code. One with infinity or NaN
+    becomes NaN.
 
     unsigned: numbers are never negative; what is not 0 does not become 0.
     random: 16 bits as uint32 for each value, to round stochastically; None: to nearest.
     """
+    form = _CODES[unsigned]
     bits = _blocks(_narrowed(values))
     magnitude = bits & _MAGNITUDE
     largest = magnitude.max(axis=1, initial=0)
-    exponents = np.minimum(largest + ((1 << _CODE_SHIFT) - 1) >> 23, 255).astype(np.uint8)
-    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) << _CODE_SHIFT - 16
-    k = (magnitude + below >> _CODE_SHIFT).astype(np.int32) - _code_base(exponents, unsigned)
+    scales = np.clip(_float(largest) / form.highest, *_SCALES)
+    share = _float(magnitude) * (np.float32(1) / scales)[:, None]
+    y = (share + form.origin).view(np.int32) - form.origin.view(np.int32)
+    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random).astype(np.int32) << _CODE_SHIFT - 16
+    k = y >> 1
     if unsigned:
-        code = np.clip(k, magnitude > 0, 255)
-    else:
-        code = np.clip(k, 0, 127) | (bits >> 24 & 0x80).astype(np.int32)
-    return code.astype(np.uint8).reshape(-1)[: values.size].reshape(values.shape), exponents
+        k = np.maximum(k, y - (_KNEE << _CODE_SHIFT))
+    k = np.clip(k + below >> _CODE_SHIFT, (magnitude > 0) & unsigned, form.most).astype(np.uint8)
+    code = k if unsigned else k | (bits >> 24 & 0x80).astype(np.uint8)
+    broken = largest >= _INFINITE_BITS
+    scales[broken], code[broken] = np.nan, 0
+    return code.reshape(-1)[: values.size].reshape(values.shape), scales

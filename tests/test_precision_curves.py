@@ -93,21 +93,23 @@ def test_split_and_master_differ_from_float32_in_what_the_model_sees_only():
 
 @pytest.mark.parametrize("lr", [USUAL, SMALL])
 @pytest.mark.parametrize("dtype, rounding", [("float32", "nearest"), ("bfloat16", "stochastic")])
-def test_moments_in_8_bits_train_as_float32_with_steps_a_little_longer(dtype, rounding, lr):
+def test_moments_in_8_bits_train_as_float32(dtype, rounding, lr):
     setting = Setting(dtype, CODED, rounding, "stochastic")
     ratios = np.array([loss(setting, lr, seed) for seed in SEEDS])
-    # 1 to 4 % longer; digits' loss, which is far from its least, falls by up to twice as much
+    # 1 % longer at most, and float32's own final loss differs by 1 to 3 % from seed to seed
     lengths = np.array([steps(setting, lr, seed).mean() for seed in SEEDS])
-    assert (lengths > 1).all() and (lengths < 1.05).all(), lengths
-    assert 0.92 < ratios.mean() < 1.01, ratios
+    assert np.abs(lengths - 1).max() < 0.015, lengths
+    assert abs(ratios.mean() - 1) < 0.03, ratios
     accuracies = [[trained(s, lr, seed).accuracy for seed in SEEDS] for s in (setting, FLOAT32)]
     assert abs(np.mean(accuracies[0]) - np.mean(accuracies[1])) < 0.01
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", CODED])
-def test_moments_to_nearest_give_steps_of_another_length(dtype):
-    lengths = steps(Setting("float32", dtype, state_rounding="nearest"), USUAL)
-    assert np.ptp(lengths) > 0.2
+@pytest.mark.parametrize(
+    "dtype, lr, least", [("bfloat16", USUAL, 0.2), ("float16", USUAL, 0.2), (CODED, SMALL, 0.1)]
+)
+def test_moments_to_nearest_give_steps_of_another_length(dtype, lr, least):
+    lengths = steps(Setting("float32", dtype, state_rounding="nearest"), lr)
+    assert np.ptp(lengths) > least
 
 
 def test_moments_in_bfloat16_rounded_stochastically_give_steps_of_the_same_length():
@@ -153,13 +155,17 @@ def test_a_slow_average_rounded_to_nearest_does_not_fall():
 
 
 def test_a_slow_average_rounded_stochastically_has_the_variance_of_the_theory():
-    """E |g^2 - v| s / 2, where the mean is 0.97 v, and the spacing s from v / 16 to v / 8."""
+    """E |g^2 - v w^2 / u| s / 2, where u is the block's largest, w its gradient: the mean is 4 / pi v.
+
+    The spacing s is from v / 32 to v / 16 near the largest.
+    """
     relative = exp_avg_sq(normal(5000), state_dtype=CODED, state_rounding="stochastic")
-    variance = 0.97 * (1 / 8 / 2 / math.log(2)) / 2
+    variance = 4 / math.pi * (1 / 16 / 2 / math.log(2)) / 2
     assert 0.8 < relative.var() / variance < 1.2
     assert abs(relative.mean() - 1) < 0.02
     # Jensen: what is divided by its root is longer by 3/8 of its variance, and terms of higher order
-    assert 0.7 < ((relative**-0.5).mean() - 1) / (3 / 8 * variance) < 1.1
+    lengths = (relative / relative.mean()) ** -0.5
+    assert 0.7 < (lengths.mean() - 1) / (3 / 8 * variance) < 1.1
 
 
 # ---- Formats -----------------------------------------------------------------------------------------
@@ -170,8 +176,6 @@ def test_a_slow_average_rounded_stochastically_has_the_variance_of_the_theory():
 def test_the_chosen_format_is_that_of_storage(unsigned, stochastic):
     rng = np.random.default_rng(0)
     values = rng.standard_normal(3000, np.float32) * np.exp(rng.standard_normal(3000)).astype(np.float32)
-    # storage rounds nothing up that is below 2^-16 of a block's scale, where codes with a sign end
-    values[np.abs(values) < 1e-2] = 1e-2
     values = np.abs(values) if unsigned else values
     bits = rng.integers(0, 1 << 16, values.size, np.uint32)
     rounded = CHOSEN._replace(stochastic=stochastic).rounded(

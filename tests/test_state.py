@@ -115,7 +115,7 @@ def test_state_is_kept_in_what_was_asked_for(backend):
             if name == "8bit":
                 assert entry["exp_avg_sq"].dtype == np.uint8
                 assert entry["exp_avg_sq"].shape == (9, 40)
-                assert entry["exp_avg_sq_exponents"].shape == (2,)
+                assert entry["exp_avg_sq_scales"].shape == (2,)
             else:
                 assert entry["exp_avg_sq"].dtype.name == (name or dtype)
 
@@ -124,7 +124,7 @@ def test_codes_say_what_the_numbers_are_nearly(backend):
     exact, coded = (train(make(backend, "float32", state_dtype=d), 1) for d in (None, "8bit"))
     entry = state_of(coded)
     for name, unsigned in (("exp_avg", False), ("exp_avg_sq", True)):
-        numbers = decode(entry[name], entry[f"{name}_exponents"], np.float32, unsigned=unsigned)
+        numbers = decode(entry[name], entry[f"{name}_scales"], np.float32, unsigned=unsigned)
         right = state_of(exact)[name]
         np.testing.assert_allclose(numbers, right, rtol=0.125, atol=1e-4 * np.abs(right).max())
 
@@ -151,7 +151,7 @@ def test_what_a_file_says_to_any_tool(backend, tmp_path):
     assert [g["lr"] for g in groups] == [0.01, 0.1]
     assert groups[0]["betas"] == [0.9, 0.999]
     assert groups[0]["rounding"] == "kahan"
-    assert {"state.0.exp_avg", "state.0.exp_avg_exponents", "state.0.residual", "state.0.average"} <= names
+    assert {"state.0.exp_avg", "state.0.exp_avg_scales", "state.0.residual", "state.0.average"} <= names
 
 
 # ---- version 1 ----
@@ -226,8 +226,8 @@ def test_state_in_another_dtype_is_refused_or_converted(source, to, backend):
 
 
 def numbers_of(entry, name, unsigned):
-    if f"{name}_exponents" in entry:
-        return decode(entry[name], entry[f"{name}_exponents"], np.float32, unsigned=unsigned)
+    if f"{name}_scales" in entry:
+        return decode(entry[name], entry[f"{name}_scales"], np.float32, unsigned=unsigned)
     return entry[name].astype(np.float32)
 
 
@@ -280,13 +280,22 @@ BYTES = np.zeros((9, 40), np.uint8)
 
 #: change of an entry in 8 bits with a residual and an average -> (error, reason)
 CHANGES = {
-    "no exponents": (put("exp_avg_exponents", None), ValueError, "'exp_avg' is uint8 and .* no 'exp_avg_exp"),
+    "no scales": (put("exp_avg_scales", None), ValueError, "'exp_avg' is uint8 and .* no 'exp_avg_sca"),
     "no codes": (put("exp_avg", None), ValueError, "has no 'exp_avg'"),
-    "count": (put("exp_avg_exponents", BYTES[0, :3]), ValueError, r"must be uint8 \(2,\), not uint8 \(3,\)"),
-    "exponents": (
-        put("exp_avg_exponents", np.zeros(2, int)),
+    "count": (
+        put("exp_avg_scales", np.ones(3, np.float32)),
         ValueError,
-        r"must be uint8 .* not int64 \(2,\)",
+        r"must be float32 \(2,\), not float32 \(3,\)",
+    ),
+    "scales": (
+        put("exp_avg_scales", np.zeros(2, int)),
+        ValueError,
+        r"must be float32 .* not int64 \(2,\)",
+    ),
+    "negative scale": (
+        put("exp_avg_scales", np.array([1, -1], np.float32)),
+        ValueError,
+        "'exp_avg_scales' must not be negative",
     ),
     "shape": (put("exp_avg", BYTES.T), ValueError, r"'exp_avg' has shape \(40, 9\), the parameter \(9, 40\)"),
     "dtype": (put("exp_avg", BYTES.astype(np.int8)), TypeError, "'exp_avg' has dtype int8"),
@@ -301,7 +310,7 @@ CHANGES = {
     "average shape": (put("average", np.zeros(9, np.float32)), ValueError, r"'average' has shape \(9,\)"),
     "average": (put("average", BYTES), TypeError, "'average' has dtype uint8"),
     "strange": (put("lost", BYTES), ValueError, "AdamW has no 'lost'"),
-    "strange exponents": (put("residual_exponents", BYTES), ValueError, "AdamW has no 'residual_exponents'"),
+    "strange scales": (put("residual_scales", BYTES), ValueError, "AdamW has no 'residual_scales'"),
 }
 
 

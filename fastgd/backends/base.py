@@ -74,8 +74,8 @@ class Codes(NamedTuple):
 
     #: uint8, of the parameter's shape, C-contiguous
     codes: Array
-    #: uint8, one for each BLOCK of codes in C order
-    exponents: Array
+    #: float32, one for each BLOCK of codes in C order
+    scales: Array
 
 
 State = Array | Codes

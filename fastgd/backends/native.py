@@ -122,7 +122,8 @@ class Table:
         for k, state in enumerate(item.state):
             if isinstance(state, Codes):
                 row.state_dtype[k] = lib.FGD_CODES
-                row.state[k], row.exponents[k] = _pointer(state.codes), _pointer(state.exponents)
+                row.state[k] = _pointer(state.codes)
+                row.scales[k] = ffi.cast("float *", _pointer(state.scales))
             elif state is not None:
                 row.state_dtype[k] = code_of(state.dtype)
                 row.state[k] = _pointer(state)

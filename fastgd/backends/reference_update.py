@@ -131,8 +131,8 @@ class Kept(NamedTuple):
     def load(self, elements: Elements, real: Any) -> Array:
         elements, real = self._placed(elements), np.float64 if self._of_lines else real
         if isinstance(self.state, Codes):
-            codes, exponents = self.state
-            return decode(elements.of(codes), exponents, real, unsigned=self.slot.unsigned)
+            codes, scales = self.state
+            return decode(elements.of(codes), scales, real, unsigned=self.slot.unsigned)
         return load(elements.of(self.state), real)
 
     @property
@@ -151,8 +151,8 @@ class Kept(NamedTuple):
         elements = self._placed(elements)
         bits = random(self.operand, elements) if rounding == "stochastic" else None
         if isinstance(self.state, Codes):
-            codes, exponents = encode(values, unsigned=self.slot.unsigned, random=bits)
-            return [elements.change(self.state.codes, codes), Change(self.state.exponents, ..., exponents)]
+            codes, scales = encode(values, unsigned=self.slot.unsigned, random=bits)
+            return [elements.change(self.state.codes, codes), Change(self.state.scales, ..., scales)]
         stored = store(values, self.state.dtype, unsigned=self.slot.unsigned, random=bits)
         return [elements.change(self.state, stored)]
 

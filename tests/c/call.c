@@ -14,7 +14,7 @@ enum { MOST_ELEMENTS = 1 << 21, MOST_WORKSPACE = 1 << 24 };
 
 /* What the ABI asks for as one array; with 0 bytes an element there is none. */
 typedef struct need {
-    int kind; /* an fgd_dtype, SHARED_EXPONENTS or LOW_BITS */
+    int kind; /* an fgd_dtype, BLOCK_SCALES or LOW_BITS */
     int64_t item, size;
 } need;
 
@@ -92,7 +92,7 @@ static int64_t slot_size(const fgd_group *group, const fgd_tensor *t, int slot, 
 
 /* The slot that array o belongs to; -1 for none. */
 static int slot_of(int o) {
-    if (o >= EXPONENTS) return o - EXPONENTS;
+    if (o >= SCALES) return o - SCALES;
     return o >= SLOT && o < RESIDUAL ? o - SLOT : -1;
 }
 
@@ -110,9 +110,9 @@ static need update_need(const fgd_group *group, const part *p, int o, int64_t si
     const int slot = slot_of(o);
     if (slot < 0 || !group_has_slot(group, slot) || t->state_dtype[slot] > FGD_CODES) return none;
     const int64_t n = slot_size(group, t, slot, size);
-    if (o < EXPONENTS) return need_of(t->state_dtype[slot], n);
+    if (o < SCALES) return need_of(t->state_dtype[slot], n);
     if (t->state_dtype[slot] != FGD_CODES) return none;
-    return need_of(SHARED_EXPONENTS, (n + FGD_BLOCK - 1) / FGD_BLOCK);
+    return need_of(BLOCK_SCALES, (n + FGD_BLOCK - 1) / FGD_BLOCK);
 }
 
 /* Whether row numbers are given: one for each row, or a pointer to nowhere where nobody may look at them. */
@@ -193,8 +193,8 @@ static array place(const call *c, const part *p, const need *n, int o, int packe
     const spread plain = {0}, shifted = {.offset = p->spreads[o].offset};
     const fgd_group *group = group_of(c, p);
     const int is_line = group && slot_of(o) >= 0 && is_of_lines(group, slot_of(o));
-    if (packed || p->ndim < 0 || o >= EXPONENTS || is_line || has_rows(c, p))
-        return array_of(n->item, 1, &n->size, packed ? &plain : &shifted);
+    if (packed || p->ndim < 0 || o >= SCALES || is_line || has_rows(c, p))
+        return array_of(n->item, 1, &n->size, packed || o >= SCALES ? &plain : &shifted);
     return array_of(n->item, p->ndim, p->shape, &p->spreads[o]);
 }
 
@@ -261,7 +261,7 @@ static void set_tensor(const call *c, memory *m, int t, int packed) {
     }
     to->param = at[PARAM], to->grad = at[GRAD];
     to->residual = at[RESIDUAL], to->average = at[AVERAGE], to->copy = at[COPY];
-    for (int k = 0; k < FGD_MAX_SLOTS; k++) to->state[k] = at[SLOT + k], to->exponents[k] = at[EXPONENTS + k];
+    for (int k = 0; k < FGD_MAX_SLOTS; k++) to->state[k] = at[SLOT + k], to->scales[k] = at[SCALES + k];
     if (p->has_counter) {
         m->counters[t] = to->step = exactly(8);
         *to->step = p->counter;
@@ -407,9 +407,7 @@ static void keep(const call *c, memory *m, outcome *o) {
         for (int k = 0; k < ARRAYS; k++) {
             held *h = &m->arrays[t][k];
             if (!h->need.item) continue;
-            const int codes = h->need.kind == FGD_CODES, sign = is_unsigned(c, &c->parts[t], k);
-            const char *exponents = codes ? m->arrays[t][k - SLOT + EXPONENTS].after : NULL;
-            make_nans_alike(h->need.kind, h->need.size, h->after, (const uint8_t *)exponents, sign);
+            make_nans_alike(h->need.kind, h->need.size, h->after);
             memcpy(to, h->after, (size_t)(h->need.item * h->need.size));
             to += h->need.item * h->need.size;
         }

@@ -20,8 +20,8 @@ enum {
     RESIDUAL = SLOT + FGD_MAX_SLOTS,
     AVERAGE,
     COPY,
-    EXPONENTS,
-    ARRAYS = EXPONENTS + FGD_MAX_SLOTS
+    SCALES,
+    ARRAYS = SCALES + FGD_MAX_SLOTS
 };
 
 /* What a caller may get wrong beside the numbers of a call. */

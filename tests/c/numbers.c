@@ -18,11 +18,11 @@ int is_float(int dtype) { return dtype >= FGD_F32 && dtype <= FGD_F16; }
 
 int64_t bytes_of(int kind) {
     if (is_float(kind)) return formats[kind].bits / 8;
-    return kind == FGD_CODES || kind == SHARED_EXPONENTS ? 1 : kind == LOW_BITS ? 2 : 0;
+    return kind == BLOCK_SCALES ? 4 : kind == LOW_BITS ? 2 : kind == FGD_CODES ? 1 : 0;
 }
 
 uint64_t number_of(int kind, filling how, int is_unsigned, uint64_t random) {
-    if (kind == SHARED_EXPONENTS) return how == RAW ? random : how == WILD ? random % 255 : 120 + random % 8;
+    if (kind == BLOCK_SCALES) kind = FGD_F32, is_unsigned = how != RAW;
     if (!is_float(kind)) return random;
     const int bits = formats[kind].bits, fraction = formats[kind].fraction;
     const uint64_t sign = is_unsigned ? 0 : (random & 1) << (bits - 1), largest = infinite(kind) >> fraction;
@@ -53,16 +53,10 @@ int is_finite_in(int computed, int kind, const void *element) {
     return (bits & infinite(kind)) != infinite(kind);
 }
 
-static void codes_alike(int64_t n, uint8_t *codes, const uint8_t *exponents, int is_unsigned) {
-    for (int64_t i = 0; i < n; i++)
-        if (isnan(code_decode(codes[i], code_base(exponents[i / FGD_BLOCK], is_unsigned), is_unsigned)))
-            codes[i] = 0x7f;
-}
-
-void make_nans_alike(int kind, int64_t n, void *elements, const uint8_t *exponents, int is_unsigned) {
+void make_nans_alike(int kind, int64_t n, void *elements) {
+    if (kind == BLOCK_SCALES) kind = FGD_F32;
     const int64_t bytes = bytes_of(kind);
     char *at = elements;
-    if (kind == FGD_CODES) codes_alike(n, elements, exponents, is_unsigned);
     if (!is_float(kind)) return;
     const uint64_t largest = infinite(kind), fraction = ((uint64_t)1 << formats[kind].fraction) - 1;
     const uint64_t magnitude = largest | fraction;

@@ -6,8 +6,8 @@
 
 #include "fastgd.h"
 
-/* What an array may hold beside an fgd_dtype: the exponents of FGD_CODES, and the residual of FGD_SPLIT. */
-enum { SHARED_EXPONENTS = FGD_CODES + 1, LOW_BITS };
+/* What an array may hold beside an fgd_dtype: the scales of FGD_CODES, and the residual of FGD_SPLIT. */
+enum { BLOCK_SCALES = FGD_CODES + 1, LOW_BITS };
 
 typedef enum filling {
     TAME,   /* from 1/256 to 1, of both signs where there are; a few zeros */
@@ -53,7 +53,7 @@ uint32_t whole_of(int dtype, uint16_t rounded, uint64_t random);
 /* Whether the element is finite, in the precision that numbers of dtype `computed` are computed in. */
 int is_finite_in(int computed, int kind, const void *element);
 
-/* Gives all NaNs the same bits. exponents: of FGD_CODES. */
-void make_nans_alike(int kind, int64_t n, void *elements, const uint8_t *exponents, int is_unsigned);
+/* Gives all NaNs the same bits. */
+void make_nans_alike(int kind, int64_t n, void *elements);
 
 #endif

@@ -73,14 +73,14 @@ static void update_rows(const fgd_group *g, fgd_tensor t, const fgd_options *opt
 static void step_of(storage s, way how, char *params, char *slots) {
     const int64_t item = param_item(s), of_slot = slot_item(s);
     far param = far_of(item, 0), grad = far_of(item, how == SHIFTED), slot = far_of(of_slot, 0);
-    far exponents = far_of(1, 0);
+    far scales = far_of(sizeof(float), 0);
     uint64_t state = 3;
     int64_t step = 5;
     fgd_group g = group;
     g.rule = fgd_rule_find("sgd");
     fgd_tensor t = {.size = size, .dtype = s.dtype, .grad_dtype = s.dtype, .state_dtype = {s.state}};
     t.stream = 2, t.param = param.begin, t.grad = grad.begin, t.state[0] = slot.begin, t.step = &step;
-    t.exponents[0] = (uint8_t *)exponents.begin + first - first / FGD_BLOCK;
+    t.scales[0] = (float *)at(&scales, first) - first / FGD_BLOCK;
     for (int64_t i = first; i < size; i++) {
         const uint64_t bits = random_bits(&state);
         /* from 1 to 2, as bfloat16 or float32, and codes */
@@ -89,7 +89,7 @@ static void step_of(storage s, way how, char *params, char *slots) {
         memcpy(at(&param, i), &x, (size_t)item), memcpy(at(&grad, i), &x, (size_t)item);
         memcpy(at(&slot, i), &y, (size_t)of_slot);
     }
-    memset(exponents.begin + first, 127, LENGTH / FGD_BLOCK);
+    for (int b = 0; b < LENGTH / FGD_BLOCK; b++) ((float *)at(&scales, first))[b] = 1;
     const fgd_options options = no_options();
     fgd_report report = {.clip_coef = 1};
     const job j = {.groups = &g, .tensors = &t, .n_tensors = 1, .options = &options, .write = WRITE_UPDATE,
@@ -99,7 +99,7 @@ static void step_of(storage s, way how, char *params, char *slots) {
     else run(&j, first, LENGTH);
     memcpy(params, at(&param, first), (size_t)(LENGTH * item));
     memcpy(slots, at(&slot, first), (size_t)(LENGTH * of_slot));
-    const far *all[] = {&param, &grad, &slot, &exponents};
+    const far *all[] = {&param, &grad, &slot, &scales};
     for (int i = 0; i < 4; i++) munmap(all[i]->mapped, (size_t)mapped_bytes(all[i]));
 }
 

@@ -32,7 +32,8 @@ typedef struct task {
     double wide[ELEMENTS], wide_buffer[ELEMENTS], row_loss[ROWS];
     float coded[ELEMENTS];
     uint16_t narrow[ELEMENTS], narrow_buffer[ELEMENTS];
-    uint8_t codes[ELEMENTS], exponents[BLOCKS];
+    uint8_t codes[ELEMENTS];
+    float scales[BLOCKS];
     int64_t workspace[WORDS], steps[TENSORS];
     fgd_report report;
     long calls, wrong; /* of its calls, those that did not do what they should */
@@ -52,7 +53,7 @@ static void tensors_of(task *t, fgd_tensor *tensors) {
         {.size = ELEMENTS, .dtype = FGD_BF16, .grad_dtype = FGD_BF16, .state_dtype = {FGD_BF16},
          .param = t->narrow, .grad = shared.narrow_grad, .state = {t->narrow_buffer}},
         {.size = ELEMENTS, .dtype = FGD_F32, .state_dtype = {FGD_CODES}, .param = t->coded,
-         .grad = shared.grad, .state = {t->codes}, .exponents = {t->exponents}},
+         .grad = shared.grad, .state = {t->codes}, .scales = {t->scales}},
     };
     memcpy(tensors, all, sizeof all);
     for (int k = 0; k < TENSORS; k++) tensors[k].step = &t->steps[k];

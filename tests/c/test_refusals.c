@@ -163,7 +163,7 @@ static void test_units(void) {
 
 /* What numbers are stored in, and how they are rounded. */
 static void test_storage(void) {
-    uint8_t exponents[1];
+    float scales[1];
 #define CODES c->tensors[1].state_dtype[0] = FGD_CODES
     static const int no_floats[] = {FGD_CODES, FGD_CODES + 1, -1, INT_MAX, INT_MIN};
     for (int i = 0; i < 5; i++) {
@@ -177,8 +177,8 @@ static void test_storage(void) {
     }
     REFUSED(CLIP, FGD_ERROR_DTYPE, 1, c->tensors[1].dtype = FGD_F32)
     REFUSED(UPDATE, FGD_ERROR_SLOT, 1, CODES)
-    ACCEPTED(UPDATE, CODES; c->tensors[1].exponents[0] = exponents)
-    REFUSED(UPDATE, FGD_ERROR_SLOT, 1, CODES; c->tensors[1].exponents[0] = exponents;
+    ACCEPTED(UPDATE, CODES; c->tensors[1].scales[0] = scales)
+    REFUSED(UPDATE, FGD_ERROR_SLOT, 1, CODES; c->tensors[1].scales[0] = scales;
             c->tensors[1].state[0] = NULL)
     ACCEPTED(UPDATE, CODES; c->groups[0].switches = 0)
 
@@ -211,8 +211,8 @@ static void test_rows(void) {
     REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].n_rows = ((int64_t)1 << 61) + 3)
     REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); c->tensors[1].layout = &c->layout)
     REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); UNITS)
-    uint8_t exponents[1];
-    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); CODES; c->tensors[1].exponents[0] = exponents)
+    float scales[1];
+    REFUSED(UPDATE, FGD_ERROR_ROWS, 1, ROWS(1); CODES; c->tensors[1].scales[0] = scales)
     ACCEPTED(UPDATE, ROWS(1); c->tensors[1].size = c->tensors[1].n_rows = 0)
 }
 
