@@ -122,48 +122,44 @@ INLINE int16_t split_low(float x) { return (int16_t)(uint16_t)quiet(bits_of(x));
 /* ---- 8 bits ---------------------------------------------------------------------------------------- */
 
 /* A block of FGD_BLOCK numbers shares a scale, with which its largest magnitude has the highest code. Code k
- * stands for  scale (w(y) - w(0)),  y = min(2 k, k + 128),  where w(y) is the float32 with the bits of w(0)
- * plus y << 19. So y counts sixteenths of an octave: codes from 128 on have 4 bits of fraction, those below
- * 3, and the lowest octave has equal steps down to 0. Numbers that are never negative have all 8 bits and
- * w(0) = 2^-24; others have a sign, 7 bits and w(0) = 2^-16. A block with infinity or NaN is NaN. */
+ * stands for  scale (w(y) - 2),  where w(y) is the float32 with the bits of 2 plus y << 19. So y counts
+ * sixteenths of an octave, and the lowest octave has equal steps down to 0. Numbers with a sign have 7 bits
+ * beside it and y = 2 k: 16 octaves with 3 bits of fraction. Those that are never negative have all 8 bits
+ * and y = min(2 k, k + 128): 24 octaves, the upper 8 with 4 bits. In the bits of w, from where k ends, the low
+ * byte is k, because that of 2 is 0 there. A block with infinity or NaN is NaN. */
 #define CODE_SHIFT 19
+#define CODE_ORIGIN 0x40000000u /* the bits of 2 */
 #define CODE_KNEE 128
-#define LEAST_SCALE 0x1p-96f /* so that no code stands for a subnormal number */
-#define LARGEST_SCALE 0x1.fffffep+127f
-
-INLINE float code_origin(int is_unsigned) { return is_unsigned ? 0x1p-24f : 0x1p-16f; }
 
 /* What the highest code stands for, in units of the scale: y is 383, or 254. */
-INLINE float code_highest(int is_unsigned) {
-    return is_unsigned ? 0.96875f - 0x1p-24f : 0.9375f - 0x1p-16f;
-}
+INLINE float code_highest(int is_unsigned) { return is_unsigned ? 0x1.fp24f - 2 : 0x1.ep16f - 2; }
 
-/* For a block with this largest magnitude, as bits and finite. */
+/* For a block with this largest magnitude, as bits and finite. Bounded so that no code stands for a subnormal
+ * number and the highest not for infinity, by whatever way it is rounded. */
 INLINE float block_scale(uint32_t largest, int is_unsigned) {
-    const float scale = from_bits(largest) / code_highest(is_unsigned);
-    return scale < LEAST_SCALE ? LEAST_SCALE : scale > LARGEST_SCALE ? LARGEST_SCALE : scale;
+    const float highest = code_highest(is_unsigned), most = 0x1.fffffp127f / highest;
+    const float scale = from_bits(largest) / highest;
+    return scale < 0x1p-120f ? 0x1p-120f : scale > most ? most : scale;
 }
 
 INLINE float code_decode(uint8_t code, float scale, int is_unsigned) {
     const uint32_t k = is_unsigned ? code : code & 0x7f, coarse = k << 1, fine = k + CODE_KNEE;
     const uint32_t y = is_unsigned && fine < coarse ? fine : coarse;
-    const float origin = code_origin(is_unsigned);
-    const float level = from_bits((y << CODE_SHIFT) + bits_of(origin)) - origin;
+    const float level = from_bits((y << CODE_SHIFT) + CODE_ORIGIN) - 2;
     return scale * (is_unsigned ? level : from_bits(bits_of(level) | (uint32_t)(code & 0x80) << 24));
 }
 
 /* inverse: 1 / scale. below: what is added before the fraction of k, CODE_SHIFT bits, is cut off: random, or
- * half. What is never negative divides, so it is not rounded to 0 either. */
+ * half. What is never negative divides, so it is not rounded to 0 either, but for numbers up to 2^-139. */
 INLINE uint8_t code_encode(float x, uint32_t below, float inverse, int is_unsigned) {
-    const uint32_t bits = bits_of(x), magnitude = bits & ~SIGN_BIT;
-    const float origin = code_origin(is_unsigned), share = from_bits(magnitude) * inverse;
-    const int32_t y = (int32_t)(bits_of(share + origin) - bits_of(origin));
-    const int32_t coarse = y >> 1, fine = y - (CODE_KNEE << CODE_SHIFT);
-    const int32_t least = (int32_t)(magnitude < 1 ? magnitude : 1), most = is_unsigned ? 255 : 127;
-    int32_t k = ((is_unsigned && fine > coarse ? fine : coarse) + (int32_t)below) >> CODE_SHIFT;
+    const uint32_t bits = bits_of(x), zero = CODE_ORIGIN >> (CODE_SHIFT + 1);
+    const uint32_t w = bits_of((is_unsigned ? x : from_bits(bits & ~SIGN_BIT)) * inverse + 2), coarse = w >> 1;
+    const uint32_t fine = w - (CODE_ORIGIN >> 1) - (CODE_KNEE << CODE_SHIFT);
+    const uint32_t least = bits < zero + 1 ? bits : zero + 1, most = zero + (is_unsigned ? 255 : 127);
+    uint32_t k = ((is_unsigned && fine > coarse ? fine : coarse) + below) >> CODE_SHIFT;
     k = is_unsigned && k < least ? least : k;
     k = k > most ? most : k;
-    return (uint8_t)(is_unsigned ? (uint32_t)k : (uint32_t)k | (bits >> 24 & 0x80));
+    return (uint8_t)(is_unsigned ? k : k | (bits >> 24 & 0x80));
 }
 
 #define NEAREST_CODE (1u << (CODE_SHIFT - 1))

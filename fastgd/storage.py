@@ -247,23 +247,16 @@ BLOCK = 256
 
 #: bits of a code's fraction when it is rounded; where codes go from 3 bits of fraction to 4
 _CODE_SHIFT, _KNEE = 19, 128
-#: a scale of less would have codes stand for subnormal numbers
-_SCALES = (np.float32(2.0**-96), np.finfo(np.float32).max)
+#: w(0) of `decode`, and what k counts from in the bits of w
+_ORIGIN = np.float32(2)
+_ZERO = int(_ORIGIN.view(np.uint32)) >> _CODE_SHIFT + 1
+#: less would have codes stand for subnormal numbers, more the highest one for infinity
+_LEAST_SCALE, _MOST = np.float32(2.0**-120), np.float32((2 - 2.0**-20) * 2.0**127)
 
-
-class _Codes(NamedTuple):
-    """The codes of magnitudes with or without a sign beside them."""
-
-    #: w(0), of float32, below
-    origin: Any
-    #: the highest code, and what it stands for, in units of the scale
-    most: int
-    highest: Any
-
-
-_CODES = {
-    True: _Codes(np.float32(2.0**-24), 255, np.float32(0.96875) - np.float32(2.0**-24)),
-    False: _Codes(np.float32(2.0**-16), 127, np.float32(0.9375) - np.float32(2.0**-16)),
+#: unsigned -> the highest code, and what it stands for, in units of the scale
+_HIGHEST = {
+    True: (255, np.float32(2.0**24 * 1.9375) - _ORIGIN),
+    False: (127, np.float32(2.0**16 * 1.875) - _ORIGIN),
 }
 
 
@@ -281,17 +274,16 @@ def decode(codes: Array, scales: Array, real: Any, *, unsigned: bool = False) ->
 
     codes: uint8, any shape, elements in C order; scales: float32, one for each BLOCK of them.
 
-    Code k stands for scale (w(y) - w(0)) with y = min(2 k, k + 128), where w(y) is the float32 with the bits
-    of w(0) plus y << 19. So codes from 128 on have 4 bits of fraction, those below 3, and the lowest octave
-    has equal steps down to 0. Numbers that are never negative have all 8 bits and w(0) = 2^-24; others have a
-    sign, 7 bits and w(0) = 2^-16.
+    Code k stands for scale (w(y) - w(0)), where w(y) is the float32 with the bits of 2 plus y << 19. So y
+    counts sixteenths of an octave, and the lowest octave has equal steps down to 0. Numbers with a sign have
+    7 bits beside it and y = 2 k: 16 octaves with 3 bits of fraction. Those that are never negative have all 8
+    bits and y = min(2 k, k + 128): 24 octaves, the upper 8 with 4 bits.
     """
-    form = _CODES[unsigned]
     code = _blocks(codes).astype(np.uint32)
-    k = code & np.uint32(form.most)
-    levels = _float((np.minimum(2 * k, k + _KNEE) << _CODE_SHIFT) + form.origin.view(np.uint32)) - form.origin
+    k = code if unsigned else code & 0x7F
+    w = _float((np.minimum(2 * k, k + _KNEE) << _CODE_SHIFT) + _ORIGIN.view(np.uint32))
     signs = 0 if unsigned else (code & 0x80) << 24
-    numbers = scales[:, None] * _float(levels.view(np.uint32) | signs)
+    numbers = scales[:, None] * _float((w - _ORIGIN).view(np.uint32) | signs)
     return numbers.reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
 
 
@@ -302,22 +294,24 @@ def encode(values: Array, *, unsigned: bool = False, random: Bits | None = None)
     The scale of a block is such that its largest magnitude has the highest code. One with infinity or NaN
     becomes NaN.
 
-    unsigned: numbers are never negative; what is not 0 does not become 0.
+    unsigned: numbers are never negative; what is not 0 does not become 0, but for numbers up to 2^-139.
     random: 16 bits as uint32 for each value, to round stochastically; None: to nearest.
     """
-    form = _CODES[unsigned]
+    most, highest = _HIGHEST[unsigned]
     bits = _blocks(_narrowed(values))
     magnitude = bits & _MAGNITUDE
     largest = magnitude.max(axis=1, initial=0)
-    scales = np.clip(_float(largest) / form.highest, *_SCALES)
-    share = _float(magnitude) * (np.float32(1) / scales)[:, None]
-    y = (share + form.origin).view(np.int32) - form.origin.view(np.int32)
-    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random).astype(np.int32) << _CODE_SHIFT - 16
-    k = y >> 1
+    scales = np.clip(_float(largest) / highest, _LEAST_SCALE, _MOST / highest)
+    share = _float(bits if unsigned else magnitude) * (np.float32(1) / scales)[:, None]
+    w: Bits = (share + _ORIGIN).view(np.uint32)
+    k = w >> 1
     if unsigned:
-        k = np.maximum(k, y - (_KNEE << _CODE_SHIFT))
-    k = np.clip(k + below >> _CODE_SHIFT, (magnitude > 0) & unsigned, form.most).astype(np.uint8)
-    code = k if unsigned else k | (bits >> 24 & 0x80).astype(np.uint8)
+        k = np.maximum(k, w - (_ZERO + _KNEE << _CODE_SHIFT))
+    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) << _CODE_SHIFT - 16
+    k = np.minimum(k + below >> _CODE_SHIFT, _ZERO + most)
+    if unsigned:
+        k = np.maximum(k, np.minimum(bits, _ZERO + 1))
+    code = (k if unsigned else k | bits >> 24 & 0x80).astype(np.uint8)
     broken = largest >= _INFINITE_BITS
     scales[broken], code[broken] = np.nan, 0
     return code.reshape(-1)[: values.size].reshape(values.shape), scales
