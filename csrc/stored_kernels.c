@@ -79,13 +79,13 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
 /* ---- Codes ------------------------------------------------------------------------------------------ */
 
 #define CODES_POINTER(name, when, sign)                                         \
-    uint8_t *restrict name = (uint8_t *)slots[k] + at;                          \
+    uint8_t *restrict name = slots[k];                                          \
     REAL *restrict name##_new = fresh[k];                                       \
     const float name##_scale = on.when ? scales[k][at / FGD_BLOCK] : 0;         \
     uint32_t name##_largest = 0;                                                \
     k++;
 #define CODES_LARGEST(name, when, sign) , name##_largest
-#define CODES_LOAD(name, when, sign) if (on.when) x.name = code_decode(name[i], name##_scale, sign);
+#define CODES_LOAD(name, when, sign) if (on.when) x.name = code_decode(name[at + i], name##_scale, sign);
 #define CODES_KEEP(name, when, sign)                                            \
     if (on.when) {                                                              \
         const uint32_t magnitude = magnitude_of(x.name);                        \
@@ -96,7 +96,7 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
     if (on.when) {                                                              \
         if (random_state && filled != slot / 2)                                 \
             fill_random(n, random, keys_of(noise + 1 + (filled = slot / 2)), (uint32_t)at); \
-        scales[slot][at / FGD_BLOCK] = encode_block(n, name##_new, name##_largest, name, sign, \
+        scales[slot][at / FGD_BLOCK] = encode_block(n, name##_new, name##_largest, name + at, sign, \
                                                     random_state ? random : NULL, slot % 2 ? 0 : 16); \
     }                                                                           \
     slot++;

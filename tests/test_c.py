@@ -53,7 +53,7 @@ def digest(tmp_path_factory):
     return outcome
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("sanitizer", ["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_program(compiler, sanitizer, digest):
     required(compiler)

@@ -306,12 +306,19 @@ static int enter(const call *c, const memory *m, void *workspace, int64_t bytes,
     }
 }
 
-/* With a workspace of the size asked for, and numbers in it that differ from manner to manner. */
+static int is_too_large(const call *c) {
+    for (int t = 0; t < c->n_tensors; t++)
+        if (c->parts[t].t.size > MOST_ELEMENTS) return 1;
+    return 0;
+}
+
+/* With a workspace of the size asked for, but for tensors that there is no memory for, so that nobody looks
+ * for it. The numbers in it differ from manner to manner. */
 static const char *make(const call *c, const memory *m, manner how, outcome *o) {
     const int64_t asked = fgd_workspace_size(m->tensors, c->n_tensors);
     if (asked < 16) return "the size of the workspace";
     int64_t bytes = asked > MOST_WORKSPACE ? MOST_WORKSPACE : asked;
-    if (c->fault == SHORT_WORKSPACE) bytes--;
+    if (c->fault == SHORT_WORKSPACE || is_too_large(c)) bytes--;
     char *block = exactly(bytes + 4), *workspace = block + (c->fault == ODD_WORKSPACE ? 4 : 0);
     const fgd_options options = c->options;
     if (c->fault != ODD_WORKSPACE) block = workspace = realloc(block, (size_t)bytes);
