@@ -125,8 +125,8 @@ INLINE int16_t split_low(float x) { return (int16_t)(uint16_t)quiet(bits_of(x));
  * stands for  scale (w(y) - 2),  where w(y) is the float32 with the bits of 2 plus y << 19. So y counts
  * sixteenths of an octave, and the lowest octave has equal steps down to 0. Numbers with a sign have 7 bits
  * beside it and y = 2 k: 16 octaves with 3 bits of fraction. Those that are never negative have all 8 bits
- * and y = min(2 k, k + 128): 24 octaves, the upper 8 with 4 bits. In the bits of w, from where k ends, the low
- * byte is k, because that of 2 is 0 there. A block with infinity or NaN is NaN. */
+ * and y = min(2 k, k + 128): 24 octaves, the upper 8 with 4 bits. Where k ends in the bits of w, the low byte
+ * is k, because that of 2 is 0 there. A block with infinity or NaN is NaN. */
 #define CODE_SHIFT 19
 #define CODE_ORIGIN 0x40000000u /* the bits of 2 */
 #define CODE_KNEE 128
@@ -153,7 +153,8 @@ INLINE float code_decode(uint8_t code, float scale, int is_unsigned) {
  * half. What is never negative divides, so it is not rounded to 0 either, but for numbers up to 2^-139. */
 INLINE uint8_t code_encode(float x, uint32_t below, float inverse, int is_unsigned) {
     const uint32_t bits = bits_of(x), zero = CODE_ORIGIN >> (CODE_SHIFT + 1);
-    const uint32_t w = bits_of((is_unsigned ? x : from_bits(bits & ~SIGN_BIT)) * inverse + 2), coarse = w >> 1;
+    const float magnitude = is_unsigned ? x : from_bits(bits & ~SIGN_BIT);
+    const uint32_t w = bits_of(magnitude * inverse + 2), coarse = w >> 1;
     const uint32_t fine = w - (CODE_ORIGIN >> 1) - (CODE_KNEE << CODE_SHIFT);
     const uint32_t least = bits < zero + 1 ? bits : zero + 1, most = zero + (is_unsigned ? 255 : 127);
     uint32_t k = ((is_unsigned && fine > coarse ? fine : coarse) + below) >> CODE_SHIFT;
