@@ -19,6 +19,10 @@ INLINE REAL clamped(REAL g, REAL bound) {
     return g < -bound ? -bound : g;
 }
 
+INLINE REAL transformed(REAL g, const gradient_transform t) {
+    return clamped(g * t.unscale, t.bound) * t.coef;
+}
+
 /* Structs of one rule: its state, its scalars, and its switches with the constant `always`; `resume` is 1
  * in the second of two passes, when the slots have been updated already. */
 #define FIELD_REAL_SLOT(name, when, sign) REAL name;

@@ -23,8 +23,7 @@ static int check_group(const fgd_group *g) {
     if (!rule) return FGD_ERROR_RULE;
     if (g->rounding < FGD_NEAREST || g->rounding > FGD_SPLIT) return FGD_ERROR_ROUNDING;
     if (g->state_rounding != FGD_NEAREST && g->state_rounding != FGD_STOCHASTIC) return FGD_ERROR_ROUNDING;
-    /* whether a step descends must not depend on the trust ratio, which is not known yet */
-    if (g->cautious && fgd_trust_of(g->rule) == FGD_TRUST_GRADIENT) return FGD_ERROR_SWITCHES;
+    if (g->cautious && rule->whole) return FGD_ERROR_SWITCHES;
     return g->switches >> rule->n_switches ? FGD_ERROR_SWITCHES : FGD_OK;
 }
 

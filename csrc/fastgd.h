@@ -85,6 +85,7 @@ typedef struct fgd_rule {
     int32_t trust; /* the scalar that fgd_update sets to each tensor's trust ratio; -1: the rule has none */
     int32_t row_slot, col_slot; /* slots with a number for each row and each column of matrices; -1: none */
     int32_t orthogonal; /* 1: each tensor is a matrix, whose step is made orthogonal by matrix products */
+    int32_t whole;      /* 1: no part of a step may be left out: the rule has no cautious updates */
 } fgd_rule;
 
 int fgd_rule_count(void);

@@ -23,7 +23,7 @@
         for (int64_t i = 0; i < n; i++) {                                       \
             rule##_state x = {};                                                \
             rule##_slots(SLOT_LOAD)                                             \
-            rule##_body(p + i, clamped(g[i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
+            rule##_body(p + i, transformed(g[i], t), &x, &s, on); \
             rule##_slots(SLOT_STORE)                                            \
         }                                                                       \
     }                                                                           \
@@ -39,7 +39,7 @@ FGD_RULES(LOOPS)
     const int64_t i = e;                                                        \
     rule##_state x = {0};                                                       \
     REAL param = p[i];                                                          \
-    const REAL gradient = clamped(g[i] * t.unscale, t.bound) * t.coef;          \
+    const REAL gradient = transformed(g[i], t);          \
     sum[lane] += (double)param * (double)param;                                 \
     if (FGD_TRUST_##of == FGD_TRUST_STEP) {                                     \
         rule##_slots(SLOT_LOAD)                                                 \
@@ -87,7 +87,7 @@ FGD_RULES(LOOPS)
         for (int64_t i = 0; i < n; i++) {                                       \
             rule##_state x = {0};                                               \
             rule##_slots(SLOT_LOAD)                                             \
-            rule##_body(p + i, clamped(g[i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
+            rule##_body(p + i, transformed(g[i], t), &x, &s, on); \
         }                                                                       \
     }                                                                           \
     static void rule##_resume(int64_t n, void *param, const void *grad, void *const *slots, \
@@ -106,7 +106,7 @@ static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prep
     const REAL *g = grad;
     REAL *o = out;
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) o[i] = clamped(g[i] * t.unscale, t.bound) * t.coef;
+    for (int64_t i = 0; i < n; i++) o[i] = transformed(g[i], t);
 }
 
 /* Adds TERM(i) to lane i modulo FGD_LANES; the lanes stay in registers. */

@@ -134,14 +134,21 @@ const void *fgd_load_gradient(const pass *w, piece a, buffers *b, fgd_prepare *l
 /* ---- The parameter ---------------------------------------------------------------------------------- */
 
 void *fgd_load_param(const pass *w, piece a, buffers *b, int keep) {
-    char high[PIECE_BYTES], low[PIECE_BYTES];
+    char high[PIECE_BYTES] __attribute__((aligned(64))), low[PIECE_BYTES] __attribute__((aligned(64)));
     const int64_t first = a.first, n = a.n;
     const fgd_storage *s = w->storage;
-    void *x;
+    void *x, *stored, *lost;
     switch (w->rounding) {
         case FGD_KAHAN:
+            /* where half of what was lost reaches beyond the rounding, somebody has set the parameter since */
             x = fgd_load(&w->param, first, n, b->param.bytes, 1);
-            s->add(n, x, fgd_load(&w->residual, first, n, b->spare.bytes, 1), x);
+            stored = fgd_load(&w->param, first, n, b->change.bytes, 1);
+            lost = fgd_load(&w->residual, first, n, b->spare.bytes, 1);
+            s->add(n, x, lost, x);
+            s->apply(n, lost, stored, 0.5, 1);
+            s->store[w->param.dtype](n, lost, high, 0, NULL);
+            s->load[w->param.dtype](n, high, lost);
+            s->follow(n, stored, lost, x);
             return x;
         case FGD_MASTER:
             x = fgd_load(&w->residual, first, n, b->param.bytes, keep);
@@ -158,7 +165,7 @@ void *fgd_load_param(const pass *w, piece a, buffers *b, int keep) {
 }
 
 static void store_param(const pass *w, piece a, void *x, buffers *b) {
-    char high[PIECE_BYTES], low[PIECE_BYTES];
+    char high[PIECE_BYTES] __attribute__((aligned(64))), low[PIECE_BYTES] __attribute__((aligned(64)));
     const int64_t first = a.first, n = a.n;
     const fgd_noise noise = fgd_param_noise(w, first);
     switch (w->rounding) {

@@ -47,6 +47,7 @@ enum { scalar_trust = -1, slot_row_var = -1, slot_col_var = -1 };
             .row_slot = slot_row_var,                                           \
             .col_slot = slot_col_var,                                           \
             .orthogonal = 0 FGD_ORTHOGONAL(IS_THIS),                            \
+            .whole = 0 FGD_WHOLE(IS_THIS),                                      \
         };                                                                      \
         return &row;                                                            \
     }

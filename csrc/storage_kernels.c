@@ -140,7 +140,7 @@ static int64_t descending(int64_t n, void *change, const void *grad) {
 #pragma omp simd reduction(+ : count)
     for (int64_t i = 0; i < n; i++) {
         const int down = (v[i] < 0 && g[i] > 0) || (v[i] > 0 && g[i] < 0);
-        v[i] = down ? v[i] : 0;
+        v[i] = down || v[i] != v[i] ? v[i] : 0;
         count += down;
     }
     return count;

@@ -39,8 +39,8 @@ typedef struct fgd_storage {
     void (*follow)(int64_t n, const void *stored, const void *rounded, void *real);
     /* average = average + weight * (real - average) */
     void (*average)(int64_t n, void *average, const void *real, double weight);
-    /* change = 0 where it does not descend, its sign being that of the gradient or either being 0; how many
-     * do descend */
+    /* change = 0 where it does not descend, its sign being that of the gradient or either being 0; NaN stays.
+     * How many do descend */
     int64_t (*descending)(int64_t n, void *change, const void *grad);
     /* real = decay * real + scale * change */
     void (*apply)(int64_t n, void *real, const void *change, double decay, double scale);

@@ -57,7 +57,7 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
             rule##_state x = {0};                                               \
             REAL param = get_##real(p[i]);                                      \
             rule##_slots(BF16_LOAD)                                             \
-            rule##_body(&param, clamped(get_##real(g[i]) * t.unscale, t.bound) * t.coef, &x, &s, on); \
+            rule##_body(&param, transformed(get_##real(g[i]), t), &x, &s, on); \
             p[i] = put_##real(param, random_param, rp);                         \
             rule##_slots(BF16_STORE)                                            \
             (void)slot; (void)r0; (void)r1; (void)r2; (void)r3; (void)rp;       \
@@ -121,7 +121,7 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
         for (int64_t i = 0; i < n; i++) {                                       \
             rule##_state x = {0};                                               \
             rule##_slots(CODES_LOAD)                                            \
-            rule##_body(p + at + i, clamped(g[at + i] * t.unscale, t.bound) * t.coef, &x, &s, on); \
+            rule##_body(p + at + i, transformed(g[at + i], t), &x, &s, on); \
             rule##_slots(CODES_KEEP)                                            \
         }                                                                       \
         rule##_slots(CODES_STORE)                                               \

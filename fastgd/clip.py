@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Array, as_arrays, owned_arrays
+from fastgd.arrays import Array, Spans, addresses, as_arrays, owned_arrays
 from fastgd.backends.base import Backend, Options
 from fastgd.checks import flag, limit, named, number, real
 from fastgd.interrupts import uninterrupted
@@ -107,7 +107,9 @@ def clip_grad_adaptive_(
         (Brock et al. 2021, equation 3).
 
     Returns the smallest of these coefficients, 1.0 for none. `step(grads, clip_adaptive=clip_factor)` clips
-    alike, without writing the gradients.
+    alike, without writing the gradients; but it squares in float64 without rescaling, so that units of norms
+    above 1e154 or below 1e-154 are for this function alone. ValueError when a gradient shares memory with a
+    parameter.
     """
     owned, given = owned_arrays(grads, "gradient"), as_arrays(params, "parameter")
     factor, least = named("clip_factor", limit, clip_factor), named("eps", number(0), eps)
@@ -116,6 +118,9 @@ def clip_grad_adaptive_(
     for i, (param, grad) in enumerate(zip(given, owned, strict=True)):
         if param.shape != grad.shape:
             raise ValueError(f"gradient {i} has shape {grad.shape}, the parameter {param.shape}")
+    shared = Spans(owned).find(given, addresses(given))
+    if shared is not None:
+        raise ValueError(f"parameter {shared[0]} and gradient {shared[1]} share memory")
     changes: list[tuple[Array, Array, Array]] = []
     coefs = [np.ones(1)]
     for param, grad in zip(map(_units, given), map(_units, owned), strict=True):

@@ -100,9 +100,6 @@ class ParamGroup(MutableMapping[str, Any]):
         if affects_plan:
             self._changed(self._number)
 
-    def _entry(self, name: str) -> Hyperparameter:
-        return SETTINGS[name][1] if name in SETTINGS else self.rule.hyperparameter(name)
-
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"group {self._number}: {name!r} cannot be deleted")
 

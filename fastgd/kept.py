@@ -50,11 +50,20 @@ def slot_dtype(slot: Slot, values: Mapping[str, Any], param: Array) -> np.dtype[
     return None if name == CODED else dtype_named(name)
 
 
-#: rounding -> the dtype of what it keeps of a 16-bit parameter
-_RESIDUALS: dict[str, Callable[[Array], np.dtype[Any]]] = {
-    "kahan": lambda param: param.dtype,
-    "master": lambda param: np.dtype(np.float32),
-    "split": lambda param: np.dtype(np.int16),
+class Residual(NamedTuple):
+    """What a rounding keeps of a 16-bit parameter."""
+
+    #: the dtype it is kept in
+    dtype: Callable[[Array], np.dtype[Any]]
+    #: the only dtype of parameters that it is for, and what that is to it; None: both
+    only: tuple[str, str] | None = None
+
+
+#: by rounding
+_RESIDUALS = {
+    "kahan": Residual(lambda param: param.dtype),
+    "master": Residual(lambda param: np.dtype(np.float32)),
+    "split": Residual(lambda param: np.dtype(np.int16), ("bfloat16", "the upper half of a float32")),
 }
 
 
@@ -66,13 +75,15 @@ def keeps_residual(values: Mapping[str, Any]) -> bool:
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the residual is stored in; None where there is none."""
     kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
-    return kind and kind(param)
+    return kind and kind.dtype(param)
 
 
 def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
     """TypeError for a rounding that the parameter's dtype does not have."""
-    if values["rounding"] == "split" and param.dtype.name == "float16":
-        raise TypeError(f"{what} is float16: rounding 'split' is for bfloat16, the upper half of a float32")
+    kind, name = _RESIDUALS.get(values["rounding"]), param.dtype.name
+    if kind and kind.only and has_16_bits(param) and name != kind.only[0]:
+        only, why = kind.only
+        raise TypeError(f"{what} is {name}: rounding {values['rounding']!r} is for {only}, {why}")
 
 
 def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:

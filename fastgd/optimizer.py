@@ -66,9 +66,8 @@ class Optimizer:
         self._skipped = 0
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
-        #: float32 if anything is computed in it
-        self._options = Options()
         self._training = True
+        #: float32 if anything is computed in it
         self._narrowest = min(
             (np.dtype(arithmetic(p.array.dtype)) for p in parameters),
             key=lambda dtype: dtype.itemsize,

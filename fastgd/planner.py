@@ -15,6 +15,7 @@ from fastgd.kept import Active, Kept, element_order, in_use, kept_for
 from fastgd.report import NonFinite
 from fastgd.rows import Rows, check_rows_allowed, checked_rows, summed
 from fastgd.rules import Rule
+from fastgd.storage import arithmetic, load
 
 
 class Prepared(NamedTuple):
@@ -226,7 +227,9 @@ class Planner:
         number = plan.numbers[tensor]
         p = self.parameters[number]
         array = as_array(plan.lent.get(number, grads[number]), f"gradient of {p}")
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        # float64 beyond float32's range is infinite where the step is computed in float32
+        computed = load(array, arithmetic(p.array.dtype))
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(computed))[0])
         value = float(array[index])
         if number in plan.rows:
             index = (int(plan.rows[number][index[0]]), *index[1:])

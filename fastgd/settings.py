@@ -10,7 +10,7 @@ from typing import Any
 
 from fastgd.arrays import CODES
 from fastgd.checks import dtype_of, flag, named, number, one_of, optional
-from fastgd.rules import Hyperparameter, Rule, check_hyperparameter
+from fastgd.rules import RULES, Hyperparameter, Rule, check_hyperparameter
 
 #: of 16-bit parameters, by fgd_rounding in csrc/fastgd.h
 ROUNDINGS = ("nearest", "stochastic", "kahan", "master", "split")
@@ -21,13 +21,19 @@ STATE_ROUNDINGS = ROUNDINGS[:2]
 #: the block format of backends.base.Codes
 CODED = "8bit"
 
+#: what is an average of parameters, a size of steps, or changes too little in one step for fewer bits
+_PRECISE = ", ".join(
+    f"{slot.name} of {rule.title}" for rule in RULES.values() for slot in rule.slots if slot.precise
+)
+
 #: name -> (default, what it means)
 SETTINGS: dict[str, tuple[Any, Hyperparameter]] = {
     "state_dtype": (
         None,
         Hyperparameter(
             optional(dtype_of(*CODES, CODED)),
-            "what state is stored in: a dtype or its name, or '8bit'; None: the dtype of the parameter",
+            "what state is stored in: a dtype or its name, or '8bit'; None: the dtype of the parameter. As "
+            f"wide as the arithmetic whatever it says are {_PRECISE}",
             type="Any",
             fixed=True,
         ),
@@ -82,10 +88,8 @@ def check_value(rule: Rule, name: str, value: Any) -> Any:
 def check_together(rule: Rule, values: Mapping[str, Any]) -> None:
     """ValueError for hyperparameters and settings that do not go together."""
     rule.check(values)
-    if values["cautious"] and rule.trust is not None and rule.trust.of == "gradient":
-        raise ValueError(
-            f"{rule.title} has no cautious updates: its momentum is made of steps it has measured"
-        )
+    if values["cautious"] and rule.whole is not None:
+        raise ValueError(f"{rule.title} has no cautious updates: {rule.whole}")
 
 
 def state_rounding(values: Mapping[str, Any]) -> str:

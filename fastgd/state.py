@@ -221,6 +221,8 @@ def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> St
     if array.shape != shape:
         wanted = f"the parameter {shape}" if slot.over is None else f"beside the parameter it is {shape}"
         raise ValueError(f"{what}: {name!r} has shape {array.shape}, {wanted}")
+    if slot.unsigned and array.dtype != np.uint8 and (load(array, arithmetic(array.dtype)) < 0).any():
+        raise ValueError(f"{what}: {name!r} must not be negative")
     beside = SCALES.format(name)
     if (array.dtype == np.uint8) != (beside in entry):
         here = f"has no {beside!r}" if beside not in entry else f"has {beside!r}, which is for 8 bits alone"

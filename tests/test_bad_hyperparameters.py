@@ -54,6 +54,9 @@ TOGETHER = {
         ({"step_sizes": (1.0, 0.5)}, "step_sizes must be the smallest and the largest"),
     ],
     "sgd_schedule_free": [({"momentum": 0.0}, "momentum must be above 0")],
+    "ademamix": [
+        ({"betas": (0.9, 0.999, 1 - 1e-9), "beta3_warmup": 5}, r"betas\[2\] must be below 1 - 1e-8")
+    ],
     "adamw_schedule_free": [({"betas": (0.0, 0.9)}, "the first of betas must be above 0")],
 }
 

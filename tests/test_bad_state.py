@@ -57,6 +57,11 @@ CHANGES = {
     "no state": (put(DROP, "state"), ValueError, "it has no 'state'"),
     "no groups": (put(DROP, "param_groups"), ValueError, "it has no 'param_groups'"),
     "rule": (put("adamw", "rule"), ValueError, "of rule 'adamw', this optimizer is 'adam'"),
+    "negative": (
+        put(-F32, "state", 0, "exp_avg_sq"),
+        ValueError,
+        f"{W}: 'exp_avg_sq' must not be negative",
+    ),
     "version": (put(3, "version"), ValueError, "version 3; this fastgd reads versions 1 to 2"),
     "state": (put([F32], "state"), TypeError, "'state' is list, not a dict"),
     "entry": (put([F32], "state", 0), TypeError, f"{W} is list, not a dict"),

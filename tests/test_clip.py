@@ -210,6 +210,26 @@ def test_a_skipped_step_changes_no_byte(backend, clip_value, bad):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_infinite_in_the_precision_of_the_step_is_found(backend, skip):
+    param, grad = np.ones((2, 2), np.float32), np.array([[1, 2], [1e300, 3]])
+    report = fastgd.SGD([param], backend=backend).step([grad], clip_norm=1.0, skip_nonfinite=skip)
+    assert report.skipped == skip
+    assert report.nonfinite[:4] == (0, 0, None, (1, 0))
+    assert report.nonfinite.value == 1e300
+    assert (param == 1).all() == skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adaptive_clipping_does_not_write_parameters(backend):
+    array = np.ones((4, 3), np.float32)
+    other = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match="parameter 1 and gradient 0 share memory"):
+        fastgd.clip_grad_adaptive_([other, array[:2]], [array[1:3], other.copy()], backend=backend)
+    assert (array == 1).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_are_never_written(backend):
     grads = random_arrays(np.float32)
     params = random_arrays(np.float32)

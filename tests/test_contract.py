@@ -83,6 +83,18 @@ def test_every_body_ends_in_decay_times_the_parameter_minus_the_step(rule, setti
             np.testing.assert_array_equal(whole, dtype.type(decay) * param + minus)
 
 
+NOT_WHOLE = [case for case in SETTINGS if case[0].whole is None and case[0].trust is None]
+
+
+@pytest.mark.parametrize(("rule", "settings", "shape"), NOT_WHOLE, ids=name_of)
+def test_slots_do_not_see_the_decay(rule, settings, shape, backend):
+    """So that a cautious step, for which the body is run with decay 0, leaves the state of a whole one."""
+    param = random(shape, 9).astype(np.float32)
+    states = [stepped(rule, settings, DTYPES[0], backend, decay, param)[1] for decay in (0.0, None)]
+    for one, other in zip(*states, strict=True):
+        assert one is None or one.tobytes() == other.tobytes()
+
+
 #: schedule-free methods draw the parameter towards their z, which is a term of the formula; a trust ratio is
 #: the parameter's norm over the step's
 WITHOUT_PARAMETER = [case for case in SETTINGS if case[0].average is None and case[0].trust is None]

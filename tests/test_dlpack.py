@@ -71,7 +71,7 @@ def test_other_dtypes_of_that_code_are_refused():
 
 @pytest.mark.peer
 def test_tensors_of_torch(backend):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is in the extra `peers`")
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         tensor = torch.zeros(3, 4, dtype=dtype)
         opt = fastgd.SGD([tensor.T], lr=0.5, backend=backend)

@@ -60,7 +60,16 @@ def corpus(tmp_path):
 
 def fuzzed(program, folder, *options):
     """(what libFuzzer printed, its exit status)"""
-    options = [*options, "-max_len=600", "-use_cmp=0", "-print_final_stats=1", f"-artifact_prefix={folder}/"]
+    options = [
+        *options,
+        "-max_len=600",
+        "-use_cmp=0",
+        "-print_final_stats=1",
+        f"-artifact_prefix={folder}/",
+        "-malloc_limit_mb=2048",
+        # a process begins with the peak of the one it comes from, which may have tested much memory
+        "-rss_limit_mb=0",
+    ]
     # little memory, and waiting threads asleep
     settings = {"ASAN_OPTIONS": "quarantine_size_mb=16", "OMP_WAIT_POLICY": "passive"}
     result = subprocess.run(

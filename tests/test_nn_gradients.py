@@ -45,7 +45,7 @@ def test_gradients_against_central_differences(loss, backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss()], ids=repr)
 def test_agrees_with_torch(loss, dtype, backend):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is in the extra `peers`")
     # products sum in another order: some units in the last place of the terms, more where they cancel
     tolerance = {"rtol": 2e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-14}
     rng = np.random.default_rng(4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from handmade import BF16, F16, F32, F64, FLOATS, Training, numbers, parts, random
 
+import fastgd
 from fastgd import oracle
 from fastgd.backends.base import Codes
 from fastgd.rules import RULES
@@ -173,6 +174,21 @@ def test_a_parameter_that_somebody_sets_wins_over_its_master(dtype):
     training.step([np.ones(4, F32)])
     kept = 1 - 2.0**-13
     np.testing.assert_array_equal(training.residuals[0], np.array([kept, 5 - 2.0**-14, np.nan, kept], F32))
+
+
+@sixteen_bits
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_parameter_that_somebody_sets_wins_over_what_kahan_has_kept(dtype, backend):
+    """What was lost of 1 would be 26 % of 2^-8. Where nothing was set, the sum goes on to the last bit."""
+    stored = store(np.full(3, 1.0, F32), dtype)
+    opt = fastgd.SGD([stored], lr=2.0**-14, rounding="kahan", backend=backend)
+    for _ in range(3):
+        opt.step([np.ones(3, F32)])
+    assert (load(stored, F32) == 1).all()
+    stored[1:] = store(np.array([2.0**-8, np.nan], F32), dtype)
+    opt.step([np.zeros(3, F32)])
+    np.testing.assert_array_equal(load(stored, F32), np.array([1, 2.0**-8, np.nan], F32))
+    np.testing.assert_array_equal(load(opt.state_dict()["state"][0]["residual"], F32)[:2], [-3 * 2.0**-14, 0])
 
 
 #: how far the parameters may be from where they belong after the small steps below, in units of the step

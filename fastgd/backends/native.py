@@ -50,7 +50,7 @@ def _kernel_index(rule: Rule) -> int:
         for i, name in enumerate(_names(row.slots, row.n_slots))
     )
     matrices = (row.row_slot, row.col_slot, bool(row.orthogonal))
-    compiled = (slots, switches, _names(row.scalars, row.n_scalars), *matrices)
+    compiled = (slots, switches, _names(row.scalars, row.n_scalars), *matrices, bool(row.whole))
     overs = [s.over for s in rule.slots]
     declared = (
         tuple((s.name, s.switch, s.unsigned) for s in rule.slots),
@@ -58,6 +58,7 @@ def _kernel_index(rule: Rule) -> int:
         rule.scalars,
         *(overs.index(axis) if axis in overs else -1 for axis in (-1, -2)),
         rule.orthogonal is not None,
+        rule.whole is not None,
     )
     if compiled != declared:
         raise ImportError(

@@ -88,7 +88,14 @@ def _plain_join(param: Array) -> Array:
 
 
 def _kahan_join(param: Array, lost: Array) -> Array:
-    return load(param, np.float32) + load(lost, np.float32)
+    """With what was lost, except where half of that reaches beyond the rounding of the parameter.
+
+    There somebody has set the parameter since; half, because what was lost is itself rounded.
+    """
+    current, rest = load(param, np.float32), load(lost, np.float32)
+    rounded = load(store(np.float32(0.5) * rest + current, param.dtype), np.float32)
+    joined: Array = np.where(rounded == current, current + rest, current)
+    return joined
 
 
 def _kahan_part(x: Array, dtype: Any, random: Any) -> tuple[Array, ...]:
@@ -254,5 +261,6 @@ def _ruled(
         # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for the rest
         descends = ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
         share = np.count_nonzero(descends) / x.size
-        change, scale = np.where(descends, change, real(0)), scale / max(share, 1e-3)
+        change = np.where(descends | np.isnan(change), change, real(0))
+        scale /= max(share, 1e-3)
     return real(scalars["decay"]) * x + real(scale) * change, new_state

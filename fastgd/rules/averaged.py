@@ -39,6 +39,7 @@ ASGD = Rule(
         "maximize": False,
     },
     kernel="asgd",
+    whole="it averages the parameters that its steps lead to",
     slots=(Slot("ax", precise=True),),
     switches={"weight_decay": adds_l2},
     scalars=("eta", "weight_decay", "decay", "mu"),
@@ -105,6 +106,7 @@ SGD_SCHEDULE_FREE = Rule(
         "maximize": False,
     },
     kernel="schedule_free",
+    whole="its average follows from whole steps",
     slots=(Slot("z", precise=True), Slot("exp_avg_sq", switch="adaptive", unsigned=True)),
     switches={"weight_decay": adds_l2, "adaptive": never},
     scalars=(

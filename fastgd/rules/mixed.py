@@ -105,6 +105,12 @@ def _beta3_at(h: Hyperparameters, step: int) -> float:
     return real_power(0.5, 1.0 / (half_life + 1.0))
 
 
+def _ademamix_check(h: Hyperparameters) -> None:
+    check_decay(h)
+    if h["beta3_warmup"] and not h["betas"][2] < 1 - 1e-8:
+        raise ValueError(f"betas[2] must be below 1 - 1e-8 to be warmed up to, not {h['betas'][2]!r}")
+
+
 def _ademamix_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
     beta1, beta2, _ = h["betas"]
     alpha = h["alpha"] if step >= h["alpha_warmup"] else step / h["alpha_warmup"] * h["alpha"]
@@ -153,7 +159,7 @@ ADEMAMIX = Rule(
     ),
     fold=_ademamix_fold,
     body=_ademamix,
-    check=check_decay,
+    check=_ademamix_check,
     in_torch=False,
     own={
         "betas": Hyperparameter(_BETAS, "what is kept of the averages of gradient and square, and slowly"),

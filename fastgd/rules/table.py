@@ -165,6 +165,8 @@ class Rule(NamedTuple):
     traits: Callable[[tuple[int, ...], str], dict[str, Any]] | None = None
     #: what Optimizer.eval gives; None: the parameters are what they are
     average: Average | None = None
+    #: why no part of a step may be left out, as cautious updates do; None: any part may
+    whole: str | None = None
     #: hyperparameters that mean something else than in other rules
     own: Mapping[str, Hyperparameter] = {}
 

@@ -122,4 +122,5 @@ LARS = Rule(
     check=_lars_check,
     in_torch=False,
     trust=Trust("gradient", _lars_ratio),
+    whole="its momentum is made of steps it has measured",
 )

@@ -48,7 +48,7 @@ int group_has_slot(const fgd_group *group, int slot) {
     return rule->slot_switch[slot] < 0 || (group->switches >> rule->slot_switch[slot] & 1);
 }
 
-int may_be_cautious(const fgd_group *group) { return fgd_trust_of(group->rule) != FGD_TRUST_GRADIENT; }
+int may_be_cautious(const fgd_group *group) { return !fgd_rule_at(group->rule)->whole; }
 
 static int is_orthogonal(const fgd_group *group) { return fgd_rule_at(group->rule)->orthogonal; }
 
