@@ -69,11 +69,11 @@ def test_units_of_zero_limit_what_is_not_zero():
 
 
 def test_units_are_of_the_whole_parameter_where_rounding_has_kept_a_rest():
-    """A bfloat16 of 0 with a residual: its norm is that of the residual."""
-    training = Training("sgd", [np.zeros((2, 3), BF16)], rounding="kahan", lr=1.0)
-    training.residuals[0][...] = 0.5
+    """A bfloat16 of 1 with a residual: its norm is that of both."""
+    training = Training("sgd", [np.ones((2, 3), BF16)], rounding="kahan", lr=1.0)
+    training.residuals[0][...] = 2.0**-9
     report = training.step([np.full((2, 3), 8.0, F32)], clip_unit=1.0)
-    assert report.clip_coef == 0.5 / 8
+    assert report.clip_coef == pytest.approx((1 + 2.0**-9) / 8, rel=1e-12)
 
 
 # ---- Clipping by norms ------------------------------------------------------------------------------
