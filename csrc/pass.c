@@ -140,7 +140,7 @@ void *fgd_load_param(const pass *w, piece a, buffers *b, int keep) {
     void *x, *stored, *lost;
     switch (w->rounding) {
         case FGD_KAHAN:
-            /* where half of what was lost reaches beyond the rounding, somebody has set the parameter since */
+            /* where half of what was lost reaches beyond the rounding, the parameter has been set since */
             x = fgd_load(&w->param, first, n, b->param.bytes, 1);
             stored = fgd_load(&w->param, first, n, b->change.bytes, 1);
             lost = fgd_load(&w->residual, first, n, b->spare.bytes, 1);
