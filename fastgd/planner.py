@@ -227,13 +227,25 @@ class Planner:
         number = plan.numbers[tensor]
         p = self.parameters[number]
         array = as_array(plan.lent.get(number, grads[number]), f"gradient of {p}")
-        # float64 beyond float32's range is infinite where the step is computed in float32
-        computed = load(array, arithmetic(p.array.dtype))
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(computed))[0])
+        index = _first_not_finite(array, arithmetic(p.array.dtype))
         value = float(array[index])
         if number in plan.rows:
             index = (int(plan.rows[number][index[0]]), *index[1:])
         return NonFinite(p.group, p.index, p.name, index, value)
+
+
+def _first_not_finite(array: Array, real: Any) -> tuple[int, ...]:
+    """The index of the first element, in C order, that is not finite in the precision of the step.
+
+    float64 beyond float32's range is not. The search takes little memory, however large the array.
+    """
+    flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    piece = 1 << 20
+    for first in range(0, array.size, piece):
+        bad = np.flatnonzero(~np.isfinite(load(flat[first : first + piece], real)))
+        if bad.size:
+            return tuple(int(i) for i in np.unravel_index(first + bad[0], array.shape))
+    raise AssertionError("the kernels found an element that is not finite")
 
 
 def _ids(grads: Sequence[Any]) -> list[int]:
