@@ -211,12 +211,23 @@ int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *op
 
 /* ---- Layers: forward and backward passes ------------------------------------------------------------ */
 
-/* Activations are functions of one element whose derivative follows from their output. Elements have the same
- * bits on every instruction set and with any number of threads; only matrix products may differ. Here every
- * array is contiguous and aligned to its elements. */
+/* Activations are functions of one element. Elements have the same bits on every instruction set and with any
+ * number of threads; only matrix products may differ. Here every array is contiguous and aligned to its
+ * elements. */
+typedef struct fgd_activation {
+    int32_t kind;
+    double a, b; /* its parameters; ignored where it has none */
+} fgd_activation;
+
+/* What an activation is called and has: parameters, whose names are NULL where it has none, and whether its
+ * derivative comes of its input or, else, of its output. */
+typedef struct fgd_activation_info {
+    const char *name, *a, *b;
+    int32_t saves_input;
+} fgd_activation_info;
 int fgd_activation_count(void);
-const char *fgd_activation_name(int activation); /* NULL when there is no such activation */
-int fgd_activation_find(const char *name);       /* its index, or FGD_ERROR_ACTIVATION */
+const fgd_activation_info *fgd_activation_at(int kind); /* NULL when there is none */
+int fgd_activation_find(const char *name);              /* its kind, or FGD_ERROR_ACTIVATION */
 
 /* The matrix product is the caller's: a function in oneDNN's convention (dnnl_sgemm: row order, returns 0
  * when all is well) or Fortran's BLAS with 32-bit sizes. */
@@ -235,21 +246,23 @@ int fgd_set_gemm(int dtype, int kind, fgd_function function); /* NULL with FGD_G
 int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
              const void *b, int64_t ldb, int accumulate, void *c, int64_t ldc);
 
-/* y may be z, dz may be dy. */
-int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, void *y);
-int fgd_activation_backward(int dtype, int activation, int64_t n, const void *y, const void *dy, void *dz);
+/* y may be z, dz may be dy. saved: z or y, as the activation's info says. */
+int fgd_activation_forward(int dtype, const fgd_activation *activation, int64_t n, const void *z, void *y);
+int fgd_activation_backward(int dtype, const fgd_activation *activation, int64_t n, const void *saved,
+                            const void *dy, void *dz);
 
-/* y [batch, out] = activation(x [batch, in] weight [out, in]' + bias [out]); bias may be NULL. When the
- * matrix product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is
- * returned. */
-int fgd_linear_forward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
-                       const void *weight, const void *bias, void *y);
+/* y [batch, out] = activation(z), z [batch, out] = x [batch, in] weight [out, in]' + bias [out]; bias may be
+ * NULL. z is written where the activation saves its input, and else may be NULL; it is not y. When the matrix
+ * product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is returned. */
+int fgd_linear_forward(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out,
+                       const void *x, const void *weight, const void *bias, void *z, void *y);
 
 /* From dy, the loss's derivative with respect to y: first, in place, dy becomes that with respect to the
- * activation's input; then dweight [out, in], and dbias [out] and dx [batch, in] unless they are NULL. y may
- * be NULL with the identity. */
-int fgd_linear_backward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
-                        const void *weight, const void *y, void *dy, void *dx, void *dweight, void *dbias);
+ * activation's input; then dweight [out, in], and dbias [out] and dx [batch, in] unless they are NULL. saved:
+ * z or y, as the activation's info says; may be NULL with the identity. */
+int fgd_linear_backward(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out,
+                        const void *x, const void *weight, const void *saved, void *dy, void *dx,
+                        void *dweight, void *dbias);
 
 /* The mean over the batch of -log softmax(logits)[label], and its gradient [batch, classes] unless grad is
  * NULL; grad may be logits. row_loss [batch] receives each row's own loss. NaN for an empty batch. */

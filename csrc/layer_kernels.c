@@ -8,45 +8,68 @@
 #include <math.h>
 #include <string.h>
 
-#define FORWARD(name) INLINE REAL name##_forward(REAL z)
-#define BACKWARD(name) INLINE REAL name##_backward(REAL y UNUSED, REAL dy)
+/* An activation's parameters, 0 where it has none. */
+typedef struct parameters {
+    REAL a, b;
+} parameters;
+
+INLINE parameters parameters_of(const fgd_activation *activation) {
+    return (parameters){(REAL)activation->a, (REAL)activation->b};
+}
+
+#define FORWARD(name) INLINE REAL name##_forward(REAL z, const parameters s UNUSED)
+#define BACKWARD_BY_OUTPUT(name) \
+    INLINE REAL name##_backward(REAL y UNUSED, REAL dy, const parameters s UNUSED)
+#define BACKWARD_BY_INPUT(name) INLINE REAL name##_backward(REAL z, REAL dy, const parameters s UNUSED)
 #include "layers.h"
 
-#define FORWARD_LOOP(name)                                                      \
-    static void name##_forward_loop(int64_t rows, int64_t cols, int64_t stride, const void *bias, \
-                                    const void *in, void *out) {                \
-        const REAL *b = bias;                                                   \
+#define FORWARD_LOOP(name, saved, a, b)                                         \
+    static void name##_forward_loop(const fgd_activation *activation, int64_t rows, int64_t cols, \
+                                    int64_t stride, const void *bias, const void *in, void *input, \
+                                    void *out) {                                \
+        const parameters s = parameters_of(activation);                         \
+        const REAL *add = bias;                                                 \
         for (int64_t row = 0; row < rows; row++) {                              \
             const REAL *z = (const REAL *)in + row * stride;                    \
             REAL *y = (REAL *)out + row * stride;                               \
-            if (b) {                                                            \
+            REAL *kept = input ? (REAL *)input + row * stride : NULL;           \
+            if (add && kept) {                                                  \
                 _Pragma("omp simd")                                             \
-                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i] + b[i]); \
+                for (int64_t i = 0; i < cols; i++) {                            \
+                    const REAL x = z[i] + add[i];                               \
+                    kept[i] = x;                                                \
+                    y[i] = name##_forward(x, s);                                \
+                }                                                               \
+            } else if (add) {                                                   \
+                _Pragma("omp simd")                                             \
+                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i] + add[i], s); \
             } else {                                                            \
                 _Pragma("omp simd")                                             \
-                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i]); \
+                for (int64_t i = 0; i < cols; i++) y[i] = name##_forward(z[i], s); \
             }                                                                   \
         }                                                                       \
     }
 FGD_ACTIVATIONS(FORWARD_LOOP)
 
-#define BACKWARD_LOOP(name)                                                     \
-    static void name##_backward_loop(int64_t rows, int64_t cols, int64_t stride, const void *y, \
-                                     const void *dy, void *dz, void *dbias) {   \
-        const REAL *out = y, *g = dy;                                           \
+#define BACKWARD_LOOP(name, kept, a, b)                                         \
+    static void name##_backward_loop(const fgd_activation *activation, int64_t rows, int64_t cols, \
+                                     int64_t stride, const void *saved, const void *dy, void *dz, \
+                                     void *dbias) {                             \
+        const parameters s = parameters_of(activation);                         \
+        const REAL *x = saved, *g = dy;                                         \
         REAL *into = dz, *column = dbias;                                       \
         double sum[FGD_COLUMNS] = {0};                                          \
-        for (int64_t row = 0; row < rows; row++, out += stride, g += stride, into += stride) { \
+        for (int64_t row = 0; row < rows; row++, x += stride, g += stride, into += stride) { \
             if (column) {                                                       \
                 _Pragma("omp simd")                                             \
                 for (int64_t i = 0; i < cols; i++) {                            \
-                    const REAL d = name##_backward(out[i], g[i]);               \
+                    const REAL d = name##_backward(x[i], g[i], s);              \
                     into[i] = d;                                                \
                     sum[i] += (double)d;                                        \
                 }                                                               \
             } else {                                                            \
                 _Pragma("omp simd")                                             \
-                for (int64_t i = 0; i < cols; i++) into[i] = name##_backward(out[i], g[i]); \
+                for (int64_t i = 0; i < cols; i++) into[i] = name##_backward(x[i], g[i], s); \
             }                                                                   \
         }                                                                       \
         for (int64_t i = 0; column && i < cols; i++) column[i] = (REAL)sum[i];  \
@@ -134,8 +157,8 @@ static double squared_error(int64_t n, double scale, const void *prediction, con
     return fgd_fold_lanes(sum);
 }
 
-#define FORWARD_ENTRY(name) [FGD_ACTIVATION_##name] = name##_forward_loop,
-#define BACKWARD_ENTRY(name) [FGD_ACTIVATION_##name] = name##_backward_loop,
+#define FORWARD_ENTRY(name, saved, a, b) [FGD_ACTIVATION_##name] = name##_forward_loop,
+#define BACKWARD_ENTRY(name, saved, a, b) [FGD_ACTIVATION_##name] = name##_backward_loop,
 const fgd_layers FGD_TABLE(fgd_layers) = {
     .forward = {FGD_ACTIVATIONS(FORWARD_ENTRY)},
     .backward = {FGD_ACTIVATIONS(BACKWARD_ENTRY)},

@@ -9,20 +9,20 @@
 #define FGD_COLUMNS 128
 
 enum {
-#define FGD_ACTIVATION_INDEX(name) FGD_ACTIVATION_##name,
+#define FGD_ACTIVATION_INDEX(name, saved, a, b) FGD_ACTIVATION_##name,
     FGD_ACTIVATIONS(FGD_ACTIVATION_INDEX)
 #undef FGD_ACTIVATION_INDEX
     FGD_ACTIVATION_COUNT
 };
 
 /* y = activation(z + bias) over `rows` rows of `cols` elements that lie `stride` elements apart, bias one for
- * each column or NULL. y may be z. */
-typedef void (*fgd_forward_kernel)(int64_t rows, int64_t cols, int64_t stride, const void *bias,
-                                   const void *z, void *y);
-/* dz from y and dy, and in dbias (FGD_COLUMNS columns at most) or NULL the sum of dz over the rows, in order
- * and in double. dz may be dy. */
-typedef void (*fgd_backward_kernel)(int64_t rows, int64_t cols, int64_t stride, const void *y, const void *dy,
-                                    void *dz, void *dbias);
+ * each column or NULL. y may be z. With a bias, input receives z + bias, unless it is NULL; it may be z. */
+typedef void (*fgd_forward_kernel)(const fgd_activation *activation, int64_t rows, int64_t cols,
+                                   int64_t stride, const void *bias, const void *z, void *input, void *y);
+/* dz from what is saved, the activation's output or its input, and dy; and in dbias (FGD_COLUMNS columns at
+ * most) or NULL the sum of dz over the rows, in order and in double. dz may be dy. */
+typedef void (*fgd_backward_kernel)(const fgd_activation *activation, int64_t rows, int64_t cols,
+                                    int64_t stride, const void *saved, const void *dy, void *dz, void *dbias);
 /* For each row -log softmax(logits)[label] and, unless grad is NULL, its gradient divided by batch. grad may
  * be logits. */
 typedef void (*fgd_cross_entropy_kernel)(int64_t rows, int64_t classes, double batch, const void *logits,

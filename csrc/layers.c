@@ -9,18 +9,21 @@
 
 /* ---- Activations by name --------------------------------------------------------------------------- */
 
-#define NAME(name) #name,
-static const char *const names[FGD_ACTIVATION_COUNT] = {FGD_ACTIVATIONS(NAME)};
+#define PARAMETER(name) sizeof #name > 1 ? #name : NULL
+#define SAVES_OUTPUT 0
+#define SAVES_INPUT 1
+#define INFO(name, saved, a, b) {#name, PARAMETER(a), PARAMETER(b), SAVES_##saved},
+static const fgd_activation_info infos[FGD_ACTIVATION_COUNT] = {FGD_ACTIVATIONS(INFO)};
 
 int fgd_activation_count(void) { return FGD_ACTIVATION_COUNT; }
 
-const char *fgd_activation_name(int activation) {
-    return activation < 0 || activation >= FGD_ACTIVATION_COUNT ? NULL : names[activation];
+const fgd_activation_info *fgd_activation_at(int kind) {
+    return kind < 0 || kind >= FGD_ACTIVATION_COUNT ? NULL : &infos[kind];
 }
 
 int fgd_activation_find(const char *name) {
-    for (int activation = 0; name && activation < FGD_ACTIVATION_COUNT; activation++)
-        if (strcmp(names[activation], name) == 0) return activation;
+    for (int kind = 0; name && kind < FGD_ACTIVATION_COUNT; kind++)
+        if (strcmp(infos[kind].name, name) == 0) return kind;
     return FGD_ERROR_ACTIVATION;
 }
 
@@ -30,10 +33,10 @@ int fgd_activation_find(const char *name) {
  * the task's affair. */
 typedef struct job {
     const fgd_layers *kernels;
-    int activation;
+    const fgd_activation *activation;
     int64_t item, rows, cols, tile_rows, tile_cols;
     const char *bias, *y, *dy; /* y is also the activation's input, dy also the target */
-    char *out, *dbias;
+    char *out, *input, *dbias;
     const int64_t *labels;
     double *partial, scale;
 } job;
@@ -72,14 +75,15 @@ static void run(const job *j, void (*task)(const job *j, int64_t i)) {
 static void forward_task(const job *j, int64_t i) {
     const tile t = tile_at(j, i);
     const char *bias = j->bias ? j->bias + t.col * j->item : NULL;
-    j->kernels->forward[j->activation](t.rows, t.cols, j->cols, bias, j->y + t.offset, j->out + t.offset);
+    j->kernels->forward[j->activation->kind](j->activation, t.rows, t.cols, j->cols, bias, j->y + t.offset,
+                                             j->input ? j->input + t.offset : NULL, j->out + t.offset);
 }
 
 static void backward_task(const job *j, int64_t i) {
     const tile t = tile_at(j, i);
     char *dbias = j->dbias ? j->dbias + t.col * j->item : NULL;
-    j->kernels->backward[j->activation](t.rows, t.cols, j->cols, j->y + t.offset, j->dy + t.offset,
-                                        j->out + t.offset, dbias);
+    j->kernels->backward[j->activation->kind](j->activation, t.rows, t.cols, j->cols, j->y + t.offset,
+                                              j->dy + t.offset, j->out + t.offset, dbias);
 }
 
 static void cross_entropy_task(const job *j, int64_t i) {
@@ -98,10 +102,12 @@ static void squared_error_task(const job *j, int64_t i) {
 
 static int check_dtype(int dtype) { return dtype == FGD_F32 || dtype == FGD_F64 ? FGD_OK : FGD_ERROR_DTYPE; }
 
-static int check_activation(int dtype, int activation) {
+static int check_activation(int dtype, const fgd_activation *activation) {
     if (check_dtype(dtype)) return FGD_ERROR_DTYPE;
-    return fgd_activation_name(activation) ? FGD_OK : FGD_ERROR_ACTIVATION;
+    return activation && fgd_activation_at(activation->kind) ? FGD_OK : FGD_ERROR_ACTIVATION;
 }
+
+static int saves_input(const fgd_activation *activation) { return infos[activation->kind].saves_input; }
 
 /* Whether a matrix of these sizes can be: neither negative nor of more bytes than an address has. */
 static int check_matrix(int64_t rows, int64_t cols) {
@@ -109,7 +115,7 @@ static int check_matrix(int64_t rows, int64_t cols) {
     return cols && rows > INT64_MAX / 8 / cols ? FGD_ERROR_SIZE : FGD_OK;
 }
 
-static int check_linear(int dtype, int activation, int64_t batch, int64_t in, int64_t out) {
+static int check_linear(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out) {
     int code = check_activation(dtype, activation);
     if (!code) code = check_matrix(batch, in);
     if (!code) code = check_matrix(batch, out);
@@ -119,7 +125,7 @@ static int check_linear(int dtype, int activation, int64_t batch, int64_t in, in
 
 /* ---- Entries --------------------------------------------------------------------------------------- */
 
-int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, void *y) {
+int fgd_activation_forward(int dtype, const fgd_activation *activation, int64_t n, const void *z, void *y) {
     int code = check_activation(dtype, activation);
     if (!code) code = check_matrix(1, n);
     if (code) return code;
@@ -130,42 +136,47 @@ int fgd_activation_forward(int dtype, int activation, int64_t n, const void *z, 
     return FGD_OK;
 }
 
-int fgd_activation_backward(int dtype, int activation, int64_t n, const void *y, const void *dy, void *dz) {
+int fgd_activation_backward(int dtype, const fgd_activation *activation, int64_t n, const void *saved,
+                            const void *dy, void *dz) {
     int code = check_activation(dtype, activation);
     if (!code) code = check_matrix(1, n);
     if (code) return code;
-    if (n && (!y || !dy || !dz)) return FGD_ERROR_NULL;
+    if (n && (!saved || !dy || !dz)) return FGD_ERROR_NULL;
     const job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
-                   .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = y, .dy = dy, .out = dz};
+                   .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = saved, .dy = dy,
+                   .out = dz};
     run(&j, backward_task);
     return FGD_OK;
 }
 
-int fgd_linear_forward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
-                       const void *weight, const void *bias, void *y) {
+int fgd_linear_forward(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out,
+                       const void *x, const void *weight, const void *bias, void *z, void *y) {
     int code = check_linear(dtype, activation, batch, in, out);
     if (code) return code;
     if (batch == 0 || out == 0) return FGD_OK;
-    if (!y || (in && (!x || !weight))) return FGD_ERROR_NULL;
-    code = fgd_gemm(dtype, 'N', 'T', batch, out, in, x, in, weight, in, 0, y, out);
-    if (code || (!bias && activation == FGD_ACTIVATION_identity)) return code;
+    void *product = saves_input(activation) ? z : y;
+    if (!y || !product || (in && (!x || !weight))) return FGD_ERROR_NULL;
+    code = fgd_gemm(dtype, 'N', 'T', batch, out, in, x, in, weight, in, 0, product, out);
+    if (code || (!bias && activation->kind == FGD_ACTIVATION_identity)) return code;
     job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
              .rows = batch, .cols = out, .tile_rows = rows_of_chunk(out), .tile_cols = FGD_CHUNK,
-             .bias = bias, .y = y, .out = y};
+             .bias = bias, .y = product, .input = product == y ? NULL : product, .out = y};
     run(&j, forward_task);
     return FGD_OK;
 }
 
-int fgd_linear_backward(int dtype, int activation, int64_t batch, int64_t in, int64_t out, const void *x,
-                        const void *weight, const void *y, void *dy, void *dx, void *dweight, void *dbias) {
+int fgd_linear_backward(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out,
+                        const void *x, const void *weight, const void *saved, void *dy, void *dx,
+                        void *dweight, void *dbias) {
     int code = check_linear(dtype, activation, batch, in, out);
     if (code) return code;
     const int has_output = batch && out, has_weight = in && out;
-    if (has_output && (!dy || (!y && activation != FGD_ACTIVATION_identity))) return FGD_ERROR_NULL;
+    const int is_identity = activation->kind == FGD_ACTIVATION_identity;
+    if (has_output && (!dy || (!saved && !is_identity))) return FGD_ERROR_NULL;
     if (has_weight && (!dweight || (dx && !weight) || (batch && !x))) return FGD_ERROR_NULL;
-    if (dbias || activation != FGD_ACTIVATION_identity) {
+    if (dbias || !is_identity) {
         job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
-                 .rows = batch, .cols = out, .y = y ? y : dy, .dy = dy, .out = dy, .dbias = dbias};
+                 .rows = batch, .cols = out, .y = saved ? saved : dy, .dy = dy, .out = dy, .dbias = dbias};
         /* A column's sum is one thread's, from the first row to the last. */
         j.tile_rows = dbias ? (batch ? batch : 1) : rows_of_chunk(out);
         j.tile_cols = dbias ? FGD_COLUMNS : FGD_CHUNK;

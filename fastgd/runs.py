@@ -16,7 +16,7 @@ from fastgd import nn, optim
 from fastgd.arrays import Array
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
-from fastgd.nn.layers import ACTIVATIONS
+from fastgd.nn.activations import ACTIVATIONS
 from fastgd.rules import RULES
 
 __all__ = ["Checkpoint", "Epoch", "Position", "Result", "Settings", "SettingsError"]
@@ -36,7 +36,7 @@ class Settings:
 
     data, target, task, test_size: see `fastgd.data.load`.
     hidden: the widths of the hidden layers; () for a linear model. activation: of each hidden layer, by its
-    name in `fastgd.nn.layers.ACTIVATIONS`.
+    name in `fastgd.nn.activations.ACTIVATIONS`.
     optimizer: the name of a rule. options: its hyperparameters, by name; those left out have its defaults.
     epochs: passes over the training part in this run. batch_size: "full", 1, or a number of examples.
     clip_norm: the largest global L2 norm of the gradients, clip_value: the largest absolute value of an

@@ -116,10 +116,13 @@ def test_blas_refuses_sizes_beyond_32_bits():
     one = np.ones(1, np.float32)
     big = 2**31
     at = pointer(one)
+    identity = ffi.new("fgd_activation *", {"kind": lib.fgd_activation_find(b"identity")})
     assert lib.fgd_gemm(0, b"N", b"N", big, 1, 1, at, 1, at, 1, 0, at, 1) == lib.FGD_ERROR_SIZE
     assert lib.fgd_gemm(0, b"N", b"N", 1, 1, 1, at, big, at, 1, 0, at, 1) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_linear_forward(0, 0, big, 1, 1, at, at, ffi.NULL, at) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_linear_backward(0, 1, 1, 1, big, at, at, at, at, at, at, at) == lib.FGD_ERROR_SIZE
+    assert (
+        lib.fgd_linear_forward(0, identity, big, 1, 1, at, at, ffi.NULL, ffi.NULL, at) == lib.FGD_ERROR_SIZE
+    )
+    assert lib.fgd_linear_backward(0, identity, 1, 1, big, at, at, at, at, at, at, at) == lib.FGD_ERROR_SIZE
     assert not called and one[0] == 1
     assert lib.fgd_gemm(0, b"N", b"N", big - 1, 1, 1, at, 1, at, 1, 0, at, 1) == 0
     assert called

@@ -1,5 +1,7 @@
 """The kernels of the layers: the same bits on every instruction set, thread count and backend."""
 
+import inspect
+
 import numpy as np
 import pytest
 from models import same_bits
@@ -8,13 +10,16 @@ from snapshots import BACKENDS
 from fastgd import gemm, nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, DTYPES
-from fastgd.nn import reference
+from fastgd.nn.activations import ACTIVATIONS as LAYERS
 from fastgd.nn.kernels import kernels_of
-from fastgd.nn.layers import ACTIVATIONS as LAYERS
+from fastgd.nn.reference_activations import FUNCTIONS
 from fastgd.verification import THREADS
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 1000, 16384, 16385, 50001]
-ACTIVATIONS = [ffi.string(lib.fgd_activation_name(i)).decode() for i in range(lib.fgd_activation_count())]
+INFOS = [lib.fgd_activation_at(i) for i in range(lib.fgd_activation_count())]
+ACTIVATIONS = [ffi.string(info.name).decode() for info in INFOS]
+#: parameters of those that have some
+VALUES = {"leaky_relu": (0.3,), "elu": (1.7,), "softplus": (0.6, 5.0), "hardtanh": (-0.7, 1.9)}
 SUPPORTED = [isa for isa in range(lib.fgd_isa_count()) if lib.fgd_isa_supported(isa)]
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
 
@@ -65,8 +70,19 @@ def both(call, *outputs):
     return zip(*results, strict=True)
 
 
+def activation(kernels, name):
+    return kernels.activation(name, *VALUES.get(name, ()))
+
+
 def test_the_layers_and_the_reference_have_every_activation_of_the_table():
-    assert [*reference.ACTIVATIONS] == ["identity", *LAYERS] == ACTIVATIONS
+    assert [*FUNCTIONS] == ACTIVATIONS
+    assert {"identity", *LAYERS, nn.GELU("tanh").kind} == set(ACTIVATIONS)
+    for info, (name, function) in zip(INFOS, FUNCTIONS.items(), strict=True):
+        assert info.saves_input == function.saves_input
+        parameters = [ffi.string(p).decode() for p in (info.a, info.b) if p != ffi.NULL]
+        assert len(parameters) == len(VALUES.get(name, ()))
+        if name in LAYERS:
+            assert [*inspect.signature(LAYERS[name]).parameters][: len(parameters)] == parameters
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -76,14 +92,14 @@ def test_activations_have_the_bits_of_the_reference(name, dtype, isa, threads):
         z, dy = numbers(n, dtype), numbers(n, dtype, seed=1)
 
         def forward(k, y, z=z, n=n):
-            return k.activation_forward(k.dtype(z.dtype), k.activation(name), n, k.handle(z), k.handle(y))
+            return k.activation_forward(k.dtype(z.dtype), activation(k, name), n, k.handle(z), k.handle(y))
 
         ((y, expected),) = both(forward, np.full(n, 9, dtype))
         same_bits(y, expected)
 
-        def backward(k, dz, y=y, dy=dy, n=n):
-            arrays = (k.handle(array) for array in (y, dy, dz))
-            return k.activation_backward(k.dtype(y.dtype), k.activation(name), n, *arrays)
+        def backward(k, dz, saved=z if FUNCTIONS[name].saves_input else y, dy=dy, n=n):
+            arrays = (k.handle(array) for array in (saved, dy, dz))
+            return k.activation_backward(k.dtype(saved.dtype), activation(k, name), n, *arrays)
 
         ((dz, expected),) = both(backward, np.full(n, 9, dtype))
         same_bits(dz, expected)
@@ -102,17 +118,19 @@ def test_linear_has_the_bits_of_the_reference_around_the_same_product(
         dy = numbers(batch * out, dtype, seed=3, special=False).reshape(batch, out)
         sizes = (batch, inside, out)
 
-        def forward(k, y, x=x, w=w, b=b, sizes=sizes):
+        def forward(k, z, y, x=x, w=w, b=b, sizes=sizes):
             at = k.handle(b) if bias else k.null
-            codes = k.dtype(x.dtype), k.activation(name)
-            return k.linear_forward(*codes, *sizes, k.handle(x), k.handle(w), at, k.handle(y))
+            codes = k.dtype(x.dtype), activation(k, name)
+            return k.linear_forward(*codes, *sizes, k.handle(x), k.handle(w), at, k.handle(z), k.handle(y))
 
-        ((y, expected),) = both(forward, np.full((batch, out), 9, dtype))
+        (z, z_expected), (y, expected) = both(forward, *np.full((2, batch, out), 9, dtype))
         same_bits(y, expected)
+        same_bits(z, z_expected)
+        saved = z if FUNCTIONS[name].saves_input else y
 
-        def backward(k, dy, dx, dw, db, x=x, w=w, y=y, sizes=sizes):
-            at = (k.handle(array) for array in (x, w, y, dy, dx, dw))
-            codes = k.dtype(x.dtype), k.activation(name)
+        def backward(k, dy, dx, dw, db, x=x, w=w, saved=saved, sizes=sizes):
+            at = (k.handle(array) for array in (x, w, saved, dy, dx, dw))
+            codes = k.dtype(x.dtype), activation(k, name)
             return k.linear_backward(*codes, *sizes, *at, k.handle(db) if bias else k.null)
 
         for mine, expected in both(backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
@@ -159,7 +177,7 @@ def test_mean_squared_error_has_the_bits_of_the_reference(dtype, with_grad, isa,
 def test_outputs_may_be_inputs(dtype, isa):
     n, code, at = 1001, DTYPE_CODES[dtype], ffi.from_buffer
     for name in ACTIVATIONS:
-        i = lib.fgd_activation_find(name.encode())
+        i = activation(kernels_of("native"), name)
         z, dy = numbers(n, dtype), numbers(n, dtype, seed=1)
         y, dz = np.empty_like(z), np.empty_like(z)
         lib.fgd_activation_forward(code, i, n, at(z), at(y))

@@ -8,6 +8,7 @@ from models import Descent, batch, classifier, same_bits
 
 from fastgd import gemm, nn
 from fastgd._native import ffi, lib
+from fastgd.nn.kernels import kernels_of
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,8 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
     labels = np.array([0, 1, 2, 4])
     at = ffi.from_buffer("int64_t[]", labels)
     gemm.ensure("float32")
+    relu, gelu = map(kernels_of("native").activation, ("relu", "gelu"))
+    none = ffi.new("fgd_activation *", {"kind": 99})
     assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
     labels[3] = -1
     assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
@@ -109,16 +112,17 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
     assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, null, loss) == lib.FGD_ERROR_NULL
     assert lib.fgd_mean_squared_error(0, 4, p, null, p, rows, loss) == lib.FGD_ERROR_NULL
     assert lib.fgd_mean_squared_error(0, -1, p, p, p, rows, loss) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_activation_forward(0, 99, 4, p, p) == lib.FGD_ERROR_ACTIVATION
-    assert lib.fgd_activation_forward(0, 1, -1, p, p) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_activation_backward(0, 1, 4, p, p, null) == lib.FGD_ERROR_NULL
-    assert lib.fgd_linear_forward(0, 99, 4, 4, 4, p, p, p, p) == lib.FGD_ERROR_ACTIVATION
-    assert lib.fgd_linear_forward(0, 1, 4, 4, 4, null, p, p, p) == lib.FGD_ERROR_NULL
-    assert lib.fgd_linear_backward(0, 1, 4, 4, 4, p, p, null, p, p, p, p) == lib.FGD_ERROR_NULL
-    assert lib.fgd_linear_backward(0, 1, 4, 4, -4, p, p, p, p, p, p, p) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_activation_forward(0, none, 4, p, p) == lib.FGD_ERROR_ACTIVATION
+    assert lib.fgd_activation_forward(0, relu, -1, p, p) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_activation_backward(0, relu, 4, p, p, null) == lib.FGD_ERROR_NULL
+    assert lib.fgd_linear_forward(0, none, 4, 4, 4, p, p, p, p, p) == lib.FGD_ERROR_ACTIVATION
+    assert lib.fgd_linear_forward(0, relu, 4, 4, 4, null, p, p, p, p) == lib.FGD_ERROR_NULL
+    assert lib.fgd_linear_forward(0, gelu, 4, 4, 4, p, p, p, null, p) == lib.FGD_ERROR_NULL
+    assert lib.fgd_linear_backward(0, relu, 4, 4, 4, p, p, null, p, p, p, p) == lib.FGD_ERROR_NULL
+    assert lib.fgd_linear_backward(0, relu, 4, 4, -4, p, p, p, p, p, p, p) == lib.FGD_ERROR_SIZE
     assert lib.fgd_set_gemm(0, lib.FGD_GEMM_NONE, null) == 0
     try:
-        assert lib.fgd_linear_backward(0, 1, 4, 4, 4, p, p, p, p, p, p, p) == lib.FGD_ERROR_GEMM
+        assert lib.fgd_linear_backward(0, relu, 4, 4, 4, p, p, p, p, p, p, p) == lib.FGD_ERROR_GEMM
     finally:
         gemm.use(None)
     assert np.all(a == 7) and np.all(row == 7) and loss[0] == 7
@@ -132,8 +136,8 @@ def test_empty_native_calls():
     bias, weight = np.array([1, -2], np.float32), np.full((2, 3), 9, np.float32)
     y = np.zeros((4, 2), np.float32)
     at = ffi.from_buffer
-    relu = lib.fgd_activation_find(b"relu")
-    assert lib.fgd_linear_forward(0, relu, 4, 0, 2, ffi.NULL, ffi.NULL, at(bias), at(y)) == 0
+    relu = kernels_of("native").activation("relu")
+    assert lib.fgd_linear_forward(0, relu, 4, 0, 2, ffi.NULL, ffi.NULL, at(bias), ffi.NULL, at(y)) == 0
     assert np.array_equal(y, np.tile(np.float32([1, 0]), (4, 1)))
     null = ffi.NULL
     assert lib.fgd_linear_backward(0, relu, 0, 3, 2, null, null, null, null, null, at(weight), at(bias)) == 0

@@ -20,7 +20,7 @@ from fastgd import readers, training
 from fastgd.checkpoint import CheckpointError
 from fastgd.data import DataError
 from fastgd.machine import MAX_THREADS
-from fastgd.nn.layers import ACTIVATIONS
+from fastgd.nn.activations import ACTIVATIONS
 from fastgd.rules import RULES
 from fastgd.runs import SettingsError, resumed_settings
 from fastgd.training import Checkpoint, Progress, Result, Settings

@@ -8,12 +8,15 @@ more than call them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.nn.kernels import Kernels
+
+if TYPE_CHECKING:
+    from fastgd.nn.activations import Activation
 
 Shape = tuple[int, ...]
 
@@ -38,10 +41,13 @@ class Pass(ABC):
 class Layer(ABC):
     """A part of a model: maps [batch, ...] to [batch, ...]."""
 
-    # The name of the activation (csrc/layers.def) this layer is, for the layer before to do in its own pass.
-    activation: ClassVar[str | None] = None
     # Whether `bind` can do the next layer's activation in its own pass.
     fuses_activation: ClassVar[bool] = False
+
+    @property
+    def activation(self) -> Activation | None:
+        """The activation this layer is, for the layer before to do in its own pass."""
+        return None
 
     def parameters(self) -> dict[str, Array]:
         """The trainable arrays by name, in a fixed order. They stay the same objects for the layer's life."""
@@ -63,11 +69,11 @@ class Layer(ABC):
         dtype: np.dtype[Any],
         gradients: dict[str, Array],
         needs_dx: bool,
-        activation: str,
+        activation: Activation | None,
     ) -> Pass:
         """A pass for inputs of `shape` that writes the parameters' gradients into `gradients`.
 
-        activation is "identity" unless fuses_activation.
+        activation is None unless fuses_activation.
         """
 
 

@@ -23,7 +23,7 @@ class Kernels(NamedTuple):
     null: Any
     handle: Callable[[Array], Any]
     dtype: Callable[[np.dtype[Any]], Any]
-    activation: Callable[[str], Any]
+    activation: Callable[..., Any]  # of its name in csrc/layers.def and its parameters
     error_text: Callable[[int], str]
     error_label: int
     activation_forward: Callable[..., int]
@@ -45,7 +45,7 @@ def _reference() -> Kernels:
         null=None,
         handle=lambda array: array,
         dtype=lambda dtype: dtype,
-        activation=lambda name: name,
+        activation=reference.bound,
         error_text=lambda code: f"error {code}",
         error_label=reference.ERROR_LABEL,
         activation_forward=reference.activation_forward,
@@ -70,12 +70,16 @@ def _native() -> Kernels:
         gemm.ensure(dtype.name)
         return DTYPE_CODES[dtype]
 
+    def activation(name: str, a: float = 0.0, b: float = 0.0) -> Any:
+        kind = lib.fgd_activation_find(name.encode())
+        return ffi.new("fgd_activation *", {"kind": kind, "a": a, "b": b})
+
     return Kernels(
         name="native",
         null=ffi.NULL,
         handle=lambda array: from_buffer(ctypes[array.dtype], array),
         dtype=code_of,
-        activation=lambda name: lib.fgd_activation_find(name.encode()),
+        activation=activation,
         error_text=lambda code: ffi.string(lib.fgd_error_text(code)).decode(),
         error_label=lib.FGD_ERROR_LABEL,
         activation_forward=lib.fgd_activation_forward,

@@ -1,4 +1,4 @@
-"""The layers: Linear and the activations."""
+"""Linear: y = x W' + b, with the activation behind it in the same pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
+from fastgd.nn.activations import Activation, bound
 from fastgd.nn.base import Layer, Pass, Shape
 from fastgd.nn.kernels import Kernels
 
@@ -38,12 +39,15 @@ class LinearPass(Pass):
         batch: int,
         gradients: dict[str, Array],
         needs_dx: bool,
-        activation: str,
+        activation: Activation | None,
     ) -> None:
         k, dtype = kernels, layer.dtype
-        sizes = (k.dtype(dtype), k.activation(activation), batch, layer.in_features, layer.out_features)
+        does, saves_input = bound(k, activation)
+        sizes = (k.dtype(dtype), does, batch, layer.in_features, layer.out_features)
         self.output = np.empty((batch, layer.out_features), dtype)
         self._y = k.handle(self.output)
+        self._z = k.handle(np.empty_like(self.output)) if saves_input else k.null
+        self._saved = self._z if saves_input else self._y
         self._dx = k.handle(np.empty((batch, layer.in_features), dtype)) if needs_dx else None
         self._weight = k.handle(layer.weight)
         self._bias = k.null if layer.bias is None else k.handle(layer.bias)
@@ -57,14 +61,14 @@ class LinearPass(Pass):
 
     def forward(self, x: Any, training: bool) -> Any:
         self._x = x
-        code = self._forward(x, self._weight, self._bias, self._y)
+        code = self._forward(x, self._weight, self._bias, self._z, self._y)
         if code:
             self._check(code)
         return self._y
 
     def backward(self, dy: Any) -> Any:
         code = self._backward(
-            self._x, self._weight, self._y, dy, self._dx_or_null, self._dweight, self._dbias
+            self._x, self._weight, self._saved, dy, self._dx_or_null, self._dweight, self._dbias
         )
         if code:
             self._check(code)
@@ -134,73 +138,6 @@ class Linear(Layer):
         dtype: np.dtype[Any],
         gradients: dict[str, Array],
         needs_dx: bool,
-        activation: str,
+        activation: Activation | None,
     ) -> Pass:
         return LinearPass(self, kernels, shape[0], gradients, needs_dx, activation)
-
-
-class ActivationPass(Pass):
-    def __init__(
-        self, kernels: Kernels, name: str, shape: Shape, dtype: np.dtype[Any], needs_dx: bool
-    ) -> None:
-        k, n = kernels, math.prod(shape)
-        self.output = np.empty(shape, dtype)
-        self._y = k.handle(self.output)
-        self._needs_dx = needs_dx
-        self._forward = partial(k.activation_forward, k.dtype(dtype), k.activation(name), n)
-        self._backward = partial(k.activation_backward, k.dtype(dtype), k.activation(name), n)
-        self._check = k.check
-
-    def forward(self, x: Any, training: bool) -> Any:
-        self._check(self._forward(x, self._y))
-        return self._y
-
-    def backward(self, dy: Any) -> Any:
-        if not self._needs_dx:
-            return None
-        self._check(self._backward(self._y, dy, dy))
-        return dy
-
-
-class Activation(Layer):
-    """A function of each element by itself. After a Linear it costs no pass of its own."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def bind(
-        self,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: str,
-    ) -> Pass:
-        assert self.activation is not None
-        return ActivationPass(kernels, self.activation, shape, dtype, needs_dx)
-
-
-class ReLU(Activation):
-    """max(z, 0) (Nair and Hinton 2010, section 2). NaN stays NaN; the derivative at 0 is 0."""
-
-    activation = "relu"
-
-
-class Tanh(Activation):
-    """The hyperbolic tangent, within 2.5 units in the last place in both precisions."""
-
-    activation = "tanh"
-
-
-class Sigmoid(Activation):
-    """1 / (1 + exp(-z)), within 2.5 units in the last place in both precisions."""
-
-    activation = "sigmoid"
-
-
-#: name in csrc/layers.def -> the layer, for each of the above
-ACTIVATIONS = {cls.activation: cls for cls in Activation.__subclasses__() if cls.activation is not None}

@@ -233,7 +233,7 @@ class Sequential:
             follower = self._layers[i + 1].activation if i + 1 < len(self._layers) else None
             fused = follower if layer.fuses_activation else None
             bound = layer.bind(
-                self._kernels, shapes[i], dtype, own, needs_dx=bool(backward), activation=fused or "identity"
+                self._kernels, shapes[i], dtype, own, needs_dx=bool(backward), activation=fused
             )
             passes.append(bound)
             if own or backward:

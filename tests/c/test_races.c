@@ -122,14 +122,15 @@ static int product(char transa, char transb, int64_t m, int64_t n, int64_t k, fl
 /* A layer of one output from the shared numbers, an activation and a loss. */
 static void layers(task *t) {
     double loss = 0;
-    const int relu = fgd_activation_find("relu"), tanh = fgd_activation_find("tanh");
+    const fgd_activation relu = {.kind = fgd_activation_find("relu")};
+    const fgd_activation tanh = {.kind = fgd_activation_find("tanh")};
     const float *grad = shared.grad;
-    int code = fgd_linear_forward(FGD_F32, relu, ROWS, COLS, 1, grad, grad, NULL, t->param);
+    int code = fgd_linear_forward(FGD_F32, &relu, ROWS, COLS, 1, grad, grad, NULL, NULL, t->param);
     int right = !code && t->param[ROWS - 1] == 16 * COLS;
-    code = fgd_linear_backward(FGD_F32, relu, ROWS, COLS, 1, grad, grad, t->param, t->buffer, t->grid,
+    code = fgd_linear_backward(FGD_F32, &relu, ROWS, COLS, 1, grad, grad, t->param, t->buffer, t->grid,
                                t->grid_buffer, NULL);
     right &= !code;
-    code = fgd_activation_forward(FGD_F32, tanh, ELEMENTS, grad, t->grid);
+    code = fgd_activation_forward(FGD_F32, &tanh, ELEMENTS, grad, t->grid);
     right &= !code && t->grid[ELEMENTS - 1] == t->grid[0] && t->grid[0] > 0.99f;
     code = fgd_softmax_cross_entropy(FGD_F32, ROWS, COLS, grad, shared.labels, t->grid, t->row_loss, &loss);
     right &= !code && fabs(loss - log(COLS)) < 1e-5;
@@ -146,7 +147,7 @@ static void ask(task *t) {
     for (int rule = 0; rule < fgd_rule_count(); rule++)
         right &= fgd_rule_find(fgd_rule_at(rule)->name) == rule;
     for (int a = 0; a < fgd_activation_count(); a++)
-        right &= fgd_activation_find(fgd_activation_name(a)) == a;
+        right &= fgd_activation_find(fgd_activation_at(a)->name) == a;
     for (int code = 0; code >= FGD_ERROR_ROWS; code--) right &= fgd_error_text(code) != NULL;
     fgd_tensor tensors[TENSORS];
     tensors_of(t, tensors);
