@@ -42,7 +42,8 @@ typedef enum fgd_error {
     FGD_ERROR_ACTIVATION = -15,
     FGD_ERROR_ROUNDING = -16,
     FGD_ERROR_ROWS = -17,
-    FGD_ERROR_MATRIX = -18
+    FGD_ERROR_MATRIX = -18,
+    FGD_ERROR_LOSS = -19
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
@@ -264,16 +265,41 @@ int fgd_linear_backward(int dtype, const fgd_activation *activation, int64_t bat
                         const void *x, const void *weight, const void *saved, void *dy, void *dx,
                         void *dweight, void *dbias);
 
-/* The mean over the batch of -log softmax(logits)[label], and its gradient [batch, classes] unless grad is
- * NULL; grad may be logits. row_loss [batch] receives each row's own loss. NaN for an empty batch. */
-int fgd_softmax_cross_entropy(int dtype, int64_t batch, int64_t classes, const void *logits,
-                              const int64_t *labels, void *grad, double *row_loss, double *loss);
+/* What is made of labels. A row's loss is, with the weights w of the classes (1 where there are none), label
+ * y and smoothing e (Szegedy et al. 2016, section 7),
+ *   -(1 - e) w[y] log p[y] - e / classes * sum_c w[c] log p[c],   p = softmax(logits)
+ * and the loss is the sum over the rows, divided by divisor. */
+typedef struct fgd_labels {
+    const void *weights;    /* [classes] of the logits' dtype, or NULL */
+    double label_smoothing; /* 0 to 1 */
+    double divisor;         /* 0: the sum of w[y] over the rows */
+    int64_t ignored;        /* rows with this label have neither loss nor gradient; -1 for none */
+} fgd_labels;
 
-/* The mean over n elements of (prediction - target)^2, and its gradient unless grad is NULL; grad may be
- * prediction. scratch has fgd_mean_squared_error_scratch(n) elements. NaN for n = 0. */
-int64_t fgd_mean_squared_error_scratch(int64_t n);
-int fgd_mean_squared_error(int dtype, int64_t n, const void *prediction, const void *target, void *grad,
-                           double *scratch, double *loss);
+/* The loss and its gradient [batch, classes] unless grad is NULL; grad may be logits. row_loss [batch]
+ * receives each row's own loss. NaN where the divisor is 0. */
+int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, int64_t classes,
+                              const void *logits, const int64_t *labels, void *grad, double *row_loss,
+                              double *loss);
+
+/* Losses of single elements, a prediction against a target each. */
+typedef struct fgd_loss {
+    int32_t kind;
+    double a; /* its parameter; ignored where it has none */
+} fgd_loss;
+
+typedef struct fgd_loss_info {
+    const char *name, *a; /* a: NULL where it has no parameter */
+} fgd_loss_info;
+int fgd_loss_count(void);
+const fgd_loss_info *fgd_loss_at(int kind); /* NULL when there is none */
+int fgd_loss_find(const char *name);        /* its kind, or FGD_ERROR_LOSS */
+
+/* The sum over n elements, divided by divisor, and its gradient unless grad is NULL; grad may be prediction.
+ * scratch has fgd_loss_scratch(n) elements. */
+int64_t fgd_loss_scratch(int64_t n);
+int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, const void *prediction,
+                      const void *target, void *grad, double *scratch, double *loss);
 
 /* cdef end */
 

@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layers.def"
+#include "losses.def"
 
 /* The most columns whose bias gradients one call sums: their sums lie on the stack. */
 #define FGD_COLUMNS 128
@@ -15,6 +16,13 @@ enum {
     FGD_ACTIVATION_COUNT
 };
 
+enum {
+#define FGD_LOSS_INDEX(name, factor, a) FGD_LOSS_##name,
+    FGD_LOSSES(FGD_LOSS_INDEX)
+#undef FGD_LOSS_INDEX
+    FGD_LOSS_COUNT
+};
+
 /* y = activation(z + bias) over `rows` rows of `cols` elements that lie `stride` elements apart, bias one for
  * each column or NULL. y may be z. With a bias, input receives z + bias, unless it is NULL; it may be z. */
 typedef void (*fgd_forward_kernel)(const fgd_activation *activation, int64_t rows, int64_t cols,
@@ -23,19 +31,23 @@ typedef void (*fgd_forward_kernel)(const fgd_activation *activation, int64_t row
  * most) or NULL the sum of dz over the rows, in order and in double. dz may be dy. */
 typedef void (*fgd_backward_kernel)(const fgd_activation *activation, int64_t rows, int64_t cols,
                                     int64_t stride, const void *saved, const void *dy, void *dz, void *dbias);
-/* For each row -log softmax(logits)[label] and, unless grad is NULL, its gradient divided by batch. grad may
- * be logits. */
-typedef void (*fgd_cross_entropy_kernel)(int64_t rows, int64_t classes, double batch, const void *logits,
+/* For each row its loss and, unless grad is NULL, the gradient of that over the divisor. grad may be logits.
+ * total_weight: of all classes. */
+typedef void (*fgd_cross_entropy_kernel)(const fgd_labels *of, double divisor, double total_weight,
+                                         int64_t rows, int64_t classes, const void *logits,
                                          const int64_t *labels, void *grad, double *row_loss);
-/* The sum of (prediction - target)^2 and, unless grad is NULL, (prediction - target) * scale. */
-typedef double (*fgd_squared_error_kernel)(int64_t n, double scale, const void *prediction,
-                                           const void *target, void *grad);
+/* The sum of the elements' losses and, unless grad is NULL, its gradient over the divisor. */
+typedef double (*fgd_loss_kernel)(const fgd_loss *of, int64_t n, double divisor, const void *prediction,
+                                  const void *target, void *grad);
+/* The sum of n weights, and of those of the labels. */
+typedef double (*fgd_weight_kernel)(int64_t n, const void *weights, const int64_t *labels, int64_t ignored);
 
 typedef struct fgd_layers {
     fgd_forward_kernel forward[FGD_ACTIVATION_COUNT];
     fgd_backward_kernel backward[FGD_ACTIVATION_COUNT];
     fgd_cross_entropy_kernel cross_entropy;
-    fgd_squared_error_kernel squared_error;
+    fgd_weight_kernel sum_of_weights;
+    fgd_loss_kernel loss[FGD_LOSS_COUNT];
 } fgd_layers;
 
 #endif

@@ -27,6 +27,23 @@ int fgd_activation_find(const char *name) {
     return FGD_ERROR_ACTIVATION;
 }
 
+/* ---- Losses by name --------------------------------------------------------------------------------- */
+
+#define LOSS_INFO(name, factor, a) {#name, PARAMETER(a)},
+static const fgd_loss_info losses[FGD_LOSS_COUNT] = {FGD_LOSSES(LOSS_INFO)};
+
+int fgd_loss_count(void) { return FGD_LOSS_COUNT; }
+
+const fgd_loss_info *fgd_loss_at(int kind) {
+    return kind < 0 || kind >= FGD_LOSS_COUNT ? NULL : &losses[kind];
+}
+
+int fgd_loss_find(const char *name) {
+    for (int kind = 0; name && kind < FGD_LOSS_COUNT; kind++)
+        if (strcmp(losses[kind].name, name) == 0) return kind;
+    return FGD_ERROR_LOSS;
+}
+
 /* ---- Running in tiles ------------------------------------------------------------------------------- */
 
 /* Work on [rows, cols] elements, cut into tiles of at most [tile_rows, tile_cols]. Which pointers are used is
@@ -34,11 +51,13 @@ int fgd_activation_find(const char *name) {
 typedef struct job {
     const fgd_layers *kernels;
     const fgd_activation *activation;
+    const fgd_loss *loss;
+    const fgd_labels *of;
     int64_t item, rows, cols, tile_rows, tile_cols;
     const char *bias, *y, *dy; /* y is also the activation's input, dy also the target */
     char *out, *input, *dbias;
     const int64_t *labels;
-    double *partial, scale;
+    double *partial, divisor, total_weight;
 } job;
 
 typedef struct tile {
@@ -88,14 +107,14 @@ static void backward_task(const job *j, int64_t i) {
 
 static void cross_entropy_task(const job *j, int64_t i) {
     const tile t = tile_at(j, i);
-    j->kernels->cross_entropy(t.rows, t.cols, (double)j->rows, j->y + t.offset, j->labels + t.row,
-                              j->out ? j->out + t.offset : NULL, j->partial + t.row);
+    j->kernels->cross_entropy(j->of, j->divisor, j->total_weight, t.rows, t.cols, j->y + t.offset,
+                              j->labels + t.row, j->out ? j->out + t.offset : NULL, j->partial + t.row);
 }
 
-static void squared_error_task(const job *j, int64_t i) {
+static void loss_task(const job *j, int64_t i) {
     const tile t = tile_at(j, i);
-    j->partial[i] = j->kernels->squared_error(t.cols, j->scale, j->y + t.offset, j->dy + t.offset,
-                                              j->out ? j->out + t.offset : NULL);
+    j->partial[i] = j->kernels->loss[j->loss->kind](j->loss, t.cols, j->divisor, j->y + t.offset,
+                                                    j->dy + t.offset, j->out ? j->out + t.offset : NULL);
 }
 
 /* ---- Checks ---------------------------------------------------------------------------------------- */
@@ -188,38 +207,43 @@ int fgd_linear_backward(int dtype, const fgd_activation *activation, int64_t bat
     return code;
 }
 
-int fgd_softmax_cross_entropy(int dtype, int64_t batch, int64_t classes, const void *logits,
-                              const int64_t *labels, void *grad, double *row_loss, double *loss) {
+int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, int64_t classes,
+                              const void *logits, const int64_t *labels, void *grad, double *row_loss,
+                              double *loss) {
     int code = check_dtype(dtype);
     double total = 0;
     if (!code) code = check_matrix(batch, classes);
     if (code) return code;
-    if (!loss || (batch && (!labels || !row_loss || (classes && !logits)))) return FGD_ERROR_NULL;
+    if (!loss || !of || (batch && (!labels || !row_loss || (classes && !logits)))) return FGD_ERROR_NULL;
+    if (!(of->label_smoothing >= 0 && of->label_smoothing <= 1)) return FGD_ERROR_OPTION;
     for (int64_t row = 0; row < batch; row++)
-        if (labels[row] < 0 || labels[row] >= classes) return FGD_ERROR_LABEL;
-    const job j = {.kernels = fgd_layers_for(dtype), .item = fgd_item_size(dtype), .rows = batch,
-                   .cols = classes, .tile_rows = rows_of_chunk(classes), .tile_cols = classes ? classes : 1,
-                   .y = logits, .out = grad, .labels = labels, .partial = row_loss};
+        if (labels[row] != of->ignored && (labels[row] < 0 || labels[row] >= classes)) return FGD_ERROR_LABEL;
+    job j = {.kernels = fgd_layers_for(dtype), .of = of, .item = fgd_item_size(dtype), .rows = batch,
+             .cols = classes, .tile_rows = rows_of_chunk(classes), .tile_cols = classes ? classes : 1,
+             .divisor = of->divisor, .y = logits, .out = grad, .labels = labels, .partial = row_loss};
+    j.total_weight = j.kernels->sum_of_weights(classes, of->weights, NULL, 0);
+    if (j.divisor == 0) j.divisor = j.kernels->sum_of_weights(batch, of->weights, labels, of->ignored);
     run(&j, cross_entropy_task);
     for (int64_t row = 0; row < batch; row++) total += row_loss[row];
-    *loss = total / (double)batch;
+    *loss = total / j.divisor;
     return FGD_OK;
 }
 
-int64_t fgd_mean_squared_error_scratch(int64_t n) { return n > 0 ? pieces(n, FGD_CHUNK) : 0; }
+int64_t fgd_loss_scratch(int64_t n) { return n > 0 ? pieces(n, FGD_CHUNK) : 0; }
 
-int fgd_mean_squared_error(int dtype, int64_t n, const void *prediction, const void *target, void *grad,
-                           double *scratch, double *loss) {
+int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, const void *prediction,
+                      const void *target, void *grad, double *scratch, double *loss) {
     int code = check_dtype(dtype);
     double total = 0;
     if (!code) code = check_matrix(1, n);
     if (code) return code;
+    if (!of || !fgd_loss_at(of->kind)) return FGD_ERROR_LOSS;
     if (!loss || (n && (!prediction || !target || !scratch))) return FGD_ERROR_NULL;
-    const job j = {.kernels = fgd_layers_for(dtype), .item = fgd_item_size(dtype), .rows = 1, .cols = n,
-                   .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = prediction, .dy = target, .out = grad,
-                   .partial = scratch, .scale = 2 / (double)n};
-    run(&j, squared_error_task);
-    for (int64_t i = 0; i < fgd_mean_squared_error_scratch(n); i++) total += scratch[i];
-    *loss = total / (double)n;
+    const job j = {.kernels = fgd_layers_for(dtype), .loss = of, .item = fgd_item_size(dtype), .rows = 1,
+                   .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = prediction, .dy = target,
+                   .out = grad, .partial = scratch, .divisor = divisor};
+    run(&j, loss_task);
+    for (int64_t i = 0; i < fgd_loss_scratch(n); i++) total += scratch[i];
+    *loss = total / divisor;
     return FGD_OK;
 }

@@ -71,7 +71,8 @@ BACKWARD_BY_INPUT(gelu) {
 }
 
 /* GELU by tanh, ibid.:  y = z (1 + tanh u) / 2 = z / (1 + e^(-2 u)),  u = sqrt(2 / pi) (z + 0.044715 z^3);
- * dz = dy (p + 2 z p (1 - p) u')  with  p = 1 / (1 + e^(-2 u)). From GELU_MAX on u is bounded: p is 0 or 1. */
+ * dz = dy (p + 2 z p (1 - p) u')  with  p = 1 / (1 + e^(-2 u)). From GELU_MAX on u is bounded: p is 0 or 1.
+ */
 #define GELU_MAX (FGD_DOUBLE ? 25 : 12)
 INLINE REAL gelu_bounded(REAL z) {
     z = bounded_below(z, GELU_MAX);

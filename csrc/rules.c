@@ -91,6 +91,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_ROWS: return "rows or their width are wrong, or rows do not go with another option";
         case FGD_ERROR_MATRIX:
             return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
+        case FGD_ERROR_LOSS: return "there is no such loss";
         default: return "unknown error code";
     }
 }

@@ -12,7 +12,9 @@ from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, DTYPES
 from fastgd.nn.activations import ACTIVATIONS as LAYERS
 from fastgd.nn.kernels import kernels_of
+from fastgd.nn.losses import ElementLoss
 from fastgd.nn.reference_activations import FUNCTIONS
+from fastgd.nn.reference_losses import LOSSES
 from fastgd.verification import THREADS
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 1000, 16384, 16385, 50001]
@@ -139,7 +141,9 @@ def test_linear_has_the_bits_of_the_reference_around_the_same_product(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_grad", [True, False])
-def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, isa, threads):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, smoothing, weighted, isa, threads):
     shapes = [(1, 1), (3, 2), (7, 10), (5, 15), (5, 16), (5, 17), (33, 65), (3, 1000), (5, 16385), (4000, 10)]
     for rows, classes in shapes:
         rng = np.random.default_rng(rows)
@@ -147,27 +151,41 @@ def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, isa, thre
         if rows > 4:
             logits[1, 0], logits[2, 1], logits[3, 2], logits[4] = np.nan, np.inf, -np.inf, -np.inf
         labels = rng.integers(0, classes, rows)
+        labels[5::7] = -100
+        weights = rng.uniform(0, 2, classes).astype(dtype) if weighted else None
 
-        def call(k, grad, row_loss, loss, logits=logits, labels=labels):
+        def call(k, grad, row_loss, loss, logits=logits, labels=labels, weights=weights):
             at = [k.handle(array) for array in (logits, labels, grad, row_loss, loss)]
             at[2] = at[2] if with_grad else k.null
-            return k.softmax_cross_entropy(k.dtype(logits.dtype), *logits.shape, *at)
+            of = k.labels(weights, smoothing, 0.0, -100)
+            return k.softmax_cross_entropy(k.dtype(logits.dtype), of, *logits.shape, *at)
 
         for mine, expected in both(call, np.full_like(logits, 9), np.full(rows, 9.0), np.zeros(1)):
             same_bits(mine, expected)
 
 
+def test_the_reference_has_every_loss_of_the_table():
+    infos = [lib.fgd_loss_at(i) for i in range(lib.fgd_loss_count())]
+    assert [ffi.string(info.name).decode() for info in infos] == [*LOSSES]
+    classes = {cls.kind: cls for cls in ElementLoss.__subclasses__()}
+    assert {*classes} == {*LOSSES}
+    for info, kind in zip(infos, LOSSES, strict=True):
+        names = [name for name in inspect.signature(classes[kind]).parameters if name != "reduction"]
+        assert names == ([] if info.a == ffi.NULL else [ffi.string(info.a).decode()])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_grad", [True, False])
-def test_mean_squared_error_has_the_bits_of_the_reference(dtype, with_grad, isa, threads):
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_have_the_bits_of_the_reference(name, dtype, with_grad, isa, threads):
     for n in SIZES:
-        p, t = numbers(n, dtype, special=False), numbers(n, dtype, seed=1, special=False)
+        p, t = numbers(n, dtype), numbers(n, dtype, seed=1, special=False)
 
         def call(k, grad, loss, p=p, t=t, n=n):
-            scratch = np.zeros(k.mean_squared_error_scratch(n))
+            scratch = np.zeros(k.loss_scratch(n))
             at = [k.handle(array) for array in (p, t, grad, scratch, loss)]
             at[2] = at[2] if with_grad else k.null
-            return k.mean_squared_error(k.dtype(p.dtype), n, *at)
+            return k.loss_and_grad(k.dtype(p.dtype), k.loss(name, 0.7), n, float(n), *at)
 
         for mine, expected in both(call, np.full_like(p, 9), np.zeros(1)):
             same_bits(mine, expected)
@@ -189,8 +207,9 @@ def test_outputs_may_be_inputs(dtype, isa):
     logits, labels = numbers(77 * 13, dtype).reshape(77, 13), np.arange(77) % 13
     grad, rows, loss = np.empty_like(logits), np.empty(77), ffi.new("double *")
     rest = ffi.from_buffer("int64_t[]", labels), at(grad), ffi.from_buffer("double[]", rows), loss
-    lib.fgd_softmax_cross_entropy(code, 77, 13, at(logits), *rest)
-    lib.fgd_softmax_cross_entropy(code, 77, 13, at(logits), rest[0], at(logits), *rest[2:])
+    of = kernels_of("native").labels()
+    lib.fgd_softmax_cross_entropy(code, of, 77, 13, at(logits), *rest)
+    lib.fgd_softmax_cross_entropy(code, of, 77, 13, at(logits), rest[0], at(logits), *rest[2:])
     same_bits(logits, grad)
 
 

@@ -100,18 +100,23 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
     at = ffi.from_buffer("int64_t[]", labels)
     gemm.ensure("float32")
     relu, gelu = map(kernels_of("native").activation, ("relu", "gelu"))
+    of, squared = kernels_of("native").labels(), kernels_of("native").loss("squared")
     none = ffi.new("fgd_activation *", {"kind": 99})
-    assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
-    labels[3] = -1
-    assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
+    assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
+    labels[3] = -2
+    assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
     labels[3] = 3
-    assert lib.fgd_softmax_cross_entropy(5, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_DTYPE
-    assert lib.fgd_softmax_cross_entropy(0, -4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_softmax_cross_entropy(0, 2**40, 2**40, p, at, p, rows, loss) == lib.FGD_ERROR_SIZE
-    assert lib.fgd_softmax_cross_entropy(0, 4, 4, null, at, p, rows, loss) == lib.FGD_ERROR_NULL
-    assert lib.fgd_softmax_cross_entropy(0, 4, 4, p, at, p, null, loss) == lib.FGD_ERROR_NULL
-    assert lib.fgd_mean_squared_error(0, 4, p, null, p, rows, loss) == lib.FGD_ERROR_NULL
-    assert lib.fgd_mean_squared_error(0, -1, p, p, p, rows, loss) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_softmax_cross_entropy(5, of, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_DTYPE
+    assert lib.fgd_softmax_cross_entropy(0, of, -4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_softmax_cross_entropy(0, of, 2**40, 2**40, p, at, p, rows, loss) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, null, at, p, rows, loss) == lib.FGD_ERROR_NULL
+    assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, p, at, p, null, loss) == lib.FGD_ERROR_NULL
+    assert lib.fgd_loss_and_grad(0, squared, 4, 4, p, null, p, rows, loss) == lib.FGD_ERROR_NULL
+    assert lib.fgd_loss_and_grad(0, squared, -1, 1, p, p, p, rows, loss) == lib.FGD_ERROR_SIZE
+    no_loss = ffi.new("fgd_loss *", {"kind": 99})
+    assert lib.fgd_loss_and_grad(0, no_loss, 4, 4, p, p, p, rows, loss) == lib.FGD_ERROR_LOSS
+    beyond = kernels_of("native").labels(label_smoothing=1.5)
+    assert lib.fgd_softmax_cross_entropy(0, beyond, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_OPTION
     assert lib.fgd_activation_forward(0, none, 4, p, p) == lib.FGD_ERROR_ACTIVATION
     assert lib.fgd_activation_forward(0, relu, -1, p, p) == lib.FGD_ERROR_SIZE
     assert lib.fgd_activation_backward(0, relu, 4, p, p, null) == lib.FGD_ERROR_NULL
@@ -130,7 +135,8 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
 
 def test_empty_native_calls():
     loss = ffi.new("double *")
-    assert lib.fgd_softmax_cross_entropy(0, 0, 3, ffi.NULL, ffi.NULL, ffi.NULL, ffi.NULL, loss) == 0
+    of = kernels_of("native").labels()
+    assert lib.fgd_softmax_cross_entropy(0, of, 0, 3, ffi.NULL, ffi.NULL, ffi.NULL, ffi.NULL, loss) == 0
     assert math.isnan(loss[0])
     gemm.ensure("float32")
     bias, weight = np.array([1, -2], np.float32), np.full((2, 3), 9, np.float32)

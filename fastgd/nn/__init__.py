@@ -19,17 +19,20 @@ from fastgd.nn.activations import (
 )
 from fastgd.nn.base import Layer, Loss, LossPass, Pass
 from fastgd.nn.layers import Linear
-from fastgd.nn.losses import CrossEntropyLoss, MSELoss
+from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.sequential import Sequential, TrainStep
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "HuberLoss",
+    "L1Loss",
     "Layer",
     "LeakyReLU",
     "Linear",
@@ -44,6 +47,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SmoothL1Loss",
     "Softplus",
     "Tanh",
     "TrainStep",

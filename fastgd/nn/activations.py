@@ -84,7 +84,8 @@ def bound(kernels: Kernels, activation: Activation | None) -> tuple[Any, bool]:
     return kernels.activation(kind, *values), FUNCTIONS[kind].saves_input
 
 
-def _number(name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
+def finite(name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
+    """value as a float; TypeError or ValueError that names it unless it is finite and at least, or above."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     number = float(value)
@@ -121,7 +122,7 @@ class LeakyReLU(Activation):
     kind = "leaky_relu"
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.values = (_number("negative_slope", negative_slope, 0),)
+        self.values = (finite("negative_slope", negative_slope, 0),)
 
 
 class ELU(Activation):
@@ -133,7 +134,7 @@ class ELU(Activation):
     kind = "elu"
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.values = (_number("alpha", alpha),)
+        self.values = (finite("alpha", alpha),)
 
 
 class SELU(Activation):
@@ -188,7 +189,7 @@ class Softplus(Activation):
     kind = "softplus"
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
-        self.values = _number("beta", beta, 0, above=True), _number("threshold", threshold)
+        self.values = finite("beta", beta, 0, above=True), finite("threshold", threshold)
 
 
 class LogSigmoid(Activation):
@@ -206,7 +207,7 @@ class Hardtanh(Activation):
     kind = "hardtanh"
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
-        self.values = _number("min_val", min_val), _number("max_val", max_val)
+        self.values = finite("min_val", min_val), finite("max_val", max_val)
         if not self.values[0] < self.values[1]:
             raise ValueError(f"min_val must be below max_val, not {min_val} and {max_val}")
 

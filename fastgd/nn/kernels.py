@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from fastgd.arrays import DTYPE_CODES, Array
-from fastgd.nn import reference
+from fastgd.nn import reference, reference_losses
 
 
 class Kernels(NamedTuple):
@@ -31,8 +32,10 @@ class Kernels(NamedTuple):
     linear_forward: Callable[..., int]
     linear_backward: Callable[..., int]
     softmax_cross_entropy: Callable[..., int]
-    mean_squared_error: Callable[..., int]
-    mean_squared_error_scratch: Callable[[int], int]
+    loss: Callable[..., Any]  # of its name in csrc/losses.def and its parameter
+    labels: Callable[..., Any]  # of the fields of fgd_labels, the weights an array or None
+    loss_and_grad: Callable[..., int]
+    loss_scratch: Callable[[int], int]
 
     def check(self, code: int) -> None:
         if code:
@@ -47,14 +50,16 @@ def _reference() -> Kernels:
         dtype=lambda dtype: dtype,
         activation=reference.bound,
         error_text=lambda code: f"error {code}",
-        error_label=reference.ERROR_LABEL,
+        error_label=reference_losses.ERROR_LABEL,
         activation_forward=reference.activation_forward,
         activation_backward=reference.activation_backward,
         linear_forward=reference.linear_forward,
         linear_backward=reference.linear_backward,
-        softmax_cross_entropy=reference.softmax_cross_entropy,
-        mean_squared_error=reference.mean_squared_error,
-        mean_squared_error_scratch=reference.mean_squared_error_scratch,
+        softmax_cross_entropy=reference_losses.softmax_cross_entropy,
+        loss=reference_losses.loss_of,
+        labels=reference_losses.Labels,
+        loss_and_grad=reference_losses.loss_and_grad,
+        loss_scratch=reference_losses.loss_scratch,
     )
 
 
@@ -74,6 +79,19 @@ def _native() -> Kernels:
         kind = lib.fgd_activation_find(name.encode())
         return ffi.new("fgd_activation *", {"kind": kind, "a": a, "b": b})
 
+    def loss(name: str, a: float = 0.0) -> Any:
+        return ffi.new("fgd_loss *", {"kind": lib.fgd_loss_find(name.encode()), "a": a})
+
+    alive: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    def labels(
+        weights: Array | None = None, label_smoothing: float = 0.0, divisor: float = 0.0, ignored: int = -1
+    ) -> Any:
+        at = ffi.NULL if weights is None else from_buffer(ctypes[weights.dtype], weights)
+        made = ffi.new("fgd_labels *", [at, label_smoothing, divisor, ignored])
+        alive[made] = at
+        return made
+
     return Kernels(
         name="native",
         null=ffi.NULL,
@@ -87,8 +105,10 @@ def _native() -> Kernels:
         linear_forward=lib.fgd_linear_forward,
         linear_backward=lib.fgd_linear_backward,
         softmax_cross_entropy=lib.fgd_softmax_cross_entropy,
-        mean_squared_error=lib.fgd_mean_squared_error,
-        mean_squared_error_scratch=lib.fgd_mean_squared_error_scratch,
+        loss=loss,
+        labels=labels,
+        loss_and_grad=lib.fgd_loss_and_grad,
+        loss_scratch=lib.fgd_loss_scratch,
     )
 
 

@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.reference_norms import CHUNK, chunk_sums, in_order, lane_sums
-from fastgd.nn.elementary import exp, log
 from fastgd.nn.reference_activations import FUNCTIONS, Function
 
 OK = 0
-ERROR_LABEL = -13
 
 
 class Bound(NamedTuple):
@@ -95,47 +92,4 @@ def linear_backward(
         np.matmul(dy.T, x, out=dweight)
         if dx is not None:
             np.matmul(dy, weight, out=dx)
-    return OK
-
-
-def softmax_cross_entropy(
-    dtype: Any,
-    batch: int,
-    classes: int,
-    logits: Array,
-    labels: Array,
-    grad: Array | None,
-    row_loss: Array,
-    loss: Array,
-) -> int:
-    if ((labels < 0) | (labels >= classes)).any():
-        return ERROR_LABEL
-    rows = np.arange(batch)
-    with np.errstate(all="ignore"):
-        largest = np.fmax.reduce(logits, axis=1, initial=-np.inf)
-        e = exp(logits - largest[:, None])
-        total = lane_sums(e.astype(np.float64))
-        row_loss[...] = log(total) - (logits[rows, labels].astype(np.float64) - largest.astype(np.float64))
-        if grad is not None:
-            own = (e[rows, labels].astype(np.float64) - total) / (total * batch)
-            grad[...] = e * (1 / (total * batch)).astype(e.dtype)[:, None]
-            grad[rows, labels] = own
-        loss[0] = in_order(row_loss) / np.float64(batch)
-    return OK
-
-
-def mean_squared_error_scratch(n: int) -> int:
-    return -(-n // CHUNK)
-
-
-def mean_squared_error(
-    dtype: Any, n: int, prediction: Array, target: Array, grad: Array | None, scratch: Array, loss: Array
-) -> int:
-    with np.errstate(all="ignore"):
-        d = prediction.ravel() - target.ravel()
-        wide = d.astype(np.float64)
-        scratch[...] = chunk_sums(wide * wide)
-        if grad is not None:
-            grad[...] = (d * d.dtype.type(2 / np.float64(n))).reshape(grad.shape)
-        loss[0] = in_order(scratch) / np.float64(n)
     return OK

@@ -47,7 +47,7 @@ def _tanh(z: Array) -> Array:
     return y
 
 
-def _logistic(z: Array) -> Array:
+def logistic(z: Array) -> Array:
     e = exp(-_magnitude(z))
     y: Array = np.where(z < 0, e, z.dtype.type(1)) / (1 + e)
     return y
@@ -89,7 +89,7 @@ def _gelu_bounded(z: Array) -> Array:
 
 
 def _gelu_gate(near: Array) -> Array:
-    return _logistic(_TWICE_ROOT * (near + 0.044715 * (near * near * near)))
+    return logistic(_TWICE_ROOT * (near + 0.044715 * (near * near * near)))
 
 
 def _gelu_tanh(z: Array, a: float, b: float) -> Array:
@@ -111,13 +111,13 @@ def _exp_bounded(z: Array) -> Array:
 
 
 def _silu(z: Array, a: float, b: float) -> Array:
-    result: Array = _bounded_below(z, -PRECISIONS[z.dtype].exp_min) * _logistic(z)
+    result: Array = _bounded_below(z, -PRECISIONS[z.dtype].exp_min) * logistic(z)
     return result
 
 
 def _silu_backward(z: Array, dy: Array, a: float, b: float) -> Array:
     near = _exp_bounded(z)
-    p = _logistic(near)
+    p = logistic(near)
     result: Array = dy * (p * (1 + near * (1 - p)))
     return result
 
@@ -137,22 +137,22 @@ def _mish(z: Array, a: float, b: float) -> Array:
 def _mish_backward(z: Array, dy: Array, a: float, b: float) -> Array:
     near = _exp_bounded(z)
     w = _mish_weight(near)
-    result: Array = dy * (w + near * ((1 - w * w) * _logistic(near)))
+    result: Array = dy * (w + near * ((1 - w * w) * logistic(near)))
     return result
 
 
-def _log1p_exp(x: Array) -> Array:
+def log1p_exp(x: Array) -> Array:
     return np.where(x < 0, x.dtype.type(0), x) + log1p(exp(-_magnitude(x)))
 
 
 def _softplus(z: Array, beta: float, threshold: float) -> Array:
     x = beta * z
-    return np.where(x > threshold, z, _log1p_exp(x) / z.dtype.type(beta))
+    return np.where(x > threshold, z, log1p_exp(x) / z.dtype.type(beta))
 
 
 def _softplus_backward(z: Array, dy: Array, beta: float, threshold: float) -> Array:
     x = beta * z
-    return np.where(x > threshold, dy, dy * _logistic(x))
+    return np.where(x > threshold, dy, dy * logistic(x))
 
 
 def _hardtanh(z: Array, low: float, high: float) -> Array:
@@ -181,7 +181,7 @@ FUNCTIONS = {
         lambda z, a, b: np.where(z < 0, _zero(z), z), lambda y, dy, a, b: np.where(y <= 0, _zero(dy), dy)
     ),
     "tanh": Function(lambda z, a, b: _tanh(z), lambda y, dy, a, b: dy * (1 - y * y)),
-    "sigmoid": Function(lambda z, a, b: _logistic(z), lambda y, dy, a, b: dy * (y * (1 - y))),
+    "sigmoid": Function(lambda z, a, b: logistic(z), lambda y, dy, a, b: dy * (y * (1 - y))),
     "leaky_relu": Function(
         lambda z, a, b: np.where(z < 0, a * z, z), lambda y, dy, a, b: np.where(y <= 0, a * dy, dy)
     ),
@@ -201,7 +201,7 @@ FUNCTIONS = {
     "mish": Function(_mish, _mish_backward, saves_input=True),
     "softplus": Function(_softplus, _softplus_backward, saves_input=True),
     "logsigmoid": Function(
-        lambda z, a, b: -_log1p_exp(-z), lambda z, dy, a, b: dy * _logistic(-z), saves_input=True
+        lambda z, a, b: -log1p_exp(-z), lambda z, dy, a, b: dy * logistic(-z), saves_input=True
     ),
     "hardtanh": Function(_hardtanh, _hardtanh_backward),
     "hardsigmoid": Function(

@@ -124,6 +124,8 @@ static void layers(task *t) {
     double loss = 0;
     const fgd_activation relu = {.kind = fgd_activation_find("relu")};
     const fgd_activation tanh = {.kind = fgd_activation_find("tanh")};
+    const fgd_loss squared = {.kind = fgd_loss_find("squared")};
+    const fgd_labels plain = {.ignored = -1};
     const float *grad = shared.grad;
     int code = fgd_linear_forward(FGD_F32, &relu, ROWS, COLS, 1, grad, grad, NULL, NULL, t->param);
     int right = !code && t->param[ROWS - 1] == 16 * COLS;
@@ -132,10 +134,11 @@ static void layers(task *t) {
     right &= !code;
     code = fgd_activation_forward(FGD_F32, &tanh, ELEMENTS, grad, t->grid);
     right &= !code && t->grid[ELEMENTS - 1] == t->grid[0] && t->grid[0] > 0.99f;
-    code = fgd_softmax_cross_entropy(FGD_F32, ROWS, COLS, grad, shared.labels, t->grid, t->row_loss, &loss);
+    code = fgd_softmax_cross_entropy(FGD_F32, &plain, ROWS, COLS, grad, shared.labels, t->grid, t->row_loss,
+                                     &loss);
     right &= !code && fabs(loss - log(COLS)) < 1e-5;
-    code = fgd_mean_squared_error(FGD_F64, ELEMENTS, shared.wide_grad, shared.wide_grad, t->wide, t->row_loss,
-                                  &loss);
+    code = fgd_loss_and_grad(FGD_F64, &squared, ELEMENTS, ELEMENTS, shared.wide_grad, shared.wide_grad,
+                             t->wide, t->row_loss, &loss);
     t->wrong += !right || code || loss != 0;
 }
 
@@ -148,11 +151,13 @@ static void ask(task *t) {
         right &= fgd_rule_find(fgd_rule_at(rule)->name) == rule;
     for (int a = 0; a < fgd_activation_count(); a++)
         right &= fgd_activation_find(fgd_activation_at(a)->name) == a;
-    for (int code = 0; code >= FGD_ERROR_ROWS; code--) right &= fgd_error_text(code) != NULL;
+    for (int kind = 0; kind < fgd_loss_count(); kind++)
+        right &= fgd_loss_find(fgd_loss_at(kind)->name) == kind;
+    for (int code = 0; code >= FGD_ERROR_LOSS; code--) right &= fgd_error_text(code) != NULL;
     fgd_tensor tensors[TENSORS];
     tensors_of(t, tensors);
     right &= fgd_workspace_size(tensors, TENSORS) <= (int64_t)sizeof t->workspace;
-    right &= fgd_mean_squared_error_scratch(ELEMENTS) <= ROWS;
+    right &= fgd_loss_scratch(ELEMENTS) <= ROWS;
     t->wrong += !right;
 }
 

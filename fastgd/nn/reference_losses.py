@@ -1,0 +1,174 @@
+"""The losses in NumPy: the formulas of csrc/ in the same order of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.arrays import Array
+from fastgd.backends.reference_norms import CHUNK, chunk_sums, in_order, lane_sums
+from fastgd.nn.elementary import exp, log
+from fastgd.nn.reference_activations import log1p_exp, logistic
+
+OK = 0
+ERROR_LABEL = -13
+
+
+# ---- Losses of single elements ------------------------------------------------------------------------
+
+
+class ElementLoss(NamedTuple):
+    """One loss. a is its parameter, 0 where it has none."""
+
+    #: float64 from (prediction, target, a), a being of their dtype
+    loss: Callable[[Array, Array, Any], Array]
+    #: its derivative but for the factor
+    slope: Callable[[Array, Array, Any], Array]
+    factor: int = 1
+
+
+def _sign(d: Array) -> Array:
+    return np.where(d > 0, d.dtype.type(1), np.where(d < 0, d.dtype.type(-1), d))
+
+
+def _squared(p: Array, t: Array, a: Any) -> Array:
+    d = (p - t).astype(np.float64)
+    return d * d
+
+
+def _distance(p: Array, t: Array) -> Array:
+    d = p - t
+    return np.where(d < 0, -d, d).astype(np.float64)
+
+
+def _huber(p: Array, t: Array, delta: Any) -> Array:
+    d, a = _distance(p, t), np.float64(delta)
+    return np.where(d > a, a * (d - 0.5 * a), 0.5 * (d * d))
+
+
+def _huber_slope(p: Array, t: Array, a: Any) -> Array:
+    d = p - t
+    return np.where(d > a, a, np.where(d < -a, -a, d))
+
+
+def _smooth(p: Array, t: Array, beta: Any) -> Array:
+    d, a = _distance(p, t), np.float64(beta)
+    return np.where(d < a, 0.5 * (d * d) / a, d - 0.5 * a)
+
+
+def _smooth_slope(p: Array, t: Array, a: Any) -> Array:
+    d = p - t
+    return np.where(np.where(d < 0, -d, d) < a, d / a, _sign(d))
+
+
+def _binary(p: Array, t: Array, a: Any) -> Array:
+    wide = t.astype(np.float64)
+    share = 1 + (np.float64(a) - 1) * wide
+    loss: Array = (1 - wide) * p.astype(np.float64) + share * log1p_exp(-p).astype(np.float64)
+    return loss
+
+
+def _binary_slope(p: Array, t: Array, a: Any) -> Array:
+    slope: Array = (1 + (a - 1) * t) * logistic(p) - a * t
+    return slope
+
+
+#: name in csrc/losses.def -> its bodies
+LOSSES = {
+    "squared": ElementLoss(_squared, lambda p, t, a: p - t, 2),
+    "absolute": ElementLoss(lambda p, t, a: _distance(p, t), lambda p, t, a: _sign(p - t)),
+    "huber": ElementLoss(_huber, _huber_slope),
+    "smooth_absolute": ElementLoss(_smooth, _smooth_slope),
+    "binary_cross_entropy": ElementLoss(_binary, _binary_slope),
+}
+
+
+def loss_of(name: str, a: float = 0.0) -> tuple[ElementLoss, float]:
+    """What fgd_loss is in C."""
+    return LOSSES[name], a
+
+
+def loss_scratch(n: int) -> int:
+    return -(-n // CHUNK)
+
+
+def loss_and_grad(
+    dtype: Any,
+    of: tuple[ElementLoss, float],
+    n: int,
+    divisor: float,
+    prediction: Array,
+    target: Array,
+    grad: Array | None,
+    scratch: Array,
+    loss: Array,
+) -> int:
+    body, real = of[0], prediction.dtype.type
+    with np.errstate(all="ignore"):
+        p, t, a = prediction.ravel(), target.ravel(), real(of[1])
+        scratch[...] = chunk_sums(body.loss(p, t, a))
+        if grad is not None:
+            by = real(np.float64(body.factor) / np.float64(divisor))
+            grad[...] = (body.slope(p, t, a) * by).reshape(grad.shape)
+        loss[0] = in_order(scratch) / np.float64(divisor)
+    return OK
+
+
+# ---- Softmax and negative log-likelihood -------------------------------------------------------------
+
+
+class Labels(NamedTuple):
+    """What fgd_labels is in C."""
+
+    weights: Array | None = None
+    label_smoothing: float = 0.0
+    divisor: float = 0.0
+    ignored: int = -1
+
+
+def softmax_cross_entropy(
+    dtype: Any,
+    of: Labels,
+    batch: int,
+    classes: int,
+    logits: Array,
+    labels: Array,
+    grad: Array | None,
+    row_loss: Array,
+    loss: Array,
+) -> int:
+    counted = labels != of.ignored
+    if ((labels[counted] < 0) | (labels[counted] >= classes)).any():
+        return ERROR_LABEL
+    rows, label = np.arange(batch), np.where(counted, labels, 0)
+    real = logits.dtype.type
+    weights = np.ones(classes) if of.weights is None else of.weights.astype(np.float64)
+    total = in_order(weights.tolist())
+    divisor = np.float64(of.divisor or in_order(weights[labels[counted]].tolist()))
+    with np.errstate(all="ignore"):
+        each = np.float64(of.label_smoothing) / np.float64(classes)
+        largest = np.fmax.reduce(logits, axis=1, initial=-np.inf)
+        e = exp(logits - largest[:, None])
+        sums = lane_sums(e.astype(np.float64))
+        below = logits.astype(np.float64) - largest.astype(np.float64)[:, None]
+        weight = weights[label]
+        hard = (1 - np.float64(of.label_smoothing)) * weight
+        losses = hard * (log(sums) - below[rows, label])
+        if each > 0:
+            losses += each * (log(sums) * total - lane_sums(weights * below))
+        row_loss[...] = np.where(counted, losses, 0)
+        if grad is not None:
+            own = hard + each * total
+            of_label = (e[rows, label].astype(np.float64) * own - sums * (hard + each * weight)) / (
+                sums * divisor
+            )
+            g = e * (own / (sums * divisor)).astype(e.dtype)[:, None]
+            if each > 0:
+                g -= real(each / divisor) * weights.astype(e.dtype)
+            g[rows, label] = of_label
+            g[~counted] = 0
+            grad[...] = g
+        loss[0] = in_order(row_loss) / divisor
+    return OK
