@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fastgd import bench
+from fastgd import bench, bench_layers
 from fastgd.rules import RULES
 
 click_testing = pytest.importorskip("click.testing", reason="click belongs to the extra cli")
@@ -76,3 +76,13 @@ def test_verify_command(monkeypatch):
     result = click_testing.CliRunner().invoke(fastgd, ["verify"])
     assert result.exit_code == 0, result.output
     assert result.output.count(" ok ") == 2 * 2
+
+
+def test_layers_are_timed_beside_torch_with_the_same_result():
+    """Each side's outcome is right by other tests; here it is that both are given the same."""
+    shape = (8, 16)
+    cases = tuple(case._replace(shape=shape) for case in bench_layers.CASES)
+    result = bench_layers.run(cases=cases, threads=1, rounds=2)
+    assert [case["name"] for case in result["cases"]] == [str(case.what) for case in cases]
+    assert all(case["seconds"] > 0 for case in result["cases"])
+    assert (result["missing"] is None) == all("ratio" in case for case in result["cases"])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fastgd import bench as benchmark
-from fastgd import bench_epoch, bench_precision
+from fastgd import bench_epoch, bench_layers, bench_precision
 from fastgd.machine import MAX_THREADS
 from fastgd.rules import RULES
 
@@ -16,14 +16,15 @@ __all__ = ["bench"]
 
 EPOCH = "epoch"
 PRECISION = "precision"
+LAYERS = "layers"
 
 
-@click.command(short_help="Time the step beside torch and NumPy, and an epoch beside scikit-learn.")
+@click.command(short_help="Time the step, layers and an epoch beside torch, NumPy and scikit-learn.")
 @click.option("--rule", type=click.Choice(list(RULES)), default="adamw", show_default=True)
 @click.option(
     "--workload",
     "workloads",
-    type=click.Choice([*benchmark.WORKLOADS, EPOCH, PRECISION]),
+    type=click.Choice([*benchmark.WORKLOADS, EPOCH, PRECISION, LAYERS]),
     multiple=True,
     help="May be given several times. Default: all.",
 )
@@ -33,7 +34,7 @@ PRECISION = "precision"
 @click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Turns of each side.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: int, as_json: bool) -> None:
-    """Time the step, clipping and the step, and an epoch on digits beside what is installed.
+    """Time the step, clipping and the step, layers, and an epoch on digits beside what is installed.
 
     All sides take turns in one run. A ratio is the median over the rounds of the other side's time over
     fastgd's: above 1, fastgd is faster. GB/s are the bytes that must be moved at least over the time, and
@@ -41,7 +42,7 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
     """
     from rich.console import Console
 
-    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH, PRECISION]
+    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH, PRECISION, LAYERS]
     steps = [name for name in chosen if name in benchmark.WORKLOADS]
     console = Console(stderr=True)
     with console.status("starting") as status:
@@ -52,6 +53,8 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
             result["epoch"] = {"missing": missing} if missing else bench_epoch.run(rounds=rounds)
         if PRECISION in chosen:
             result["precision"] = bench_precision.run(threads=threads, rounds=rounds, progress=status.update)
+        if LAYERS in chosen:
+            result["layers"] = bench_layers.run(threads=threads, rounds=rounds, progress=status.update)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
@@ -85,6 +88,23 @@ def show(result: dict[str, Any]) -> None:
         show_epoch(console, result["epoch"])
     if "precision" in result:
         show_precision(console, result["precision"])
+    if "layers" in result:
+        show_layers(console, result["layers"])
+
+
+def show_layers(console: Any, layers: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("forward and backward", "shape", "time", "torch", "ratio")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for case in layers["cases"]:
+        peer = (duration(case["torch_seconds"]), f"{case['ratio']:.2f}x") if "ratio" in case else ("", "")
+        shape = " x ".join(map(str, case["shape"]))
+        table.add_row(case["name"], shape, duration(case["seconds"]), *peer)
+    console.print(table)
+    if layers["missing"]:
+        console.print(layers["missing"])
 
 
 def show_precision(console: Any, precision: dict[str, Any]) -> None:
