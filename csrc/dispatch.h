@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layer_kernels.h"
+#include "layer_norm_kernels.h"
 #include "storage_kernels.h"
 #include "stored_kernels.h"
 
@@ -12,6 +13,7 @@ const fgd_kernels *fgd_kernels_for(int real);
 const fgd_storage *fgd_storage_for(int real);
 const fgd_stored *fgd_stored_for(int real);
 const fgd_layers *fgd_layers_for(int real);
+const fgd_layer_norms *fgd_layer_norms_for(int real);
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);

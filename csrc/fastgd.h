@@ -301,6 +301,25 @@ int64_t fgd_loss_scratch(int64_t n);
 int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, const void *prediction,
                       const void *target, void *grad, double *scratch, double *loss);
 
+/* Normalisation of the rows of x [rows, cols]: layer normalisation (Ba, Kiros and Hinton 2016, equation 3),
+ * or, not centered, RMS normalisation (Zhang and Sennrich 2019, equation 4). */
+typedef struct fgd_layer_norm {
+    int32_t centered;
+    double eps; /* added to the variance; 0 or above */
+} fgd_layer_norm;
+
+/* y [rows, cols], which may be x, and for backward in stats [rows, 2] each row's mean and 1 / deviation.
+ * weight and bias are [cols] or NULL, bias with a weight only. */
+int fgd_layer_norm_forward(int dtype, const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x,
+                           const void *weight, const void *bias, double *stats, void *y);
+
+/* dx, which may be dy, dweight and dbias, each unless it is NULL. scratch has fgd_layer_norm_scratch(rows,
+ * cols) elements, and may be NULL where neither dweight nor dbias is asked for. */
+int64_t fgd_layer_norm_scratch(int64_t rows, int64_t cols);
+int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x,
+                            const void *weight, const double *stats, const void *dy, void *dx, void *dweight,
+                            void *dbias, double *scratch);
+
 /* cdef end */
 
 #ifdef __cplusplus

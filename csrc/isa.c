@@ -15,7 +15,8 @@
     extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64; \
     extern const fgd_storage fgd_storage_##name##_f32, fgd_storage_##name##_f64; \
     extern const fgd_stored fgd_stored_##name##_f32, fgd_stored_##name##_f64; \
-    extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64;
+    extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64; \
+    extern const fgd_layer_norms fgd_layer_norms_##name##_f32, fgd_layer_norms_##name##_f64;
 #include "isa.def"
 #undef FGD_ISA
 
@@ -31,12 +32,14 @@ static const struct {
     const fgd_storage *storage[2];
     const fgd_stored *stored[2];
     const fgd_layers *layers[2];
+    const fgd_layer_norms *layer_norms[2];
 } sets[] = {
 #define FGD_ISA(name, flags, test) \
     {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}, \
      {&fgd_storage_##name##_f32, &fgd_storage_##name##_f64}, \
      {&fgd_stored_##name##_f32, &fgd_stored_##name##_f64}, \
-     {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}},
+     {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}, \
+     {&fgd_layer_norms_##name##_f32, &fgd_layer_norms_##name##_f64}},
 #include "isa.def"
 #undef FGD_ISA
 };
@@ -75,3 +78,5 @@ const fgd_storage *fgd_storage_for(int real) { return sets[fgd_get_isa()].storag
 const fgd_stored *fgd_stored_for(int real) { return sets[fgd_get_isa()].stored[real]; }
 
 const fgd_layers *fgd_layers_for(int real) { return sets[fgd_get_isa()].layers[real]; }
+
+const fgd_layer_norms *fgd_layer_norms_for(int real) { return sets[fgd_get_isa()].layer_norms[real]; }

@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass, Pass
+from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.sequential import Sequential, TrainStep
@@ -34,6 +35,7 @@ __all__ = [
     "HuberLoss",
     "L1Loss",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
@@ -42,6 +44,7 @@ __all__ = [
     "MSELoss",
     "Mish",
     "Pass",
+    "RMSNorm",
     "ReLU",
     "ReLU6",
     "Sequential",

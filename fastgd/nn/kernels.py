@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from fastgd.arrays import DTYPE_CODES, Array
-from fastgd.nn import reference, reference_losses
+from fastgd.nn import reference, reference_layer_norm, reference_losses
 
 
 class Kernels(NamedTuple):
@@ -36,6 +36,10 @@ class Kernels(NamedTuple):
     labels: Callable[..., Any]  # of the fields of fgd_labels, the weights an array or None
     loss_and_grad: Callable[..., int]
     loss_scratch: Callable[[int], int]
+    layer_norm: Callable[..., Any]  # of the fields of fgd_layer_norm
+    layer_norm_forward: Callable[..., int]
+    layer_norm_backward: Callable[..., int]
+    layer_norm_scratch: Callable[[int, int], int]
 
     def check(self, code: int) -> None:
         if code:
@@ -60,6 +64,10 @@ def _reference() -> Kernels:
         labels=reference_losses.Labels,
         loss_and_grad=reference_losses.loss_and_grad,
         loss_scratch=reference_losses.loss_scratch,
+        layer_norm=reference_layer_norm.LayerNorm,
+        layer_norm_forward=reference_layer_norm.forward,
+        layer_norm_backward=reference_layer_norm.backward,
+        layer_norm_scratch=reference_layer_norm.scratch,
     )
 
 
@@ -109,6 +117,10 @@ def _native() -> Kernels:
         labels=labels,
         loss_and_grad=lib.fgd_loss_and_grad,
         loss_scratch=lib.fgd_loss_scratch,
+        layer_norm=lambda centered, eps: ffi.new("fgd_layer_norm *", [centered, eps]),
+        layer_norm_forward=lib.fgd_layer_norm_forward,
+        layer_norm_backward=lib.fgd_layer_norm_backward,
+        layer_norm_scratch=lib.fgd_layer_norm_scratch,
     )
 
 

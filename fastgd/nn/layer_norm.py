@@ -1,0 +1,172 @@
+"""LayerNorm and RMSNorm: each example's last dimensions are brought to one size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastgd.arrays import Array
+from fastgd.nn.activations import Activation, finite
+from fastgd.nn.base import Layer, Pass, Shape
+from fastgd.nn.kernels import Kernels
+from fastgd.nn.layers import checked_dtype, checked_size
+
+
+class NormPass(Pass):
+    def __init__(
+        self, layer: RowNorm, kernels: Kernels, shape: Shape, gradients: dict[str, Array], needs_dx: bool
+    ) -> None:
+        k, dtype = kernels, layer.dtype
+        cols = math.prod(layer.normalized_shape)
+        rows = math.prod(shape) // cols
+        self.output = np.empty(shape, dtype)
+        self._y = k.handle(self.output)
+        self._stats = k.handle(np.empty((rows, 2)))
+        self._dx = k.handle(np.empty(shape, dtype)) if needs_dx else None
+
+        def handle(name: str, arrays: dict[str, Array]) -> Any:
+            return k.handle(arrays[name].reshape(-1)) if name in arrays else k.null
+
+        held = layer.parameters()
+        self._weight, self._bias = (handle(name, held) for name in ("weight", "bias"))
+        scratch = k.handle(np.empty(k.layer_norm_scratch(rows, cols))) if held else k.null
+        after = (handle("weight", gradients), handle("bias", gradients), scratch)
+        given = (k.dtype(dtype), k.layer_norm(layer.centered, layer.eps), rows, cols)
+        self._after = (k.null if self._dx is None else self._dx, *after)
+        self._forward = partial(k.layer_norm_forward, *given)
+        self._backward = partial(k.layer_norm_backward, *given)
+        self._check = k.check
+        self._x: Any = None
+
+    def forward(self, x: Any, training: bool) -> Any:
+        self._x = x
+        self._check(self._forward(x, self._weight, self._bias, self._stats, self._y))
+        return self._y
+
+    def backward(self, dy: Any) -> Any:
+        self._check(self._backward(self._x, self._weight, self._stats, dy, *self._after))
+        return self._dx
+
+
+class RowNorm(Layer):
+    """What both have in common."""
+
+    #: whether the mean is taken away
+    centered: bool
+
+    def __init__(
+        self, normalized_shape: int | Iterable[int], eps: float, names: tuple[str, ...], dtype: Any
+    ) -> None:
+        sizes = normalized_shape if isinstance(normalized_shape, Iterable) else [normalized_shape]
+        self.normalized_shape = tuple(checked_size("normalized_shape", size) for size in sizes)
+        if not self.normalized_shape:
+            raise ValueError("normalized_shape must have at least one dimension")
+        self.dtype = checked_dtype(dtype)
+        self.eps = finite("eps", eps, 0)
+        self._parameters = {name: np.empty(self.normalized_shape, self.dtype) for name in names}
+        self.reset_parameters(np.random.default_rng(0))
+
+    @property
+    def weight(self) -> Array | None:
+        return self._parameters.get("weight")
+
+    @property
+    def bias(self) -> Array | None:
+        return self._parameters.get("bias")
+
+    def parameters(self) -> dict[str, Array]:
+        return dict(self._parameters)
+
+    def reset_parameters(self, rng: np.random.Generator) -> None:
+        for name, array in self._parameters.items():
+            array[...] = name == "weight"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        wanted = self.normalized_shape
+        if len(shape) <= len(wanted) or shape[-len(wanted) :] != wanted:
+            raise ValueError(f"{self} takes [batch, ..., {str(list(wanted))[1:-1]}], not {list(shape)}")
+        return shape
+
+    def bind(
+        self,
+        kernels: Kernels,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        gradients: dict[str, Array],
+        needs_dx: bool,
+        activation: Activation | None,
+    ) -> Pass:
+        if dtype != self.dtype:
+            raise TypeError(f"{self} is in {self.dtype}, and its input in {dtype}")
+        return NormPass(self, kernels, shape, gradients, needs_dx)
+
+
+class LayerNorm(RowNorm):
+    """y = weight (x - mean) / sqrt(variance + eps) + bias over the last dimensions of x.
+
+    Ba, Kiros and Hinton 2016, equation 3; the variance is that of the numbers themselves, divided by their
+    count. Sums are taken in float64.
+
+    normalized_shape: the sizes of these dimensions, 1 or more each; an integer for the last one.
+    eps: 0 or above. Default 1e-5.
+    elementwise_affine: whether there are weight and bias, of normalized_shape, which start as 1 and 0.
+        Default True. bias: False for a weight alone.
+    dtype: float32 (default) or float64.
+
+    Raises TypeError or ValueError for arguments that are none.
+    """
+
+    centered = True
+
+    def __init__(
+        self,
+        normalized_shape: int | Iterable[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        names = ("weight", "bias") if bias else ("weight",)
+        super().__init__(normalized_shape, eps, names if elementwise_affine else (), dtype)
+
+    def __repr__(self) -> str:
+        affine = bool(self._parameters)
+        rest = f"eps={self.eps}, elementwise_affine={affine}, bias={self.bias is not None}"
+        return f"LayerNorm({self.normalized_shape}, {rest})"
+
+
+class RMSNorm(RowNorm):
+    """y = weight x / sqrt(mean of x^2 + eps) over the last dimensions of x.
+
+    Zhang and Sennrich 2019, equation 4. Sums are taken in float64.
+
+    normalized_shape: the sizes of these dimensions, 1 or more each; an integer for the last one.
+    eps: 0 or above. Default None: the distance from 1 to the next number of the dtype, as in torch.
+    elementwise_affine: whether there is a weight of normalized_shape, which starts as 1. Default True.
+    dtype: float32 (default) or float64.
+
+    Raises TypeError or ValueError for arguments that are none.
+    """
+
+    centered = False
+
+    def __init__(
+        self,
+        normalized_shape: int | Iterable[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        least = float(np.finfo(checked_dtype(dtype)).eps) if eps is None else eps
+        super().__init__(normalized_shape, least, ("weight",) if elementwise_affine else (), dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"RMSNorm({self.normalized_shape}, eps={self.eps}, elementwise_affine={bool(self._parameters)})"
+        )
