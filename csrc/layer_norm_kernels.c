@@ -3,8 +3,9 @@
  * Layer normalisation, Ba, Kiros and Hinton 2016, equation 3:  y = w (x - m) / s + b  with a row's mean m and
  * deviation s = sqrt(mean (x - m)^2 + eps); RMS normalisation, Zhang and Sennrich 2019, equation 4, is the
  * same with m = 0. With h = (x - m) / s and g = w dy,  dx = (g - mean g - h mean(g h)) / s;  dw and db are
- * the sums of dy h and of dy. Sums of a row are in double over FGD_LANES lanes; m is kept in two parts, so that
- * x - m is right where m is much larger than s. fastgd/nn/reference_layer_norm.py has the same in Python. */
+ * the sums of dy h and of dy. Sums of a row are in double over FGD_LANES lanes; m is kept in two parts, so
+ * that x - m is right where m is much larger than s. fastgd/nn/reference_layer_norm.py has the same in
+ * Python. */
 #include "layer_norm_kernels.h"
 
 #include <math.h>

@@ -27,7 +27,7 @@ Step = Callable[[], object]
 class Case(NamedTuple):
     """A layer or a loss on an array of this shape."""
 
-    what: Activation | nn.CrossEntropyLoss
+    what: Activation | nn.LayerNorm | nn.CrossEntropyLoss
     shape: Shape
 
 
@@ -35,6 +35,7 @@ LARGE = (4096, 4096)
 CASES = (
     *(Case(layer, LARGE) for layer in (nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.GELU())),
     Case(nn.GELU("tanh"), LARGE),
+    Case(nn.LayerNorm(1024), (4096, 1024)),
     Case(nn.CrossEntropyLoss(), (4096, 8192)),
 )
 
@@ -54,6 +55,11 @@ def native(case: Case) -> Step:
         loss = case.what.bind(k, case.shape, x.dtype)
         logits, target = k.handle(x), loss.target(labels)
         return lambda: loss.loss(logits, target, True)
+    if isinstance(case.what, nn.LayerNorm):
+        gradients = {name: np.empty_like(array) for name, array in case.what.parameters().items()}
+        norm = case.what.bind(k, case.shape, x.dtype, gradients, True, None)
+        inputs, given = k.handle(x), k.handle(dy)
+        return lambda: (norm.forward(inputs, True), norm.backward(given))
     dtype, n = k.dtype(x.dtype), math.prod(case.shape)
     does, saves_input = bound(k, case.what)
     z, g, y, dz = (k.handle(array) for array in (x, dy, np.empty_like(x), np.empty_like(x)))
@@ -75,6 +81,7 @@ def torchs(case: Case, threads: int) -> Step:
 
     def step() -> None:
         x.grad = None
+        module.zero_grad()
         if isinstance(case.what, nn.CrossEntropyLoss):
             module(x, labels).backward()
         else:
@@ -83,7 +90,9 @@ def torchs(case: Case, threads: int) -> Step:
     return step
 
 
-def kwargs_of(what: Activation | nn.CrossEntropyLoss) -> dict[str, Any]:
+def kwargs_of(what: Activation | nn.LayerNorm | nn.CrossEntropyLoss) -> dict[str, Any]:
+    if isinstance(what, nn.LayerNorm):
+        return {"normalized_shape": what.normalized_shape}
     return {"approximate": what.approximate} if isinstance(what, nn.GELU) else {}
 
 
