@@ -13,6 +13,9 @@
 
 #include "real.h"
 
+/* Rows whose columns are summed together: the sums are read and written once for them. */
+#define GROUP 4
+
 typedef struct row_stats {
     REAL high, low, scale; /* the mean in two parts, and 1 / s */
 } row_stats;
@@ -73,9 +76,9 @@ static void forward(const fgd_layer_norm *of, int64_t rows, int64_t cols, const 
     }
 }
 
-/* Sums g and g h over a row, and adds dy h and dy to the columns' sums. */
+/* Sums g and g h over a row. */
 INLINE void sum_row(int64_t n, const REAL *x, const REAL *w, const row_stats s, const REAL *dy, double *of_g,
-                    double *of_gh, double *sums) {
+                    double *of_gh) {
     double g_lanes[FGD_LANES] = {0}, gh_lanes[FGD_LANES] = {0};
     for (int64_t i = 0; i < n; i += FGD_LANES) {
         const int64_t left = n - i < FGD_LANES ? n - i : FGD_LANES;
@@ -94,16 +97,51 @@ INLINE void sum_row(int64_t n, const REAL *x, const REAL *w, const row_stats s, 
             }
         }
     }
-    if (sums) {
-        double *restrict of_w = sums, *restrict of_b = sums + n;
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) {
-            of_w[i] += (double)dy[i] * (double)normalised(x[i], s);
-            of_b[i] += (double)dy[i];
-        }
-    }
     *of_g = fgd_fold_lanes(g_lanes);
     *of_gh = fgd_fold_lanes(gh_lanes);
+}
+
+/* Adds dy h and dy of some rows, one after the other, to the columns' sums. */
+INLINE void sum_columns(int64_t n, const int rows, const REAL *x, const double *stats, const REAL *dy,
+                        double *sums) {
+    double *restrict of_w = sums, *restrict of_b = sums + n;
+    row_stats s[GROUP];
+    for (int r = 0; r < rows; r++) s[r] = stats_of(stats + 2 * r);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        double w = of_w[i], b = of_b[i];
+        for (int r = 0; r < rows; r++) {
+            w += (double)dy[r * n + i] * (double)normalised(x[r * n + i], s[r]);
+            b += (double)dy[r * n + i];
+        }
+        of_w[i] = w;
+        of_b[i] = b;
+    }
+}
+
+/* dx of a row. */
+INLINE void row_gradient(int64_t n, const REAL *x, const REAL *w, const row_stats s, const REAL *dy,
+                         REAL g_mean, REAL gh_mean, REAL *dx) {
+    if (w) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = ((dy[i] * w[i] - g_mean) - normalised(x[i], s) * gh_mean) * s.scale;
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = ((dy[i] - g_mean) - normalised(x[i], s) * gh_mean) * s.scale;
+    }
+}
+
+INLINE void group(const fgd_layer_norm *of, const int rows, int64_t n, const REAL *x, const REAL *w,
+                  const double *stats, const REAL *dy, REAL *dx, double *sums) {
+    double g[GROUP], gh[GROUP];
+    for (int r = 0; r < rows && dx; r++)
+        sum_row(n, x + r * n, w, stats_of(stats + 2 * r), dy + r * n, &g[r], &gh[r]);
+    if (sums) sum_columns(n, rows, x, stats, dy, sums);
+    for (int r = 0; r < rows && dx; r++)
+        row_gradient(n, x + r * n, w, stats_of(stats + 2 * r), dy + r * n,
+                     of->centered ? (REAL)(g[r] / (double)n) : 0, (REAL)(gh[r] / (double)n), dx + r * n);
 }
 
 static void backward(const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *in, const void *weight,
@@ -111,35 +149,26 @@ static void backward(const fgd_layer_norm *of, int64_t rows, int64_t cols, const
     const REAL *x = in, *w = weight, *dy = gradient;
     REAL *dx = out;
     if (sums) memset(sums, 0, (size_t)(2 * cols) * sizeof(double));
-    for (int64_t row = 0; row < rows; row++, x += cols, dy += cols, stats += 2) {
-        const row_stats s = stats_of(stats);
-        double of_g, of_gh;
-        sum_row(cols, x, w, s, dy, &of_g, &of_gh, sums);
-        if (!dx) continue;
-        const REAL g_mean = of->centered ? (REAL)(of_g / (double)cols) : 0;
-        const REAL gh_mean = (REAL)(of_gh / (double)cols);
-        if (w) {
-#pragma omp simd
-            for (int64_t i = 0; i < cols; i++)
-                dx[i] = ((dy[i] * w[i] - g_mean) - normalised(x[i], s) * gh_mean) * s.scale;
-        } else {
-#pragma omp simd
-            for (int64_t i = 0; i < cols; i++)
-                dx[i] = ((dy[i] - g_mean) - normalised(x[i], s) * gh_mean) * s.scale;
-        }
-        dx += cols;
+    for (int64_t row = 0, n; row < rows; row += n) {
+        const int64_t at = row * cols;
+        REAL *to = dx ? dx + at : NULL;
+        n = rows - row >= GROUP ? GROUP : 1;
+        if (n == GROUP) group(of, GROUP, cols, x + at, w, stats + 2 * row, dy + at, to, sums);
+        else group(of, 1, cols, x + at, w, stats + 2 * row, dy + at, to, sums);
     }
 }
 
-static void add_up(int64_t blocks, int64_t cols, const double *sums, void *dweight, void *dbias) {
+static void add_up(int64_t blocks, int64_t cols, double *sums, void *dweight, void *dbias) {
     REAL *outputs[] = {dweight, dbias};
-    for (int which = 0; which < 2; which++) {
-        for (int64_t i = 0; i < cols && outputs[which]; i++) {
-            double sum = 0;
-            for (int64_t block = 0; block < blocks; block++) sum += sums[(2 * block + which) * cols + i];
-            outputs[which][i] = (REAL)sum;
-        }
+    for (int64_t block = 1; block < blocks; block++) {
+        const double *restrict more = sums + 2 * block * cols;
+        double *restrict total = sums;
+#pragma omp simd
+        for (int64_t i = 0; i < 2 * cols; i++) total[i] += more[i];
     }
+    for (int which = 0; which < 2; which++)
+        for (int64_t i = 0; i < cols && outputs[which]; i++)
+            outputs[which][i] = blocks ? (REAL)sums[which * cols + i] : 0;
 }
 
 const fgd_layer_norms FGD_TABLE(fgd_layer_norms) = {forward, backward, add_up};

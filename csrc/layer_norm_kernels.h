@@ -12,8 +12,9 @@ typedef struct fgd_layer_norms {
      * rows, in order, for weight and bias */
     void (*backward)(const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x, const void *weight,
                      const double *stats, const void *dy, void *dx, double *sums);
-    /* dweight and dbias, each unless it is NULL, from the sums [blocks, 2, cols] of all blocks of rows */
-    void (*add_up)(int64_t blocks, int64_t cols, const double *sums, void *dweight, void *dbias);
+    /* dweight and dbias, each unless it is NULL, from the sums [blocks, 2, cols] of all blocks of rows, which
+     * are added to those of the first */
+    void (*add_up)(int64_t blocks, int64_t cols, double *sums, void *dweight, void *dbias);
 } fgd_layer_norms;
 
 #endif
