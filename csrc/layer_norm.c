@@ -33,8 +33,7 @@ int fgd_layer_norm_forward(int dtype, const fgd_layer_norm *of, int64_t rows, in
     if ((rows && (!x || !y || !stats)) || (bias && !weight)) return FGD_ERROR_NULL;
     const fgd_layer_norms *kernels = fgd_layer_norms_for(dtype);
     const int64_t item = fgd_item_size(dtype), blocks = blocks_of(rows, cols);
-    const int threads = blocks > 1 ? fgd_threads_for(rows * cols) : 1;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+#pragma omp parallel for num_threads(fgd_threads_for(rows * cols)) schedule(static) if (blocks > 1)
     for (int64_t block = 0; block < blocks; block++) {
         const piece p = piece_at(block, rows, cols, item);
         kernels->forward(of, p.n, cols, (const char *)x + p.offset, weight, bias, stats + 2 * p.first,
@@ -55,8 +54,7 @@ int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, i
     if (rows && (!x || !stats || !dy || (sums && !scratch))) return FGD_ERROR_NULL;
     const fgd_layer_norms *kernels = fgd_layer_norms_for(dtype);
     const int64_t item = fgd_item_size(dtype), blocks = blocks_of(rows, cols);
-    const int threads = blocks > 1 ? fgd_threads_for(rows * cols) : 1;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+#pragma omp parallel for num_threads(fgd_threads_for(rows * cols)) schedule(static) if (blocks > 1)
     for (int64_t block = 0; block < blocks; block++) {
         const piece p = piece_at(block, rows, cols, item);
         kernels->backward(of, p.n, cols, (const char *)x + p.offset, weight, stats + 2 * p.first,
