@@ -3,7 +3,29 @@
 import pytest
 from snapshots import BACKENDS
 
+from fastgd._native import ffi, lib
+from fastgd.verification import THREADS
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     return request.param
+
+
+@pytest.fixture(
+    params=[i for i in range(lib.fgd_isa_count()) if lib.fgd_isa_supported(i)],
+    ids=lambda isa: ffi.string(lib.fgd_isa_name(isa)).decode(),
+)
+def isa(request):
+    before = lib.fgd_get_isa()
+    assert lib.fgd_set_isa(request.param) == 0
+    yield request.param
+    lib.fgd_set_isa(before)
+
+
+@pytest.fixture(params=THREADS)
+def threads(request):
+    before = lib.fgd_get_num_threads()
+    assert lib.fgd_set_num_threads(request.param) == 0
+    yield request.param
+    lib.fgd_set_num_threads(before)

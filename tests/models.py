@@ -1,8 +1,12 @@
 """Small models and batches for the tests of fastgd.nn, and what they are compared with."""
 
 import numpy as np
+from snapshots import BACKENDS
 
 from fastgd import nn
+from fastgd.nn.kernels import kernels_of
+
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
 
 
 def same_bits(a, b):
@@ -60,3 +64,37 @@ def batch(n=12, dtype=np.float32):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, 6)).astype(dtype)
     return x, np.argmax(x[:, :3], axis=1)
+
+
+def numbers(n, dtype, seed=0, special=True):
+    """Of all magnitudes that matter, with the special ones spread among them."""
+    rng = np.random.default_rng([seed, n])
+    x = (rng.standard_normal(n) * np.exp(rng.uniform(-12, 5, n))).astype(dtype)
+    with np.errstate(over="ignore"):
+        for i, value in enumerate(SPECIAL if special else []):
+            if n > 4 * len(SPECIAL):
+                x[(i * 7919) % n] = value
+    return x
+
+
+def both(call, *outputs):
+    """What the native and the reference kernels leave in copies of `outputs` by call(kernels, *outputs)."""
+    results = []
+    for name in BACKENDS:
+        mine = [array.copy() for array in outputs]
+        assert call(kernels_of(name), *mine) == 0
+        results.append(mine)
+    return zip(*results, strict=True)
+
+
+def central_differences(f, array, step=1e-6):
+    """The derivative of f() with respect to every element of a float64 array that it depends on."""
+    numeric = np.empty_like(array)
+    for i in np.ndindex(array.shape):
+        before = array[i]
+        array[i] = before + step
+        up = f()
+        array[i] = before - step
+        numeric[i] = (up - f()) / (2 * step)
+        array[i] = before
+    return numeric

@@ -18,7 +18,7 @@ import pytest
 from compiling import Unit, compiles, library, linked, openmp_flags, required
 
 TESTS = Path(__file__).parent
-SHARED = ["array", "numbers", "product", "call"]
+SHARED = ["array", "numbers", "product", "needs", "call"]
 
 SANITIZERS = "-fsanitize=address,undefined"
 SANITIZED = [SANITIZERS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]

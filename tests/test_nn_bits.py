@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from models import same_bits
+from models import both, numbers, same_bits
 from snapshots import BACKENDS
 
 from fastgd import gemm, nn
@@ -15,31 +15,12 @@ from fastgd.nn.kernels import kernels_of
 from fastgd.nn.losses import ElementLoss
 from fastgd.nn.reference_activations import FUNCTIONS
 from fastgd.nn.reference_losses import LOSSES
-from fastgd.verification import THREADS
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 1000, 16384, 16385, 50001]
 INFOS = [lib.fgd_activation_at(i) for i in range(lib.fgd_activation_count())]
 ACTIVATIONS = [ffi.string(info.name).decode() for info in INFOS]
 #: parameters of those that have some
 VALUES = {"leaky_relu": (0.3,), "elu": (1.7,), "softplus": (0.6, 5.0), "hardtanh": (-0.7, 1.9)}
-SUPPORTED = [isa for isa in range(lib.fgd_isa_count()) if lib.fgd_isa_supported(isa)]
-SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
-
-
-@pytest.fixture(params=SUPPORTED, ids=lambda isa: ffi.string(lib.fgd_isa_name(isa)).decode())
-def isa(request):
-    before = lib.fgd_get_isa()
-    assert lib.fgd_set_isa(request.param) == 0
-    yield request.param
-    lib.fgd_set_isa(before)
-
-
-@pytest.fixture(params=THREADS)
-def threads(request):
-    before = lib.fgd_get_num_threads()
-    assert lib.fgd_set_num_threads(request.param) == 0
-    yield request.param
-    lib.fgd_set_num_threads(before)
 
 
 @pytest.fixture
@@ -49,27 +30,6 @@ def numpy_products():
         gemm.ensure(dtype.name)
     yield
     gemm.use(None)
-
-
-def numbers(n, dtype, seed=0, special=True):
-    """Of all magnitudes that matter, with the special ones spread among them."""
-    rng = np.random.default_rng([seed, n])
-    x = (rng.standard_normal(n) * np.exp(rng.uniform(-12, 5, n))).astype(dtype)
-    with np.errstate(over="ignore"):
-        for i, value in enumerate(SPECIAL if special else []):
-            if n > 4 * len(SPECIAL):
-                x[(i * 7919) % n] = value
-    return x
-
-
-def both(call, *outputs):
-    """What the native and the reference kernels leave in copies of `outputs` by call(kernels, *outputs)."""
-    results = []
-    for name in BACKENDS:
-        mine = [array.copy() for array in outputs]
-        assert call(kernels_of(name), *mine) == 0
-        results.append(mine)
-    return zip(*results, strict=True)
 
 
 def activation(kernels, name):

@@ -18,9 +18,16 @@ from fastgd.nn.layers import checked_dtype, checked_size
 
 class NormPass(Pass):
     def __init__(
-        self, layer: RowNorm, kernels: Kernels, shape: Shape, gradients: dict[str, Array], needs_dx: bool
+        self,
+        layer: RowNorm,
+        kernels: Kernels,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        gradients: dict[str, Array],
+        needs_dx: bool,
     ) -> None:
-        k, dtype = kernels, layer.dtype
+        k = kernels
+        eps = float(np.finfo(dtype).eps) if layer.eps is None else layer.eps
         cols = math.prod(layer.normalized_shape)
         rows = math.prod(shape) // cols
         self.output = np.empty(shape, dtype)
@@ -35,7 +42,7 @@ class NormPass(Pass):
         self._weight, self._bias = (handle(name, held) for name in ("weight", "bias"))
         scratch = k.handle(np.empty(k.layer_norm_scratch(rows, cols))) if held else k.null
         after = (handle("weight", gradients), handle("bias", gradients), scratch)
-        given = (k.dtype(dtype), k.layer_norm(layer.centered, layer.eps), rows, cols)
+        given = (k.dtype(dtype), k.layer_norm(layer.centered, eps), rows, cols)
         self._after = (k.null if self._dx is None else self._dx, *after)
         self._forward = partial(k.layer_norm_forward, *given)
         self._backward = partial(k.layer_norm_backward, *given)
@@ -59,15 +66,16 @@ class RowNorm(Layer):
     centered: bool
 
     def __init__(
-        self, normalized_shape: int | Iterable[int], eps: float, names: tuple[str, ...], dtype: Any
+        self, normalized_shape: int | Iterable[int], eps: float | None, names: tuple[str, ...], dtype: Any
     ) -> None:
         sizes = normalized_shape if isinstance(normalized_shape, Iterable) else [normalized_shape]
         self.normalized_shape = tuple(checked_size("normalized_shape", size) for size in sizes)
         if not self.normalized_shape:
             raise ValueError("normalized_shape must have at least one dimension")
-        self.dtype = checked_dtype(dtype)
-        self.eps = finite("eps", eps, 0)
-        self._parameters = {name: np.empty(self.normalized_shape, self.dtype) for name in names}
+        #: None: that of the input's dtype
+        self.eps = None if eps is None else finite("eps", eps, 0)
+        of = checked_dtype(dtype)
+        self._parameters = {name: np.empty(self.normalized_shape, of) for name in names}
         self.reset_parameters(np.random.default_rng(0))
 
     @property
@@ -100,9 +108,7 @@ class RowNorm(Layer):
         needs_dx: bool,
         activation: Activation | None,
     ) -> Pass:
-        if dtype != self.dtype:
-            raise TypeError(f"{self} is in {self.dtype}, and its input in {dtype}")
-        return NormPass(self, kernels, shape, gradients, needs_dx)
+        return NormPass(self, kernels, shape, dtype, gradients, needs_dx)
 
 
 class LayerNorm(RowNorm):
@@ -115,7 +121,7 @@ class LayerNorm(RowNorm):
     eps: 0 or above. Default 1e-5.
     elementwise_affine: whether there are weight and bias, of normalized_shape, which start as 1 and 0.
         Default True. bias: False for a weight alone.
-    dtype: float32 (default) or float64.
+    dtype: of weight and bias, float32 (default) or float64; without them any input will do.
 
     Raises TypeError or ValueError for arguments that are none.
     """
@@ -148,7 +154,7 @@ class RMSNorm(RowNorm):
     normalized_shape: the sizes of these dimensions, 1 or more each; an integer for the last one.
     eps: 0 or above. Default None: the distance from 1 to the next number of the dtype, as in torch.
     elementwise_affine: whether there is a weight of normalized_shape, which starts as 1. Default True.
-    dtype: float32 (default) or float64.
+    dtype: of the weight, float32 (default) or float64; without one any input will do.
 
     Raises TypeError or ValueError for arguments that are none.
     """
@@ -163,8 +169,7 @@ class RMSNorm(RowNorm):
         *,
         dtype: Any = np.float32,
     ) -> None:
-        least = float(np.finfo(checked_dtype(dtype)).eps) if eps is None else eps
-        super().__init__(normalized_shape, least, ("weight",) if elementwise_affine else (), dtype)
+        super().__init__(normalized_shape, eps, ("weight",) if elementwise_affine else (), dtype)
 
     def __repr__(self) -> str:
         return (
