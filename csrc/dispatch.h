@@ -8,12 +8,13 @@
 #include "storage_kernels.h"
 #include "stored_kernels.h"
 
-/* The tables of the instruction set in use, for what is computed in: FGD_F32 or FGD_F64. */
-const fgd_kernels *fgd_kernels_for(int real);
-const fgd_storage *fgd_storage_for(int real);
-const fgd_stored *fgd_stored_for(int real);
-const fgd_layers *fgd_layers_for(int real);
-const fgd_layer_norms *fgd_layer_norms_for(int real);
+/* Every table that an instruction set and a precision fill; X takes the set's name and the table's. */
+#define FGD_TABLES(X, isa) X(isa, kernels) X(isa, storage) X(isa, stored) X(isa, layers) X(isa, layer_norms)
+
+/* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
+ * or FGD_F64. */
+#define FGD_DECLARE_TABLE(isa, table) const fgd_##table *fgd_##table##_for(int real);
+FGD_TABLES(FGD_DECLARE_TABLE, )
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);

@@ -20,6 +20,8 @@ extern "C" {
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
 #define FGD_MAX_DIMS 64
+#define FGD_MAX_SIZES 8     /* of an operation of a program */
+#define FGD_MAX_POINTERS 24
 #define FGD_BLOCK 256 /* elements that share a scale in FGD_CODES */
 #define FGD_MAX_THREADS 1024 /* asking OpenMP for more than the system has would end the process */
 
@@ -43,7 +45,8 @@ typedef enum fgd_error {
     FGD_ERROR_ROUNDING = -16,
     FGD_ERROR_ROWS = -17,
     FGD_ERROR_MATRIX = -18,
-    FGD_ERROR_LOSS = -19
+    FGD_ERROR_LOSS = -19,
+    FGD_ERROR_OP = -20
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
@@ -286,6 +289,7 @@ int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, in
 typedef struct fgd_loss {
     int32_t kind;
     double a; /* its parameter; ignored where it has none */
+    double divisor;
 } fgd_loss;
 
 typedef struct fgd_loss_info {
@@ -295,11 +299,11 @@ int fgd_loss_count(void);
 const fgd_loss_info *fgd_loss_at(int kind); /* NULL when there is none */
 int fgd_loss_find(const char *name);        /* its kind, or FGD_ERROR_LOSS */
 
-/* The sum over n elements, divided by divisor, and its gradient unless grad is NULL; grad may be prediction.
- * scratch has fgd_loss_scratch(n) elements. */
+/* The sum over n elements, divided by the divisor, and its gradient unless grad is NULL; grad may be
+ * prediction. scratch has fgd_loss_scratch(n) elements. */
 int64_t fgd_loss_scratch(int64_t n);
-int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, const void *prediction,
-                      const void *target, void *grad, double *scratch, double *loss);
+int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, const void *prediction, const void *target,
+                      void *grad, double *scratch, double *loss);
 
 /* Normalisation of the rows of x [rows, cols]: layer normalisation (Ba, Kiros and Hinton 2016, equation 3),
  * or, not centered, RMS normalisation (Zhang and Sennrich 2019, equation 4). */
@@ -319,6 +323,40 @@ int64_t fgd_layer_norm_scratch(int64_t rows, int64_t cols);
 int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x,
                             const void *weight, const double *stats, const void *dy, void *dx, void *dweight,
                             void *dbias, double *scratch);
+
+/* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
+
+/* One call of an entry above that takes (dtype, of, sizes..., pointers...): the description, the sizes and the
+ * pointers in its order. first_gradient, n_gradients: the tensors whose gradients are complete behind it, for
+ * fgd_train. */
+typedef struct fgd_op {
+    int32_t entry; /* fgd_op_find */
+    int32_t dtype;
+    const void *of;
+    int64_t sizes[FGD_MAX_SIZES];
+    void *pointers[FGD_MAX_POINTERS];
+    int64_t first_gradient, n_gradients;
+} fgd_op;
+
+/* An entry that an operation may call: its name without fgd_, and how much it takes. */
+typedef struct fgd_op_info {
+    const char *name;
+    int32_t n_sizes, n_pointers;
+} fgd_op_info;
+int fgd_op_count(void);
+const fgd_op_info *fgd_op_at(int entry); /* NULL when there is none */
+int fgd_op_find(const char *name);       /* its entry, or FGD_ERROR_OP */
+
+/* Runs the operations one after the other. The first that fails ends it: its code is returned, its number
+ * stands in *failed (-1: none did), and those before it have done their work. */
+int fgd_run(const fgd_op *ops, int64_t n_ops, int64_t *failed);
+
+/* fgd_run, then fgd_update, which is not reached when an operation fails. A gradient that the options want
+ * measured is measured as soon as it is complete, while it is in cache, if every tensor's is named by one
+ * operation; the result is that of fgd_update. */
+int fgd_train(const fgd_op *ops, int64_t n_ops, int64_t *failed, const fgd_group *groups, int64_t n_groups,
+              const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, void *workspace,
+              int64_t workspace_size, fgd_report *report);
 
 /* cdef end */
 

@@ -11,12 +11,9 @@
 #define FGD_CPU(feature) 0
 #endif
 
-#define FGD_ISA(name, flags, test) \
-    extern const fgd_kernels fgd_kernels_##name##_f32, fgd_kernels_##name##_f64; \
-    extern const fgd_storage fgd_storage_##name##_f32, fgd_storage_##name##_f64; \
-    extern const fgd_stored fgd_stored_##name##_f32, fgd_stored_##name##_f64; \
-    extern const fgd_layers fgd_layers_##name##_f32, fgd_layers_##name##_f64; \
-    extern const fgd_layer_norms fgd_layer_norms_##name##_f32, fgd_layer_norms_##name##_f64;
+#define EXTERN(isa, table) \
+    extern const fgd_##table fgd_##table##_##isa##_f32, fgd_##table##_##isa##_f64;
+#define FGD_ISA(name, flags, test) FGD_TABLES(EXTERN, name)
 #include "isa.def"
 #undef FGD_ISA
 
@@ -28,18 +25,12 @@
 static const struct {
     const char *name;
     int (*supported)(void);
-    const fgd_kernels *kernels[2]; /* by the precision computed in: FGD_F32 or FGD_F64 */
-    const fgd_storage *storage[2];
-    const fgd_stored *stored[2];
-    const fgd_layers *layers[2];
-    const fgd_layer_norms *layer_norms[2];
+    /* each by the precision computed in: FGD_F32 or FGD_F64 */
+#define MEMBER(isa, table) const fgd_##table *table[2];
+    FGD_TABLES(MEMBER, )
 } sets[] = {
-#define FGD_ISA(name, flags, test) \
-    {#name, name##_supported, {&fgd_kernels_##name##_f32, &fgd_kernels_##name##_f64}, \
-     {&fgd_storage_##name##_f32, &fgd_storage_##name##_f64}, \
-     {&fgd_stored_##name##_f32, &fgd_stored_##name##_f64}, \
-     {&fgd_layers_##name##_f32, &fgd_layers_##name##_f64}, \
-     {&fgd_layer_norms_##name##_f32, &fgd_layer_norms_##name##_f64}},
+#define ENTRY(isa, table) .table = {&fgd_##table##_##isa##_f32, &fgd_##table##_##isa##_f64},
+#define FGD_ISA(name, flags, test) {#name, name##_supported, FGD_TABLES(ENTRY, name)},
 #include "isa.def"
 #undef FGD_ISA
 };
@@ -71,12 +62,6 @@ int fgd_set_isa(int isa) {
     return FGD_OK;
 }
 
-const fgd_kernels *fgd_kernels_for(int real) { return sets[fgd_get_isa()].kernels[real]; }
-
-const fgd_storage *fgd_storage_for(int real) { return sets[fgd_get_isa()].storage[real]; }
-
-const fgd_stored *fgd_stored_for(int real) { return sets[fgd_get_isa()].stored[real]; }
-
-const fgd_layers *fgd_layers_for(int real) { return sets[fgd_get_isa()].layers[real]; }
-
-const fgd_layer_norms *fgd_layer_norms_for(int real) { return sets[fgd_get_isa()].layer_norms[real]; }
+#define TABLE_FOR(isa, table) \
+    const fgd_##table *fgd_##table##_for(int real) { return sets[fgd_get_isa()].table[real]; }
+FGD_TABLES(TABLE_FOR, )

@@ -25,6 +25,7 @@ typedef struct job {
     int64_t n_tensors, n_chunks;
     const fgd_options *options;
     int write, measure, trial, threads; /* trial: some group needs SUMS */
+    int measured;                       /* partial is filled already */
     int factored, orthogonal;           /* some group's rule is */
     int64_t *first_chunk;               /* n_tensors + 1 */
     int64_t *first_unit;                /* n_tensors + 1 */

@@ -231,8 +231,8 @@ int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, in
 
 int64_t fgd_loss_scratch(int64_t n) { return n > 0 ? pieces(n, FGD_CHUNK) : 0; }
 
-int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, const void *prediction,
-                      const void *target, void *grad, double *scratch, double *loss) {
+int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, const void *prediction, const void *target,
+                      void *grad, double *scratch, double *loss) {
     int code = check_dtype(dtype);
     double total = 0;
     if (!code) code = check_matrix(1, n);
@@ -241,9 +241,9 @@ int fgd_loss_and_grad(int dtype, const fgd_loss *of, int64_t n, double divisor, 
     if (!loss || (n && (!prediction || !target || !scratch))) return FGD_ERROR_NULL;
     const job j = {.kernels = fgd_layers_for(dtype), .loss = of, .item = fgd_item_size(dtype), .rows = 1,
                    .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = prediction, .dy = target,
-                   .out = grad, .partial = scratch, .divisor = divisor};
+                   .out = grad, .partial = scratch, .divisor = of->divisor};
     run(&j, loss_task);
     for (int64_t i = 0; i < fgd_loss_scratch(n); i++) total += scratch[i];
-    *loss = total / divisor;
+    *loss = total / of->divisor;
     return FGD_OK;
 }

@@ -92,6 +92,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_MATRIX:
             return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
         case FGD_ERROR_LOSS: return "there is no such loss";
+        case FGD_ERROR_OP: return "a program has an operation that does not exist";
         default: return "unknown error code";
     }
 }

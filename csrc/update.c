@@ -5,6 +5,7 @@
 #include "apply.h"
 #include "factored.h"
 #include "orthogonal.h"
+#include "program.h"
 
 /* ---- Running over all chunks ------------------------------------------------------------------------ */
 
@@ -45,7 +46,7 @@ static void run_part(const void *what, int part, int parts) {
     const int64_t from = part_begin(j, part, parts), to = part_begin(j, part + 1, parts);
     int64_t cursor = 0;
     if (j->measure) {
-        for (int64_t c = from; c < to; c++) fgd_measure_chunk(j, c, &cursor);
+        for (int64_t c = from; c < to && !j->measured; c++) fgd_measure_chunk(j, c, &cursor);
         wait_for_all(parts);
         if (part == 0) fgd_finish_measure(j);
         wait_for_all(parts);
@@ -101,20 +102,67 @@ static void count_steps(const job *j) {
     }
 }
 
+static int run_update(const job *j) {
+    fgd_in_parts(j->threads, run_part, j);
+    const int code = run_orthogonal(j);
+    count_steps(j);
+    for (int64_t u = 0; !j->report->skipped && fgd_clips_units(j) && u < j->first_unit[j->n_tensors]; u++)
+        j->report->clip_coef = fgd_smaller(j->report->clip_coef, j->unit_coef[u]);
+    return code;
+}
+
+/* ---- The step behind a program ----------------------------------------------------------------------- */
+
+/* Whether each tensor's gradient is named once: by ranges that end where the one before begins. */
+static int names_all_gradients(const fgd_op *ops, int64_t n_ops, int64_t n_tensors) {
+    int64_t end = n_tensors;
+    for (int64_t i = 0; i < n_ops; i++) {
+        if (ops[i].n_gradients == 0) continue;
+        if (ops[i].n_gradients < 0 || ops[i].n_gradients > end) return 0;
+        if (ops[i].first_gradient != end - ops[i].n_gradients) return 0;
+        end = ops[i].first_gradient;
+    }
+    return end == 0;
+}
+
+static void measure_gradients(const job *j, const fgd_op *op) {
+    const int64_t from = j->first_chunk[op->first_gradient];
+    const int64_t to = j->first_chunk[op->first_gradient + op->n_gradients];
+#pragma omp parallel for num_threads(fgd_threads_for((to - from) * FGD_CHUNK)) schedule(static)
+    for (int64_t c = from; c < to; c++) {
+        int64_t cursor = op->first_gradient;
+        fgd_measure_chunk(j, c, &cursor);
+    }
+}
+
+int fgd_train(const fgd_op *ops, int64_t n_ops, int64_t *failed, const fgd_group *groups, int64_t n_groups,
+              const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, void *workspace,
+              int64_t workspace_size, fgd_report *report) {
+    job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
+             .write = WRITE_UPDATE, .report = report};
+    int code = fgd_check_ops(ops, n_ops, failed);
+    if (!code) code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
+    if (code) return code;
+    j.measured = j.measure && names_all_gradients(ops, n_ops, n_tensors);
+    for (int64_t i = 0; i < n_ops; i++) {
+        code = fgd_run_op(&ops[i]);
+        if (code) {
+            *failed = i;
+            return code;
+        }
+        if (j.measured && ops[i].n_gradients) measure_gradients(&j, &ops[i]);
+    }
+    return run_update(&j);
+}
+
 /* ---- Entries --------------------------------------------------------------------------------------- */
 
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report) {
     job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
              .write = WRITE_UPDATE, .report = report};
-    int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
-    if (code) return code;
-    fgd_in_parts(j.threads, run_part, &j);
-    code = run_orthogonal(&j);
-    count_steps(&j);
-    for (int64_t u = 0; !report->skipped && fgd_clips_units(&j) && u < j.first_unit[n_tensors]; u++)
-        report->clip_coef = fgd_smaller(report->clip_coef, j.unit_coef[u]);
-    return code;
+    const int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
+    return code ? code : run_update(&j);
 }
 
 int fgd_measure(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *options, double *norms,

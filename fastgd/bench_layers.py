@@ -18,6 +18,7 @@ import fastgd
 from fastgd import nn
 from fastgd.bench import timed
 from fastgd.nn.activations import Activation, bound
+from fastgd.nn.compiled import LayerPasses
 from fastgd.nn.kernels import kernels_of
 
 Shape = tuple[int, ...]
@@ -52,14 +53,14 @@ def native(case: Case) -> Step:
     x, dy, labels = example(case.shape)
     k = kernels_of("native")
     if isinstance(case.what, nn.CrossEntropyLoss):
-        loss = case.what.bind(k, case.shape, x.dtype)
-        logits, target = k.handle(x), loss.target(labels)
-        return lambda: loss.loss(logits, target, True)
+        arrays = (x, labels, np.empty_like(x), np.empty(len(x)), np.empty(1))
+        arguments = (k.dtype(x.dtype), k.describe("labels", None, 0.0, 0.0, -100), *x.shape)
+        handles = [k.handle(array) for array in arrays]
+        return lambda: k.check(k.softmax_cross_entropy(*arguments, *handles))
     if isinstance(case.what, nn.LayerNorm):
-        gradients = {name: np.empty_like(array) for name, array in case.what.parameters().items()}
-        norm = case.what.bind(k, case.shape, x.dtype, gradients, True, None)
-        inputs, given = k.handle(x), k.handle(dy)
-        return lambda: (norm.forward(inputs, True), norm.backward(given))
+        passes = LayerPasses(case.what, k, (x.shape, x.dtype), x.dtype)
+        passes.bind(x, dy)
+        return passes.run
     dtype, n = k.dtype(x.dtype), math.prod(case.shape)
     does, saves_input = bound(k, case.what)
     z, g, y, dz = (k.handle(array) for array in (x, dy, np.empty_like(x), np.empty_like(x)))

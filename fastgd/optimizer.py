@@ -14,12 +14,12 @@ import numpy as np
 
 from fastgd import backends
 from fastgd.arrays import DTYPES, Array, listed
-from fastgd.backends.base import UNMEASURED, Backend, Options
+from fastgd.backends.base import UNMEASURED, Backend, Options, Program
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
 from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
-from fastgd.options import step_options
+from fastgd.options import asked_with, step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
@@ -180,18 +180,29 @@ class Optimizer:
         """
         # a tuple of our own keeps gradients alive though another thread may empty the caller's list
         grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
+        asked = (
+            clip_norm,
+            clip_value,
+            grad_scale,
+            skip_nonfinite,
+            clip_scope,
+            normalize,
+            total_norm,
+            clip_adaptive,
+            clip_adaptive_eps,
+        )
+        return self._step(grads, asked, None)
+
+    def step_behind(self, program: Program, grads: Sequence[Array], **options: Any) -> StepReport:
+        """What `step` does with these gradients and options, once the program has filled them.
+
+        All in one native call where program and optimizer are native: `fastgd.nn.Sequential.train_step`.
+        Raises what `step` does, and what the program does; nothing has been updated then.
+        """
+        return self._step(tuple(grads), asked_with(options), program)
+
+    def _step(self, grads: tuple[Any, ...], asked: tuple[Any, ...], program: Program | None) -> StepReport:
         with self._lock:
-            asked = (
-                clip_norm,
-                clip_value,
-                grad_scale,
-                skip_nonfinite,
-                clip_scope,
-                normalize,
-                total_norm,
-                clip_adaptive,
-                clip_adaptive_eps,
-            )
             try:
                 known = asked == self._asked
             except Exception:  # of an array, say; the checks of _ask name it
@@ -202,7 +213,7 @@ class Optimizer:
             plan = planner.plan
             if plan is None or self._changed or planner.gone or plan.grad_ids != list(map(id, grads)):
                 plan = planner.prepare(grads, self._options, self._changed)
-            measured = plan.run.step(self._options)
+            measured = plan.run.step(self._options, program)
             if measured is UNMEASURED:
                 if plan.lent:
                     plan.lent.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -68,3 +69,19 @@ def step_options(
 
 def _limit(name: str, value: Any) -> float:
     return math.inf if value is None else named(name, limit, value)
+
+
+#: the keyword arguments of `Optimizer.step` and their defaults, in their order
+_USUAL = {
+    name: parameter.default
+    for name, parameter in inspect.signature(step_options).parameters.items()
+    if name != "narrowest"
+}
+
+
+def asked_with(options: dict[str, Any]) -> tuple[Any, ...]:
+    """All keyword arguments of `Optimizer.step` in their order, these being given; TypeError for others."""
+    unknown = options.keys() - _USUAL.keys()
+    if unknown:
+        raise TypeError(f"step() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+    return tuple({**_USUAL, **options}.values())

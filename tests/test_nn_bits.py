@@ -117,7 +117,7 @@ def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, smoothing
         def call(k, grad, row_loss, loss, logits=logits, labels=labels, weights=weights):
             at = [k.handle(array) for array in (logits, labels, grad, row_loss, loss)]
             at[2] = at[2] if with_grad else k.null
-            of = k.labels(weights, smoothing, 0.0, -100)
+            of = k.describe("labels", weights, smoothing, 0.0, -100)
             return k.softmax_cross_entropy(k.dtype(logits.dtype), of, *logits.shape, *at)
 
         for mine, expected in both(call, np.full_like(logits, 9), np.full(rows, 9.0), np.zeros(1)):
@@ -145,7 +145,7 @@ def test_losses_have_the_bits_of_the_reference(name, dtype, with_grad, isa, thre
             scratch = np.zeros(k.loss_scratch(n))
             at = [k.handle(array) for array in (p, t, grad, scratch, loss)]
             at[2] = at[2] if with_grad else k.null
-            return k.loss_and_grad(k.dtype(p.dtype), k.loss(name, 0.7), n, float(n), *at)
+            return k.loss_and_grad(k.dtype(p.dtype), k.loss(name, 0.7, float(n)), n, *at)
 
         for mine, expected in both(call, np.full_like(p, 9), np.zeros(1)):
             same_bits(mine, expected)
@@ -167,7 +167,7 @@ def test_outputs_may_be_inputs(dtype, isa):
     logits, labels = numbers(77 * 13, dtype).reshape(77, 13), np.arange(77) % 13
     grad, rows, loss = np.empty_like(logits), np.empty(77), ffi.new("double *")
     rest = ffi.from_buffer("int64_t[]", labels), at(grad), ffi.from_buffer("double[]", rows), loss
-    of = kernels_of("native").labels()
+    of = kernels_of("native").describe("labels", None, 0.0, 0.0, -1)
     lib.fgd_softmax_cross_entropy(code, of, 77, 13, at(logits), *rest)
     lib.fgd_softmax_cross_entropy(code, of, 77, 13, at(logits), rest[0], at(logits), *rest[2:])
     same_bits(logits, grad)

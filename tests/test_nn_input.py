@@ -17,10 +17,10 @@ from fastgd.nn.kernels import kernels_of
         (
             lambda x, y: (x[:, :5], y),
             ValueError,
-            r"layer 0 does not take: Linear\(6, 16.*\[batch, 6\], not \[12, 5\]",
+            r"layer 0 does not take: Linear\(6, 16.*\[batch, \.\.\., 6\], not \[12, 5\]",
         ),
         (lambda x, y: (x[0], y), ValueError, r"x must have shape \[batch, ...\], not \[6\]"),
-        (lambda x, y: (x[None], y), ValueError, "layer 0 does not take"),
+        (lambda x, y: (x[None], y), ValueError, r"y must have shape \[1, 12\], a label for each row"),
         (
             lambda x, y: (x.astype(np.float64), y),
             TypeError,
@@ -100,7 +100,10 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
     at = ffi.from_buffer("int64_t[]", labels)
     gemm.ensure("float32")
     relu, gelu = map(kernels_of("native").activation, ("relu", "gelu"))
-    of, squared = kernels_of("native").labels(), kernels_of("native").loss("squared")
+    of, squared = (
+        kernels_of("native").describe("labels", None, 0.0, 0.0, -1),
+        kernels_of("native").loss("squared"),
+    )
     none = ffi.new("fgd_activation *", {"kind": 99})
     assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_LABEL
     labels[3] = -2
@@ -111,11 +114,11 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
     assert lib.fgd_softmax_cross_entropy(0, of, 2**40, 2**40, p, at, p, rows, loss) == lib.FGD_ERROR_SIZE
     assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, null, at, p, rows, loss) == lib.FGD_ERROR_NULL
     assert lib.fgd_softmax_cross_entropy(0, of, 4, 4, p, at, p, null, loss) == lib.FGD_ERROR_NULL
-    assert lib.fgd_loss_and_grad(0, squared, 4, 4, p, null, p, rows, loss) == lib.FGD_ERROR_NULL
-    assert lib.fgd_loss_and_grad(0, squared, -1, 1, p, p, p, rows, loss) == lib.FGD_ERROR_SIZE
+    assert lib.fgd_loss_and_grad(0, squared, 4, p, null, p, rows, loss) == lib.FGD_ERROR_NULL
+    assert lib.fgd_loss_and_grad(0, squared, -1, p, p, p, rows, loss) == lib.FGD_ERROR_SIZE
     no_loss = ffi.new("fgd_loss *", {"kind": 99})
-    assert lib.fgd_loss_and_grad(0, no_loss, 4, 4, p, p, p, rows, loss) == lib.FGD_ERROR_LOSS
-    beyond = kernels_of("native").labels(label_smoothing=1.5)
+    assert lib.fgd_loss_and_grad(0, no_loss, 4, p, p, p, rows, loss) == lib.FGD_ERROR_LOSS
+    beyond = kernels_of("native").describe("labels", None, 1.5, 0.0, -1)
     assert lib.fgd_softmax_cross_entropy(0, beyond, 4, 4, p, at, p, rows, loss) == lib.FGD_ERROR_OPTION
     assert lib.fgd_activation_forward(0, none, 4, p, p) == lib.FGD_ERROR_ACTIVATION
     assert lib.fgd_activation_forward(0, relu, -1, p, p) == lib.FGD_ERROR_SIZE
@@ -135,7 +138,7 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
 
 def test_empty_native_calls():
     loss = ffi.new("double *")
-    of = kernels_of("native").labels()
+    of = kernels_of("native").describe("labels", None, 0.0, 0.0, -1)
     assert lib.fgd_softmax_cross_entropy(0, of, 0, 3, ffi.NULL, ffi.NULL, ffi.NULL, ffi.NULL, loss) == 0
     assert math.isnan(loss[0])
     gemm.ensure("float32")

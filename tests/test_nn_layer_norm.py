@@ -7,6 +7,7 @@ from models import both, central_differences, numbers, same_bits
 from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
+from fastgd.nn.compiled import LayerPasses
 from fastgd.nn.kernels import kernels_of
 
 SHAPES = [(1, 1), (3, 2), (1, 15), (5, 16), (7, 17), (33, 65), (700, 129), (3, 16384), (9, 20001)]
@@ -29,7 +30,9 @@ def test_bits_of_the_reference(dtype, centered, affine, isa, threads):
 
         def forward(k, stats, y, x=x, given=given):
             at = (k.handle(x), *given(k), k.handle(stats), k.handle(y))
-            return k.layer_norm_forward(k.dtype(x.dtype), k.layer_norm(centered, 1e-5), *x.shape, *at)
+            return k.layer_norm_forward(
+                k.dtype(x.dtype), k.describe("layer_norm", centered, 1e-5), *x.shape, *at
+            )
 
         (stats, expected), (y, y_expected) = both(forward, np.full((rows, 2), 9.0), np.full_like(x, 9))
         same_bits(stats, expected)
@@ -40,7 +43,9 @@ def test_bits_of_the_reference(dtype, centered, affine, isa, threads):
             w, b = given(k)
             after = (k.null if w is k.null else k.handle(dw), k.null if b is k.null else k.handle(db))
             at = (k.handle(x), w, k.handle(stats), k.handle(dy), k.handle(dx), *after, k.handle(scratch))
-            return k.layer_norm_backward(k.dtype(x.dtype), k.layer_norm(centered, 1e-5), *x.shape, *at)
+            return k.layer_norm_backward(
+                k.dtype(x.dtype), k.describe("layer_norm", centered, 1e-5), *x.shape, *at
+            )
 
         for mine, expected in both(backward, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
             same_bits(mine, expected)
@@ -58,17 +63,10 @@ def layers(dtype):
 
 def run(layer, x, dy, backend):
     """(y, gradients of the parameters by name, dx) of x [batch, ...]."""
-    k = kernels_of(backend)
-    gradients = {name: np.full_like(array, 9) for name, array in layer.parameters().items()}
-    bound = layer.bind(k, x.shape, x.dtype, gradients, True, None)
-    bound.forward(k.handle(x), True)
-    y = bound.output.copy()
-    dx = bound.backward(k.handle(dy.copy()))
-    return (
-        y,
-        gradients,
-        np.frombuffer(ffi.buffer(dx), x.dtype).reshape(x.shape) if backend == "native" else dx,
-    )
+    passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), x.dtype)
+    passes.bind(x, dy.copy())
+    passes.run()
+    return passes.y, passes.gradients, passes.dx
 
 
 def drawn(layer, dtype):

@@ -34,17 +34,18 @@ def test_gradients_are_the_same_objects_every_time():
     assert [g.shape for g in gradients] == [p.shape for p in model.parameters()]
 
 
-def test_shapes_may_alternate_and_only_a_few_plans_are_kept():
+def test_shapes_may_alternate_and_only_a_few_programs_are_kept():
     model, x, y = classifier(), *batch(40)
     expected = {n: model.loss(x[:n], y[:n]) for n in range(1, 40)}
     for n in [*range(1, 40), 32, 8, 32, 8]:
         assert model.loss(x[:n], y[:n]) == expected[n]
-    assert len(model._plans) == 4
-    kept = model._plans[(32, 6), np.dtype(np.float32)]
+    assert len(model._programs) == 8
+    key = (32, 6), np.dtype(np.float32), "loss", False
+    kept = model._programs[key]
     for n in range(1, 20):
-        model.loss_and_grad(x[:n], y[:n])
-        model.loss_and_grad(x[:32], y[:32])
-    assert model._plans[(32, 6), np.dtype(np.float32)] is kept
+        model.loss(x[:n], y[:n])
+        model.loss(x[:32], y[:32])
+    assert model._programs[key] is kept
 
 
 def test_forward_gives_an_array_of_the_users_own():

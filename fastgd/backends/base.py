@@ -157,6 +157,16 @@ class Work(NamedTuple):
     seed: int = 0
 
 
+class Program(Protocol):
+    """What fills the gradients of a step."""
+
+    def run(self) -> None:
+        """Fills them."""
+
+    def then(self, update: Callable[..., int], *arguments: Any) -> int:
+        """Fills them, calls update(*arguments) and returns what that returns."""
+
+
 class Plan(Protocol):
     """A step prepared once for the same parameters, to be made again and again."""
 
@@ -170,8 +180,11 @@ class Plan(Protocol):
         Each is taken in the precision of its own dtype, as by Backend.measure.
         """
 
-    def step(self, options: Options) -> Measured:
-        """Makes one step: all of it, or, when it is skipped or fails, nothing."""
+    def step(self, options: Options, program: Program | None = None) -> Measured:
+        """Makes one step: all of it, or, when it is skipped or fails, nothing.
+
+        program: fills the gradients first, in the same call if it can.
+        """
 
 
 class Backend(Protocol):

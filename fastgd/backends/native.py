@@ -21,6 +21,7 @@ from fastgd.backends.base import (
     Measured,
     Options,
     Plan,
+    Program,
     Work,
     folding,
 )
@@ -252,7 +253,7 @@ class _Step:
     def measure(self, options: Options) -> Measured:
         return _called(lib.fgd_measure, self._table, options, ffi.NULL)
 
-    def step(self, options: Options) -> Measured:
+    def step(self, options: Options, program: Program | None = None) -> Measured:
         if options is not self._set:
             _set_options(self._options, options)
             self._set, self._told = options, options.total_norm is not None
@@ -264,7 +265,8 @@ class _Step:
             decay = values["ema_decay"]
             if decay is not None:  # as it is when another thread has just set it
                 group.average_weight = 1.0 - decay
-        code = self._update(*self._arguments)
+        update = self._update
+        code = program.then(update, *self._arguments) if program else update(*self._arguments)
         if code:
             _check(code, report)
         if not report.measured:

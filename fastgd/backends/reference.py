@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array, memory_order
-from fastgd.backends.base import Measured, Options, Plan, Work, folding
+from fastgd.backends.base import Measured, Options, Plan, Program, Work, folding
 from fastgd.backends.reference_norms import judged, norm_of, smallest, transformed
 from fastgd.backends.reference_update import Change, Step, updated
 from fastgd.interrupts import uninterrupted
@@ -79,7 +79,9 @@ class _Plan:
         grads = self._flat_grads([grad.dtype for grad in self._alive()])
         return judged(grads, [0] * len(grads), options)[0]
 
-    def step(self, options: Options) -> Measured:
+    def step(self, options: Options, program: Program | None = None) -> Measured:
+        if program:
+            program.run()
         items, steps = self._work.items, self._work.steps
         grads = self._flat_grads([item.param.dtype for item in items])
         measured, coefs = judged(grads, [item.group for item in items], options)

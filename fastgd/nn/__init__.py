@@ -17,17 +17,19 @@ from fastgd.nn.activations import (
     Softplus,
     Tanh,
 )
-from fastgd.nn.base import Layer, Loss, LossPass, Pass
+from fastgd.nn.base import Layer, Loss, LossPass
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
-from fastgd.nn.sequential import Sequential, TrainStep
+from fastgd.nn.program import Builder, Value
+from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
     "BCEWithLogitsLoss",
+    "Builder",
     "CrossEntropyLoss",
     "Hardsigmoid",
     "Hardswish",
@@ -43,10 +45,10 @@ __all__ = [
     "LossPass",
     "MSELoss",
     "Mish",
-    "Pass",
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Sequences",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -54,4 +56,5 @@ __all__ = [
     "Softplus",
     "Tanh",
     "TrainStep",
+    "Value",
 ]

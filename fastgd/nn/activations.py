@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
-import numpy as np
-
-from fastgd.arrays import Array
-from fastgd.nn.base import Layer, Pass, Shape
+from fastgd.nn.base import Backward, Layer
 from fastgd.nn.kernels import Kernels
+from fastgd.nn.program import Builder, Shape, Value
 from fastgd.nn.reference_activations import FUNCTIONS
-
-
-class ActivationPass(Pass):
-    def __init__(
-        self, kernels: Kernels, activation: Activation, shape: Shape, dtype: np.dtype[Any], needs_dx: bool
-    ) -> None:
-        k, n = kernels, math.prod(shape)
-        self.output = np.empty(shape, dtype)
-        self._y = k.handle(self.output)
-        self._needs_dx = needs_dx
-        does, self._saves_input = bound(k, activation)
-        self._forward = partial(k.activation_forward, k.dtype(dtype), does, n)
-        self._backward = partial(k.activation_backward, k.dtype(dtype), does, n)
-        self._check = k.check
-        self._saved: Any = None
-
-    def forward(self, x: Any, training: bool) -> Any:
-        self._saved = x if self._saves_input else self._y
-        self._check(self._forward(x, self._y))
-        return self._y
-
-    def backward(self, dy: Any) -> Any:
-        if not self._needs_dx:
-            return None
-        self._check(self._backward(self._saved, dy, dy))
-        return dy
 
 
 class Activation(Layer):
@@ -62,16 +33,19 @@ class Activation(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         return shape
 
-    def bind(
-        self,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: Activation | None,
-    ) -> Pass:
-        return ActivationPass(kernels, self, shape, dtype, needs_dx)
+    def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:
+        does, saves_input = bound(to.kernels, self)
+        y = to.value(x.shape)
+        to.emit("activation_forward", does, (x.size,), (x, y))
+        saved = x if saves_input else y
+
+        def backward(dy: Value, needs_dx: bool) -> Value | None:
+            if not needs_dx:
+                return None
+            to.emit("activation_backward", does, (x.size,), (saved, dy, dy))
+            return dy
+
+        return y, backward
 
 
 #: name in csrc/layers.def -> the first class below that is it

@@ -1,56 +1,49 @@
 """What a layer and a loss are: the interface Sequential works with, and nothing of any particular one.
 
 A layer knows its parameters and shapes. For each shape of batch Sequential *binds* it once: the layer then
-allocates every buffer it needs, looks up its kernels and returns a pass, whose forward and backward do no
-more than call them.
+writes the operations of its forward pass into a program, and returns what will write those of its backward
+pass.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.nn.kernels import Kernels
+from fastgd.nn.program import Builder, Shape, Value
 
 if TYPE_CHECKING:
     from fastgd.nn.activations import Activation
 
-Shape = tuple[int, ...]
-
-
-class Pass(ABC):
-    """One layer bound to a shape, a backend and its buffers. Handles are what Kernels.handle gives."""
-
-    output: Array  # what forward fills, [batch, ...]
-
-    @abstractmethod
-    def forward(self, x: Any, training: bool) -> Any:
-        """Fills `output` from the handle x, which stays valid until backward, and returns output's handle."""
-
-    @abstractmethod
-    def backward(self, dy: Any) -> Any:
-        """From the loss's derivative with respect to output, which it may overwrite, fills the gradients.
-
-        Returns the handle of the derivative with respect to x, or None when bound without one.
-        """
+#: From the loss's derivative with respect to a layer's output, which may be overwritten, writes the
+#: operations that fill the gradients of its parameters (Builder.gradient), and returns the derivative with
+#: respect to its input, or None when the second argument says that nobody needs it.
+Backward = Callable[[Value, bool], Value | None]
 
 
 class Layer(ABC):
     """A part of a model: maps [batch, ...] to [batch, ...]."""
 
-    # Whether `bind` can do the next layer's activation in its own pass.
+    #: Whether `bind` can do the next layer's activation in its own operation.
     fuses_activation: ClassVar[bool] = False
+    #: The dtype of its input where that is not the model's.
+    input_dtype: ClassVar[np.dtype[Any] | None] = None
 
     @property
     def activation(self) -> Activation | None:
-        """The activation this layer is, for the layer before to do in its own pass."""
+        """The activation this layer is, for the layer before to do in its own operation."""
         return None
 
     def parameters(self) -> dict[str, Array]:
         """The trainable arrays by name, in a fixed order. They stay the same objects for the layer's life."""
+        return {}
+
+    def buffers(self) -> dict[str, Array]:
+        """Arrays that belong to its state and are not trained, by name. They stay the same objects, too."""
         return {}
 
     def reset_parameters(self, rng: np.random.Generator) -> None:
@@ -62,38 +55,36 @@ class Layer(ABC):
         """The shape [batch, ...] that comes of an input shape; ValueError says what is wrong with one."""
 
     @abstractmethod
-    def bind(
-        self,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: Activation | None,
-    ) -> Pass:
-        """A pass for inputs of `shape` that writes the parameters' gradients into `gradients`.
+    def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:
+        """Writes the forward pass of x into a program; returns its output and what writes the backward pass.
 
-        activation is None unless fuses_activation.
+        x stays as it is until the backward pass. activation is None unless fuses_activation.
         """
 
 
 class LossPass(ABC):
-    """A loss bound to a shape, a backend and its buffers."""
+    """A loss bound to a shape and a program, whose operation reads the input "target"."""
 
-    dy: Any  # the handle of the derivative that loss_and_grad fills
+    #: receives the loss at every run, float64 [1]
+    value: Array
+    #: the derivative with respect to the prediction; None without gradients
+    dy: Value | None
 
     @abstractmethod
-    def target(self, y: Any) -> Any:
-        """The handle of y, once checked; raises TypeError or ValueError that says what is wrong."""
+    def target(self, y: Any) -> Array:
+        """y as the operation takes it; raises TypeError or ValueError that says what is wrong with it."""
 
-    @abstractmethod
-    def loss(self, prediction: Any, target: Any, with_grad: bool) -> float:
-        """The loss; with_grad also fills dy."""
+    def refusal(self, code: int, target: Array) -> Exception | None:
+        """What to raise when the program ends with this code, if that is the target's fault."""
+        return None
 
 
 class Loss(ABC):
     """A number to make small, from the model's output and a target."""
 
     @abstractmethod
-    def bind(self, kernels: Kernels, shape: Shape, dtype: np.dtype[Any]) -> LossPass:
-        """A pass for predictions of `shape`; ValueError says what is wrong with one."""
+    def bind(self, to: Builder, prediction: Value) -> LossPass:
+        """Writes the loss, and its gradient if there is a backward pass, into a program.
+
+        Raises ValueError that says what is wrong with the prediction's shape.
+        """

@@ -1,130 +1,178 @@
 """The seam between layers and backends: the kernels a layer calls, native or reference.
 
-A layer asks for a `Kernels` by name and hands it handles: what `handle(array)` gives, a pointer or the array
-itself. Every function returns 0 or an error code of csrc/fastgd.h, and `check` turns that into an exception.
+Functions have the names and arguments of csrc/fastgd.h without fgd_: `k.linear_forward(dtype, of, sizes...,
+pointers...)`. For a pointer they take a handle, what `k.handle(array)` gives, which is a pointer or the array
+itself. Each returns 0 or an error code of csrc/fastgd.h, and `check` turns that into an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from fastgd.arrays import DTYPE_CODES, Array
+from fastgd.arrays import Array
 from fastgd.nn import reference, reference_layer_norm, reference_losses
+from fastgd.nn.program import Op, Value
 
 
-class Kernels(NamedTuple):
-    """One backend. The functions take the arguments of their namesakes fgd_* in csrc/fastgd.h."""
+class OperationFailed(RuntimeError):
+    """An operation of a program was refused, and those behind it have not run."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"an operation of the program was refused: {text}")
+        self.code = code
+
+
+class Program(ABC):
+    """Operations ready to run, again and again, on other inputs."""
+
+    @abstractmethod
+    def bind(self, name: str, array: Array) -> None:
+        """Sets the array, contiguous and aligned, that comes in under a name. The caller keeps it alive."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Runs all operations; OperationFailed when one fails."""
+
+    def then(self, update: Callable[..., int], *arguments: Any) -> int:
+        """Runs all operations, then update(*arguments), and returns what that returns."""
+        self.run()
+        return update(*arguments)
+
+
+class Kernels(ABC):
+    """One backend."""
 
     name: str
+    #: the handle of no array
     null: Any
-    handle: Callable[[Array], Any]
-    dtype: Callable[[np.dtype[Any]], Any]
-    activation: Callable[..., Any]  # of its name in csrc/layers.def and its parameters
-    error_text: Callable[[int], str]
-    error_label: int
-    activation_forward: Callable[..., int]
-    activation_backward: Callable[..., int]
-    linear_forward: Callable[..., int]
-    linear_backward: Callable[..., int]
-    softmax_cross_entropy: Callable[..., int]
-    loss: Callable[..., Any]  # of its name in csrc/losses.def and its parameter
-    labels: Callable[..., Any]  # of the fields of fgd_labels, the weights an array or None
-    loss_and_grad: Callable[..., int]
-    loss_scratch: Callable[[int], int]
-    layer_norm: Callable[..., Any]  # of the fields of fgd_layer_norm
-    layer_norm_forward: Callable[..., int]
-    layer_norm_backward: Callable[..., int]
-    layer_norm_scratch: Callable[[int, int], int]
+    #: the code that says a label is out of range
+    error_label = reference_losses.ERROR_LABEL
+
+    @abstractmethod
+    def __getattr__(self, entry: str) -> Callable[..., int]:
+        """The function of its namesake fgd_<entry> in csrc/fastgd.h."""
+
+    @abstractmethod
+    def handle(self, array: Array) -> Any:
+        """What functions take for the array, which must be contiguous and aligned."""
+
+    @abstractmethod
+    def dtype(self, dtype: np.dtype[Any]) -> Any:
+        """What functions take for float32 or float64."""
+
+    @abstractmethod
+    def activation(self, name: str, a: float = 0.0, b: float = 0.0) -> Any:
+        """An fgd_activation, by its name in csrc/layers.def and its parameters."""
+
+    @abstractmethod
+    def loss(self, name: str, a: float = 0.0, divisor: float = 1.0) -> Any:
+        """An fgd_loss, by its name in csrc/losses.def, its parameter and what the sum is divided by."""
+
+    @abstractmethod
+    def describe(self, what: str, *fields: Any) -> Any:
+        """The description fgd_<what> with these fields, in its order; arrays for pointers."""
+
+    @abstractmethod
+    def error_text(self, code: int) -> str:
+        """One English sentence."""
+
+    @abstractmethod
+    def program(self, ops: Sequence[Op], ranges: Sequence[tuple[int, int]]) -> Program:
+        """Operations whose values have their places; ranges: Builder.gradient_ranges."""
 
     def check(self, code: int) -> None:
         if code:
             raise RuntimeError(f"the {self.name} kernels refused the call: {self.error_text(code)}")
 
 
-def _reference() -> Kernels:
-    return Kernels(
-        name="reference",
-        null=None,
-        handle=lambda array: array,
-        dtype=lambda dtype: dtype,
-        activation=reference.bound,
-        error_text=lambda code: f"error {code}",
-        error_label=reference_losses.ERROR_LABEL,
-        activation_forward=reference.activation_forward,
-        activation_backward=reference.activation_backward,
-        linear_forward=reference.linear_forward,
-        linear_backward=reference.linear_backward,
-        softmax_cross_entropy=reference_losses.softmax_cross_entropy,
-        loss=reference_losses.loss_of,
-        labels=reference_losses.Labels,
-        loss_and_grad=reference_losses.loss_and_grad,
-        loss_scratch=reference_losses.loss_scratch,
-        layer_norm=reference_layer_norm.LayerNorm,
-        layer_norm_forward=reference_layer_norm.forward,
-        layer_norm_backward=reference_layer_norm.backward,
-        layer_norm_scratch=reference_layer_norm.scratch,
-    )
+class ReferenceProgram(Program):
+    def __init__(self, kernels: Kernels, ops: Sequence[Op]) -> None:
+        self._calls: list[tuple[Callable[..., int], list[Any]]] = []
+        self._inputs: dict[str, list[tuple[list[Any], int, tuple[int, ...]]]] = {}
+        for op in ops:
+            first = len(op.sizes) + 2
+            call: list[Any] = [op.dtype, op.of, *op.sizes]
+            for i, argument in enumerate(op.arguments, first):
+                if not isinstance(argument, Value):
+                    call.append(argument)
+                elif argument.storage.name:
+                    cells = self._inputs.setdefault(argument.storage.name, [])
+                    cells.append((call, i, argument.shape))
+                    call.append(None)
+                else:
+                    call.append(argument.array)
+            self._calls.append((getattr(kernels, op.entry), call))
+        self._error_text = kernels.error_text
+
+    def bind(self, name: str, array: Array) -> None:
+        for call, i, shape in self._inputs.get(name, []):
+            call[i] = array.reshape(shape)
+
+    def run(self) -> None:
+        for function, arguments in self._calls:
+            code = function(*arguments)
+            if code:
+                raise OperationFailed(code, self._error_text(code))
+
+
+#: modules with ENTRIES, name -> function, and DESCRIPTIONS, name -> class, of the kernels in NumPy
+REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm)
+
+
+class ReferenceKernels(Kernels):
+    """NumPy."""
+
+    name = "reference"
+    null = None
+
+    def __init__(self) -> None:
+        self._entries = {name: f for module in REFERENCE for name, f in module.ENTRIES.items()}
+        self._descriptions = {name: d for module in REFERENCE for name, d in module.DESCRIPTIONS.items()}
+
+    def __getattr__(self, entry: str) -> Callable[..., int]:
+        if entry.startswith("_") or entry not in self._entries:
+            raise AttributeError(entry)
+        function: Callable[..., int] = self._entries[entry]
+        return function
+
+    def handle(self, array: Array) -> Any:
+        return array
+
+    def dtype(self, dtype: np.dtype[Any]) -> Any:
+        return dtype
+
+    def activation(self, name: str, a: float = 0.0, b: float = 0.0) -> Any:
+        return reference.bound(name, a, b)
+
+    def loss(self, name: str, a: float = 0.0, divisor: float = 1.0) -> Any:
+        return reference_losses.loss_of(name, a, divisor)
+
+    def describe(self, what: str, *fields: Any) -> Any:
+        return self._descriptions[what](*fields)
+
+    def error_text(self, code: int) -> str:
+        return f"error {code}"
+
+    def program(self, ops: Sequence[Op], ranges: Sequence[tuple[int, int]]) -> Program:
+        return ReferenceProgram(self, ops)
 
 
 def _native() -> Kernels:
-    from fastgd import gemm
-    from fastgd._native import ffi, lib
+    from fastgd.nn.native import NativeKernels
 
-    kinds = {"float32": "float[]", "float64": "double[]", "int64": "int64_t[]"}
-    ctypes = {np.dtype(name): kind for name, kind in kinds.items()}
-    from_buffer = ffi.from_buffer
-
-    def code_of(dtype: np.dtype[Any]) -> Any:
-        gemm.ensure(dtype.name)
-        return DTYPE_CODES[dtype]
-
-    def activation(name: str, a: float = 0.0, b: float = 0.0) -> Any:
-        kind = lib.fgd_activation_find(name.encode())
-        return ffi.new("fgd_activation *", {"kind": kind, "a": a, "b": b})
-
-    def loss(name: str, a: float = 0.0) -> Any:
-        return ffi.new("fgd_loss *", {"kind": lib.fgd_loss_find(name.encode()), "a": a})
-
-    alive: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
-    def labels(
-        weights: Array | None = None, label_smoothing: float = 0.0, divisor: float = 0.0, ignored: int = -1
-    ) -> Any:
-        at = ffi.NULL if weights is None else from_buffer(ctypes[weights.dtype], weights)
-        made = ffi.new("fgd_labels *", [at, label_smoothing, divisor, ignored])
-        alive[made] = at
-        return made
-
-    return Kernels(
-        name="native",
-        null=ffi.NULL,
-        handle=lambda array: from_buffer(ctypes[array.dtype], array),
-        dtype=code_of,
-        activation=activation,
-        error_text=lambda code: ffi.string(lib.fgd_error_text(code)).decode(),
-        error_label=lib.FGD_ERROR_LABEL,
-        activation_forward=lib.fgd_activation_forward,
-        activation_backward=lib.fgd_activation_backward,
-        linear_forward=lib.fgd_linear_forward,
-        linear_backward=lib.fgd_linear_backward,
-        softmax_cross_entropy=lib.fgd_softmax_cross_entropy,
-        loss=loss,
-        labels=labels,
-        loss_and_grad=lib.fgd_loss_and_grad,
-        loss_scratch=lib.fgd_loss_scratch,
-        layer_norm=lambda centered, eps: ffi.new("fgd_layer_norm *", [centered, eps]),
-        layer_norm_forward=lib.fgd_layer_norm_forward,
-        layer_norm_backward=lib.fgd_layer_norm_backward,
-        layer_norm_scratch=lib.fgd_layer_norm_scratch,
-    )
+    return NativeKernels()
 
 
-_BACKENDS: dict[str, Callable[[], Kernels]] = {"native": cache(_native), "reference": cache(_reference)}
+_BACKENDS: dict[str, Callable[[], Kernels]] = {
+    "native": cache(_native),
+    "reference": cache(ReferenceKernels),
+}
 
 
 def kernels_of(backend: str) -> Kernels:

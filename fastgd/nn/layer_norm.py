@@ -4,59 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.nn.activations import Activation, finite
-from fastgd.nn.base import Layer, Pass, Shape
-from fastgd.nn.kernels import Kernels
+from fastgd.nn.base import Backward, Layer
 from fastgd.nn.layers import checked_dtype, checked_size
-
-
-class NormPass(Pass):
-    def __init__(
-        self,
-        layer: RowNorm,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-    ) -> None:
-        k = kernels
-        eps = float(np.finfo(dtype).eps) if layer.eps is None else layer.eps
-        cols = math.prod(layer.normalized_shape)
-        rows = math.prod(shape) // cols
-        self.output = np.empty(shape, dtype)
-        self._y = k.handle(self.output)
-        self._stats = k.handle(np.empty((rows, 2)))
-        self._dx = k.handle(np.empty(shape, dtype)) if needs_dx else None
-
-        def handle(name: str, arrays: dict[str, Array]) -> Any:
-            return k.handle(arrays[name].reshape(-1)) if name in arrays else k.null
-
-        held = layer.parameters()
-        self._weight, self._bias = (handle(name, held) for name in ("weight", "bias"))
-        scratch = k.handle(np.empty(k.layer_norm_scratch(rows, cols))) if held else k.null
-        after = (handle("weight", gradients), handle("bias", gradients), scratch)
-        given = (k.dtype(dtype), k.layer_norm(layer.centered, eps), rows, cols)
-        self._after = (k.null if self._dx is None else self._dx, *after)
-        self._forward = partial(k.layer_norm_forward, *given)
-        self._backward = partial(k.layer_norm_backward, *given)
-        self._check = k.check
-        self._x: Any = None
-
-    def forward(self, x: Any, training: bool) -> Any:
-        self._x = x
-        self._check(self._forward(x, self._weight, self._bias, self._stats, self._y))
-        return self._y
-
-    def backward(self, dy: Any) -> Any:
-        self._check(self._backward(self._x, self._weight, self._stats, dy, *self._after))
-        return self._dx
+from fastgd.nn.program import Builder, Shape, Value
 
 
 class RowNorm(Layer):
@@ -99,16 +55,24 @@ class RowNorm(Layer):
             raise ValueError(f"{self} takes [batch, ..., {str(list(wanted))[1:-1]}], not {list(shape)}")
         return shape
 
-    def bind(
-        self,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: Activation | None,
-    ) -> Pass:
-        return NormPass(self, kernels, shape, dtype, gradients, needs_dx)
+    def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:
+        eps = float(np.finfo(to.dtype).eps) if self.eps is None else self.eps
+        of = to.kernels.describe("layer_norm", self.centered, eps)
+        cols = math.prod(self.normalized_shape)
+        rows = x.size // cols
+        y, stats = to.value(x.shape), to.value((rows, 2), np.float64)
+        to.emit("layer_norm_forward", of, (rows, cols), (x, self.weight, self.bias, stats, y))
+
+        def backward(dy: Value, needs_dx: bool) -> Value | None:
+            dx = to.value(x.shape) if needs_dx else None
+            scratch = None
+            if self._parameters:
+                scratch = to.value((to.kernels.layer_norm_scratch(rows, cols),), np.float64)
+            after = (dx, to.gradient(self.weight), to.gradient(self.bias), scratch)
+            to.emit("layer_norm_backward", of, (rows, cols), (x, self.weight, stats, dy, *after))
+            return dx
+
+        return y, backward
 
 
 class LayerNorm(RowNorm):

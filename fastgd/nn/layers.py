@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
 from fastgd.nn.activations import Activation, bound
-from fastgd.nn.base import Layer, Pass, Shape
-from fastgd.nn.kernels import Kernels
+from fastgd.nn.base import Backward, Layer
+from fastgd.nn.program import Builder, Shape, Value
 
 
 def checked_size(name: str, value: Any) -> int:
@@ -31,52 +30,8 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
     return checked
 
 
-class LinearPass(Pass):
-    def __init__(
-        self,
-        layer: Linear,
-        kernels: Kernels,
-        batch: int,
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: Activation | None,
-    ) -> None:
-        k, dtype = kernels, layer.dtype
-        does, saves_input = bound(k, activation)
-        sizes = (k.dtype(dtype), does, batch, layer.in_features, layer.out_features)
-        self.output = np.empty((batch, layer.out_features), dtype)
-        self._y = k.handle(self.output)
-        self._z = k.handle(np.empty_like(self.output)) if saves_input else k.null
-        self._saved = self._z if saves_input else self._y
-        self._dx = k.handle(np.empty((batch, layer.in_features), dtype)) if needs_dx else None
-        self._weight = k.handle(layer.weight)
-        self._bias = k.null if layer.bias is None else k.handle(layer.bias)
-        self._dx_or_null = k.null if self._dx is None else self._dx
-        self._dweight = k.handle(gradients["weight"])
-        self._dbias = k.null if layer.bias is None else k.handle(gradients["bias"])
-        self._forward = partial(k.linear_forward, *sizes)
-        self._backward = partial(k.linear_backward, *sizes)
-        self._check = k.check
-        self._x: Any = None
-
-    def forward(self, x: Any, training: bool) -> Any:
-        self._x = x
-        code = self._forward(x, self._weight, self._bias, self._z, self._y)
-        if code:
-            self._check(code)
-        return self._y
-
-    def backward(self, dy: Any) -> Any:
-        code = self._backward(
-            self._x, self._weight, self._saved, dy, self._dx_or_null, self._dweight, self._dbias
-        )
-        if code:
-            self._check(code)
-        return self._dx
-
-
 class Linear(Layer):
-    """y = x W' + b, for x [batch, in_features].
+    """y = x W' + b, for x [batch, ..., in_features].
 
     in_features, out_features: sizes, 1 or more.
     bias: whether b is added. Default True.
@@ -127,17 +82,22 @@ class Linear(Layer):
             parameter[...] = rng.uniform(-bound, bound, parameter.shape)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 2 or shape[1] != self.in_features:
-            raise ValueError(f"{self} takes [batch, {self.in_features}], not {list(shape)}")
-        return (shape[0], self.out_features)
+        if len(shape) < 2 or shape[-1] != self.in_features:
+            raise ValueError(f"{self} takes [batch, ..., {self.in_features}], not {list(shape)}")
+        return (*shape[:-1], self.out_features)
 
-    def bind(
-        self,
-        kernels: Kernels,
-        shape: Shape,
-        dtype: np.dtype[Any],
-        gradients: dict[str, Array],
-        needs_dx: bool,
-        activation: Activation | None,
-    ) -> Pass:
-        return LinearPass(self, kernels, shape[0], gradients, needs_dx, activation)
+    def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:
+        does, saves_input = bound(to.kernels, activation)
+        sizes = (math.prod(x.shape[:-1]), self.in_features, self.out_features)
+        y = to.value(self.output_shape(x.shape))
+        z = to.value(y.shape) if saves_input else None
+        to.emit("linear_forward", does, sizes, (x, self._weight, self._bias, z, y))
+        saved = z or y
+
+        def backward(dy: Value, needs_dx: bool) -> Value | None:
+            dx = to.value(x.shape) if needs_dx else None
+            gradients = to.gradient(self._weight), to.gradient(self._bias)
+            to.emit("linear_backward", does, sizes, (x, self._weight, saved, dy, dx, *gradients))
+            return dx
+
+        return y, backward

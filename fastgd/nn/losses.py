@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.nn.activations import finite
-from fastgd.nn.base import Loss, LossPass, Shape
-from fastgd.nn.kernels import Kernels
+from fastgd.nn.base import Loss, LossPass
+from fastgd.nn.program import Builder, Value
 
 INT64 = np.dtype(np.int64)
 
@@ -30,33 +29,31 @@ def _reduction(value: Any) -> str:
 
 
 class CrossEntropyPass(LossPass):
-    def __init__(self, of: CrossEntropyLoss, kernels: Kernels, shape: Shape, dtype: np.dtype[Any]) -> None:
-        self._batch, self._classes = shape
-        self._kernels = kernels
-        self._loss = np.empty(1)
-        self.dy = kernels.handle(np.empty(shape, dtype))
-        self._out = kernels.handle(np.empty(self._batch)), kernels.handle(self._loss)
+    def __init__(self, of: CrossEntropyLoss, to: Builder, logits: Value) -> None:
+        self._shape, self._classes = logits.shape[:-1], logits.shape[-1]
         self._ignored = of.ignore_index
+        self._error_label = to.kernels.error_label
+        self.value = np.empty(1)
+        self.dy = to.value(logits.shape) if to.with_gradients else None
+        rows = math.prod(self._shape)
         # 0: the weights of the labels, which are known at each step only
-        divisor = 0.0 if of.reduction == "mean" else _DIVISORS[of.reduction](self._batch)
-        weights = None if of.weight is None else of.weight.astype(dtype)
-        labels = kernels.labels(weights, of.label_smoothing, divisor, of.ignore_index)
-        self._kernel = partial(kernels.softmax_cross_entropy, kernels.dtype(dtype), labels, *shape)
-        self._labels: Array | None = None
+        divisor = 0.0 if of.reduction == "mean" else _DIVISORS[of.reduction](rows)
+        weights = None if of.weight is None else of.weight.astype(to.dtype)
+        labels = to.kernels.describe("labels", weights, of.label_smoothing, divisor, of.ignore_index)
+        arguments = (logits, to.input("target", self._shape, INT64), self.dy)
+        row_loss = to.value((rows,), np.float64)
+        to.emit("softmax_cross_entropy", labels, (rows, self._classes), (*arguments, row_loss, self.value))
 
-    def target(self, y: Any) -> Any:
+    def target(self, y: Any) -> Array:
         labels = np.asarray(y)
         if labels.dtype != INT64:
             if labels.dtype.kind not in "iu":
                 raise TypeError(f"y must hold class labels as integers, not {labels.dtype}")
             labels = self._as_int64(labels)
-        if labels.shape != (self._batch,):
-            given = list(labels.shape)
-            raise ValueError(f"y must have shape [{self._batch}], a label for each row, not {given}")
-        if not labels.flags.carray:
-            labels = np.require(labels, requirements=("C", "A"))
-        self._labels = labels
-        return self._kernels.handle(labels)
+        if labels.shape != self._shape:
+            wanted, given = list(self._shape), list(labels.shape)
+            raise ValueError(f"y must have shape {wanted}, a label for each row, not {given}")
+        return labels if labels.flags.carray else np.require(labels, requirements=("C", "A"))
 
     def _as_int64(self, labels: Array) -> Array:
         """Unsigned labels past int64 would wrap to negative ones; the message should show what was given."""
@@ -66,22 +63,18 @@ class CrossEntropyPass(LossPass):
 
     def _out_of_range(self, labels: Array) -> ValueError:
         outside = (labels < 0) | (labels >= self._classes)
-        row = int(np.argmax(outside & (labels != self._ignored)))
-        return ValueError(f"y[{row}] is {labels[row]}, but labels are 0 .. {self._classes - 1}")
+        row = np.unravel_index(int(np.argmax(outside & (labels != self._ignored))), labels.shape)
+        which = ", ".join(map(str, row))
+        return ValueError(f"y[{which}] is {labels[row]}, but labels are 0 .. {self._classes - 1}")
 
-    def loss(self, prediction: Any, target: Any, with_grad: bool) -> float:
-        code = self._kernel(prediction, target, self.dy if with_grad else self._kernels.null, *self._out)
-        if code:
-            if code == self._kernels.error_label and self._labels is not None:
-                raise self._out_of_range(self._labels)
-            self._kernels.check(code)
-        return float(self._loss[0])
+    def refusal(self, code: int, target: Array) -> Exception | None:
+        return self._out_of_range(target) if code == self._error_label else None
 
 
 class CrossEntropyLoss(Loss):
-    """Softmax and negative log-likelihood (Bridle 1990, section 3) of logits [batch, classes].
+    """Softmax and negative log-likelihood (Bridle 1990, section 3) of logits [batch, ..., classes].
 
-    y: integers 0 .. classes - 1, shape [batch].
+    y: integers 0 .. classes - 1, shape [batch, ...]: a label for each row of classes.
     weight: what each class counts, [classes], 0 or above and finite. Default None: 1 each.
     ignore_index: rows with this label have neither loss nor gradient. Default -100.
     label_smoothing: what part of the target is spread evenly over all classes, 0 to 1 (Szegedy et al. 2016,
@@ -123,29 +116,29 @@ class CrossEntropyLoss(Loss):
         shown = ", ".join(f"{name}={value!r}" for name, (value, usual) in given.items() if value != usual)
         return f"CrossEntropyLoss({shown})"
 
-    def bind(self, kernels: Kernels, shape: Shape, dtype: np.dtype[Any]) -> LossPass:
-        if len(shape) != 2:
-            raise ValueError(f"{self} takes logits [batch, classes], but the model gives {list(shape)}")
-        if self.weight is not None and self.weight.size != shape[1]:
-            raise ValueError(f"{self} has {self.weight.size} weights, but the model gives {shape[1]} classes")
-        return CrossEntropyPass(self, kernels, shape, dtype)
+    def bind(self, to: Builder, prediction: Value) -> LossPass:
+        shape = prediction.shape
+        if len(shape) < 2:
+            raise ValueError(f"{self} takes logits [batch, ..., classes], but the model gives {list(shape)}")
+        if self.weight is not None and self.weight.size != shape[-1]:
+            raise ValueError(
+                f"{self} has {self.weight.size} weights, but the model gives {shape[-1]} classes"
+            )
+        return CrossEntropyPass(self, to, prediction)
 
 
 class ElementLossPass(LossPass):
-    def __init__(self, of: ElementLoss, kernels: Kernels, shape: Shape, dtype: np.dtype[Any]) -> None:
-        n = math.prod(shape)
-        self._shape, self._dtype = shape, dtype
-        self._kernels = kernels
-        self._loss = np.empty(1)
-        self.dy = kernels.handle(np.empty(shape, dtype))
-        scratch = np.empty(kernels.loss_scratch(n))
-        self._out = kernels.handle(scratch), kernels.handle(self._loss)
-        does = kernels.loss(of.kind, *of.values)
-        self._kernel = partial(
-            kernels.loss_and_grad, kernels.dtype(dtype), does, n, _DIVISORS[of.reduction](n)
-        )
+    def __init__(self, of: ElementLoss, to: Builder, prediction: Value) -> None:
+        self._shape, self._dtype = prediction.shape, prediction.dtype
+        n = prediction.size
+        self.value = np.empty(1)
+        self.dy = to.value(prediction.shape) if to.with_gradients else None
+        does = to.kernels.loss(of.kind, *(of.values or (0.0,)), _DIVISORS[of.reduction](n))
+        scratch = to.value((to.kernels.loss_scratch(n),), np.float64)
+        target = to.input("target", prediction.shape, prediction.dtype)
+        to.emit("loss_and_grad", does, (n,), (prediction, target, self.dy, scratch, self.value))
 
-    def target(self, y: Any) -> Any:
+    def target(self, y: Any) -> Array:
         target = np.asarray(y)
         if target.dtype != self._dtype:
             raise TypeError(
@@ -154,15 +147,7 @@ class ElementLossPass(LossPass):
         if target.shape != self._shape:
             given = list(target.shape)
             raise ValueError(f"y must have the prediction's shape {list(self._shape)}, not {given}")
-        if not target.flags.carray:
-            target = np.require(target, requirements=("C", "A"))
-        return self._kernels.handle(target)
-
-    def loss(self, prediction: Any, target: Any, with_grad: bool) -> float:
-        code = self._kernel(prediction, target, self.dy if with_grad else self._kernels.null, *self._out)
-        if code:
-            self._kernels.check(code)
-        return float(self._loss[0])
+        return target if target.flags.carray else np.require(target, requirements=("C", "A"))
 
 
 class ElementLoss(Loss):
@@ -183,8 +168,8 @@ class ElementLoss(Loss):
         shown = [*map(repr, self.values), *([f"reduction={self.reduction!r}"] * (self.reduction != "mean"))]
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def bind(self, kernels: Kernels, shape: Shape, dtype: np.dtype[Any]) -> LossPass:
-        return ElementLossPass(self, kernels, shape, dtype)
+    def bind(self, to: Builder, prediction: Value) -> LossPass:
+        return ElementLossPass(self, to, prediction)
 
 
 class MSELoss(ElementLoss):

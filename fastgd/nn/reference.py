@@ -59,12 +59,12 @@ def linear_forward(
     y: Array,
 ) -> int:
     with np.errstate(all="ignore"):
-        product = np.matmul(x, weight.T)
+        product = np.matmul(x.reshape(batch, in_features), weight.T)
         if bias is not None:
             product += bias
         if z is not None and activation.function.saves_input:
-            z[...] = product
-        y[...] = activation.forward(product)
+            z[...] = product.reshape(z.shape)
+        y[...] = activation.forward(product).reshape(y.shape)
     return OK
 
 
@@ -84,12 +84,22 @@ def linear_backward(
 ) -> int:
     with np.errstate(all="ignore"):
         dy[...] = activation.backward(dy if saved is None else saved, dy)
+        rows = dy.reshape(batch, out_features)
         if dbias is not None:
             total = np.zeros(out_features)
-            for row in dy:
+            for row in rows:
                 total += row
             dbias[...] = total
-        np.matmul(dy.T, x, out=dweight)
+        np.matmul(rows.T, x.reshape(batch, in_features), out=dweight)
         if dx is not None:
-            np.matmul(dy, weight, out=dx)
+            np.matmul(rows, weight, out=dx.reshape(batch, in_features))
     return OK
+
+
+ENTRIES = {
+    "activation_forward": activation_forward,
+    "activation_backward": activation_backward,
+    "linear_forward": linear_forward,
+    "linear_backward": linear_backward,
+}
+DESCRIPTIONS: dict[str, type] = {}

@@ -52,9 +52,9 @@ def forward(
         stats[:, 1] = 1 / np.sqrt(lane_sums(d * d) / n + of.eps)
         out, _ = _normalised(x, stats)
         if weight is not None:
-            out = out * weight
+            out = out * weight.reshape(-1)
         if bias is not None:
-            out = out + bias
+            out = out + bias.reshape(-1)
         y[...] = out.reshape(y.shape)
     return OK
 
@@ -81,12 +81,12 @@ def backward(
     with np.errstate(all="ignore"):
         x, dy = x.reshape(rows, cols), dy.reshape(rows, cols)
         h, scale = _normalised(x, stats)
-        g = dy if weight is None else dy * weight
+        g = dy if weight is None else dy * weight.reshape(-1)
         wide_g, wide_h, wide_dy = (a.astype(np.float64) for a in (g, h, dy))
         if dweight is not None:
-            dweight[...] = _column_sums(wide_dy * wide_h)
+            dweight.reshape(-1)[...] = _column_sums(wide_dy * wide_h)
         if dbias is not None:
-            dbias[...] = _column_sums(wide_dy)
+            dbias.reshape(-1)[...] = _column_sums(wide_dy)
         if dx is not None:
             real, n = x.dtype.type, np.float64(cols)
             g_mean = (lane_sums(wide_g) / n).astype(real)[:, None] if of.centered else real(0)
@@ -105,3 +105,7 @@ def _column_sums(terms: Array) -> Array:
             block += row
         total += block
     return total
+
+
+ENTRIES = {"layer_norm_forward": forward, "layer_norm_backward": backward, "layer_norm_scratch": scratch}
+DESCRIPTIONS = {"layer_norm": LayerNorm}

@@ -85,9 +85,9 @@ LOSSES = {
 }
 
 
-def loss_of(name: str, a: float = 0.0) -> tuple[ElementLoss, float]:
+def loss_of(name: str, a: float = 0.0, divisor: float = 1.0) -> tuple[ElementLoss, float, float]:
     """What fgd_loss is in C."""
-    return LOSSES[name], a
+    return LOSSES[name], a, divisor
 
 
 def loss_scratch(n: int) -> int:
@@ -96,16 +96,15 @@ def loss_scratch(n: int) -> int:
 
 def loss_and_grad(
     dtype: Any,
-    of: tuple[ElementLoss, float],
+    of: tuple[ElementLoss, float, float],
     n: int,
-    divisor: float,
     prediction: Array,
     target: Array,
     grad: Array | None,
     scratch: Array,
     loss: Array,
 ) -> int:
-    body, real = of[0], prediction.dtype.type
+    body, divisor, real = of[0], of[2], prediction.dtype.type
     with np.errstate(all="ignore"):
         p, t, a = prediction.ravel(), target.ravel(), real(of[1])
         scratch[...] = chunk_sums(body.loss(p, t, a))
@@ -139,6 +138,7 @@ def softmax_cross_entropy(
     row_loss: Array,
     loss: Array,
 ) -> int:
+    logits, labels = logits.reshape(batch, classes), labels.reshape(batch)
     counted = labels != of.ignored
     if ((labels[counted] < 0) | (labels[counted] >= classes)).any():
         return ERROR_LABEL
@@ -169,6 +169,14 @@ def softmax_cross_entropy(
                 g -= real(each / divisor) * weights.astype(e.dtype)
             g[rows, label] = of_label
             g[~counted] = 0
-            grad[...] = g
+            grad[...] = g.reshape(grad.shape)
         loss[0] = in_order(row_loss) / divisor
     return OK
+
+
+ENTRIES = {
+    "loss_and_grad": loss_and_grad,
+    "loss_scratch": loss_scratch,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
+DESCRIPTIONS = {"labels": Labels}

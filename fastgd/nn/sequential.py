@@ -1,4 +1,4 @@
-"""Sequential: layers one after another, their gradients, and a training step."""
+"""Sequential: layers one after another, their outputs and gradients, and a training step in one call."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
-from fastgd.nn.base import Layer, Loss, LossPass, Pass, Shape
-from fastgd.nn.kernels import Kernels, kernels_of
+from fastgd.nn.base import Layer, Loss
+from fastgd.nn.compiled import FORWARD, LOSS, TRAIN, Compiled, compiled
+from fastgd.nn.kernels import Kernels, OperationFailed, kernels_of
+from fastgd.nn.program import Shape
 from fastgd.optimizer import Optimizer
 
-# Shapes of batch whose buffers are kept: training, its last partial batch, validation and its last one.
-PLANS = 4
+# Programs that are kept: training and its last partial batch, validation and its last one, and as many more.
+PROGRAMS = 8
 
 
 class TrainStep(NamedTuple):
@@ -25,10 +27,29 @@ class TrainStep(NamedTuple):
     report: Any
 
 
-class _Plan(NamedTuple):
-    passes: tuple[Pass, ...]
-    backward: tuple[Pass, ...]  # those that lead to a parameter, last first
-    loss: LossPass | None
+class Sequences(NamedTuple):
+    """A batch of sequences that end at different places.
+
+    x: [batch, time, ...], of which layers that go through time see the first lengths[i] steps of row i.
+    lengths: integers 1 to time, [batch].
+    """
+
+    x: Any
+    lengths: Any
+
+
+def checked_lengths(lengths: Any, shape: Shape) -> Array:
+    """lengths as int64 [batch]; TypeError or ValueError unless all are 1 to time."""
+    checked = np.asarray(lengths)
+    if checked.dtype.kind not in "iu":
+        raise TypeError(f"lengths must be integers, not {checked.dtype}")
+    if checked.shape != shape[:1]:
+        raise ValueError(f"lengths must have shape [{shape[0]}], one for each row, not {list(checked.shape)}")
+    outside = (checked < 1) | (checked > shape[1])
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(f"lengths[{row}] is {checked[row]}, but sequences have 1 to {shape[1]} steps")
+    return np.require(checked, np.int64, requirements=("C", "A"))
 
 
 class Sequential:
@@ -39,9 +60,10 @@ class Sequential:
     seed: an integer or numpy Generator to draw all parameters anew with, in order. Default None: they stay.
     backend: "auto" (default), "native" or "reference" (NumPy; the same bits but for matrix products).
 
-    Buffers are planned once for each shape of batch, and those of the last four shapes are kept. A model is
-    not to be used by two threads at once. Raises TypeError or ValueError for layers that are none, stand
-    twice in the model or differ in dtype.
+    Passes are compiled once for each shape of batch: into operations that run in one native call, over one
+    arena of memory. The last eight programs are kept. A model is not to be used by two threads at once.
+
+    Raises TypeError or ValueError for layers that are none, stand twice in the model or differ in dtype.
     """
 
     def __init__(
@@ -77,14 +99,14 @@ class Sequential:
         self._gradients = [np.zeros_like(array) for array in self._parameters]
         # the optimizer that train_step has last found to be this model's
         self._optimizer: Callable[[], Optimizer | None] = lambda: None
-        self._plans: OrderedDict[tuple[Shape, np.dtype[Any]], _Plan] = OrderedDict()
+        self._programs: OrderedDict[tuple[Shape, np.dtype[Any], str, bool], Compiled] = OrderedDict()
         if seed is not None:
             rng = np.random.default_rng(seed)
             for layer in layers:
                 layer.reset_parameters(rng)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For copy.deepcopy and pickle: the layers with their parameters; buffers are planned anew."""
+        """For copy.deepcopy and pickle: the layers with their parameters; programs are compiled anew."""
         return _restored, (self._layers, self._loss, self.backend)
 
     def __repr__(self) -> str:
@@ -105,58 +127,67 @@ class Sequential:
     def forward(self, x: Any, *, out: Array | None = None) -> Array:
         """The output [batch, ...] for x [batch, ...] of the model's dtype, as a new array or in `out`.
 
+        x: or Sequences(x, lengths) where the sequences of a batch have lengths of their own. Layers behave as
+            they do after training: dropout keeps everything.
+
         Raises TypeError when x or out has another dtype, and ValueError when x has no rows or a shape that a
         layer does not take, or out another shape.
         """
-        x, plan = self._prepare(x)
-        result = plan.passes[-1].output
+        x, lengths, compiled = self._prepare(x, FORWARD)
+        assert compiled.output is not None
+        result = compiled.output.array
         if out is not None and not isinstance(out, np.ndarray):
             raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
         if out is not None and (out.dtype != result.dtype or out.shape != result.shape):
             what = f"{result.dtype} of shape {list(result.shape)}, not {out.dtype} of shape {list(out.shape)}"
             raise (TypeError if out.dtype != result.dtype else ValueError)(f"out must be {what}")
-        self._forward(plan, x, training=False)
+        compiled.run(x, lengths)
         if out is None:
             return result.copy()
         np.copyto(out, result)
         return out
 
     def loss(self, x: Any, y: Any) -> float:
-        """The loss of x against y, with no gradients. Arguments and errors as loss_and_grad's."""
-        x, plan = self._prepare(x)
-        loss = self._loss_of(plan)
-        target = loss.target(y)
-        return loss.loss(self._forward(plan, x, training=False), target, False)
+        """The loss of x against y, with no gradients. Arguments and errors as loss_and_grad's.
+
+        Layers behave as they do after training: dropout keeps everything.
+        """
+        x, lengths, compiled = self._prepare(x, LOSS)
+        return compiled.run_loss(x, lengths, self._target(compiled, y))
 
     def loss_and_grad(self, x: Any, y: Any) -> tuple[float, list[Array]]:
         """The loss of x against y and its gradients with respect to parameters(), in that order.
 
-        x: [batch, ...] of the model's dtype.
+        x: [batch, ...] of the model's dtype, or Sequences(x, lengths).
         y: what the loss takes: class labels [batch], or targets of the output's shape and dtype.
 
         The gradients are the same list of the same arrays every time, filled anew; nothing is accumulated.
         Raises RuntimeError when the model has no loss, TypeError for a wrong dtype, and ValueError for a
-        wrong shape, an empty batch or a label out of range; gradients and parameters are then as they were.
+        wrong shape, an empty batch or a label out of range; parameters are then as they were.
         """
-        x, plan = self._prepare(x)
-        loss = self._loss_of(plan)
-        target = loss.target(y)
-        value = loss.loss(self._forward(plan, x, training=True), target, True)
-        dy = loss.dy
-        for part in plan.backward:
-            dy = part.backward(dy)
-        return value, self._gradients
+        x, lengths, compiled = self._prepare(x, TRAIN)
+        return compiled.run_loss(x, lengths, self._target(compiled, y)), self._gradients
 
     def train_step(self, x: Any, y: Any, opt: Any, **options: Any) -> TrainStep:
         """loss_and_grad, then opt.step(gradients, **options). Returns (loss, what opt.step returned).
 
-        opt holds this model's parameters() in their order; ValueError when a fastgd optimizer does not. Other
-        errors as loss_and_grad's and opt.step's.
+        Where opt is an optimizer of fastgd's, all of it is one call of native code. opt holds this model's
+        parameters() in their order; ValueError when a fastgd optimizer does not. Other errors as
+        loss_and_grad's and opt.step's.
         """
         if self._optimizer() is not opt:
             self._check_optimizer(opt)
-        value, gradients = self.loss_and_grad(x, y)
-        return TrainStep(value, opt.step(gradients, **options))
+        if not isinstance(opt, Optimizer):
+            value, gradients = self.loss_and_grad(x, y)
+            return TrainStep(value, opt.step(gradients, **options))
+        x, lengths, compiled = self._prepare(x, TRAIN)
+        target = self._target(compiled, y)
+        loss = compiled.bind(x, lengths, target)
+        try:
+            report = opt.step_behind(compiled.program, self._gradients, **options)
+        except OperationFailed as failed:
+            raise loss.refusal(failed.code, target) or failed from None
+        return TrainStep(float(loss.value[0]), report)
 
     def _check_optimizer(self, opt: Any) -> None:
         """Refuses an optimizer of fastgd's that would update something else with these gradients."""
@@ -171,75 +202,63 @@ class Sequential:
             )
         self._optimizer = weakref.ref(opt)
 
-    def _prepare(self, x: Any) -> tuple[Array, _Plan]:
-        """x checked and contiguous, and the plan for its shape."""
+    def _prepare(self, x: Any, purpose: str) -> tuple[Array, Array | None, Compiled]:
+        """x checked and contiguous, the lengths of its sequences if they differ, and the program for it."""
+        lengths = None
+        if type(x) is Sequences:
+            x, lengths = x
         if type(x) is not np.ndarray:
             x = np.asarray(x)
-        plan = self._plans.get((x.shape, x.dtype))
-        if plan is None:
-            plan = self._make_plan(x)
+        key = x.shape, x.dtype, purpose, lengths is not None
+        program = self._programs.get(key)
+        if program is None:
+            program = self._compile(x, purpose, lengths is not None)
+            self._programs[key] = program
+            if len(self._programs) > PROGRAMS:
+                self._programs.popitem(last=False)
         else:
-            self._plans.move_to_end((x.shape, x.dtype))
+            self._programs.move_to_end(key)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x.shape)
         if not x.flags.carray:
             x = np.require(x, requirements=("C", "A"))
-        return x, plan
-
-    def _forward(self, plan: _Plan, x: Array, training: bool) -> Any:
-        handle = self._kernels.handle(x)
-        for part in plan.passes:
-            handle = part.forward(handle, training)
-        return handle
+        return x, lengths, program
 
     @staticmethod
-    def _loss_of(plan: _Plan) -> LossPass:
-        if plan.loss is None:
+    def _target(compiled: Compiled, y: Any) -> Array:
+        if compiled.loss is None:
             raise RuntimeError("the model has no loss: Sequential(..., loss=nn.CrossEntropyLoss())")
-        return plan.loss
+        return compiled.loss.target(y)
 
-    # ---- Planning
-
-    def _make_plan(self, x: Array) -> _Plan:
-        if x.dtype != (self._dtype or x.dtype) or x.dtype not in DTYPES:
-            wanted = self._dtype or "float32 or float64"
-            how = f"x.astype('{self._dtype or DTYPES[0]}')"
-            raise TypeError(f"x is {x.dtype} but the model computes in {wanted}: {how}")
+    def _compile(self, x: Array, purpose: str, has_lengths: bool) -> Compiled:
+        wanted = self._layers[0].input_dtype or self._dtype
+        if x.dtype != (wanted or x.dtype) or (wanted is None and x.dtype not in DTYPES):
+            how = f"x.astype('{wanted or DTYPES[0]}')"
+            raise TypeError(
+                f"x is {x.dtype} but the model computes in {wanted or 'float32 or float64'}: {how}"
+            )
         if x.ndim < 2:
             raise ValueError(f"x must have shape [batch, ...], not {list(x.shape)}")
         if x.shape[0] == 0:
             raise ValueError(f"x holds no rows (shape {list(x.shape)})")
-        shapes = [x.shape]
+        shape = x.shape
         for i, layer in enumerate(self._layers):
             try:
-                shapes.append(layer.output_shape(shapes[-1]))
+                shape = layer.output_shape(shape)
             except ValueError as error:
                 where = "x" if i == 0 else "its input"
                 raise ValueError(f"{where} has a shape that layer {i} does not take: {error}") from None
-        loss = self._loss.bind(self._kernels, shapes[-1], x.dtype) if self._loss else None
-        passes, backward = self._bind(shapes, x.dtype)
-        plan = _Plan(tuple(passes), tuple(reversed(backward)), loss)
-        self._plans[x.shape, x.dtype] = plan
-        if len(self._plans) > PLANS:
-            self._plans.popitem(last=False)
-        return plan
-
-    def _bind(self, shapes: list[Shape], dtype: np.dtype[Any]) -> tuple[list[Pass], list[Pass]]:
-        passes: list[Pass] = []
-        backward: list[Pass] = []
-        gradients = iter(self._gradients)
-        i = 0
-        while i < len(self._layers):
-            layer = self._layers[i]
-            own = {name: next(gradients) for name in layer.parameters()}
-            follower = self._layers[i + 1].activation if i + 1 < len(self._layers) else None
-            fused = follower if layer.fuses_activation else None
-            bound = layer.bind(
-                self._kernels, shapes[i], dtype, own, needs_dx=bool(backward), activation=fused
-            )
-            passes.append(bound)
-            if own or backward:
-                backward.append(bound)
-            i += 2 if fused else 1
-        return passes, backward
+        return compiled(
+            self._layers,
+            self._loss,
+            self._kernels,
+            (x.shape, x.dtype),
+            self._dtype or x.dtype,
+            purpose,
+            self._parameters,
+            self._gradients,
+            has_lengths,
+        )
 
     # ---- Parameters
 

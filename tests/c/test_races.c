@@ -124,7 +124,7 @@ static void layers(task *t) {
     double loss = 0;
     const fgd_activation relu = {.kind = fgd_activation_find("relu")};
     const fgd_activation tanh = {.kind = fgd_activation_find("tanh")};
-    const fgd_loss squared = {.kind = fgd_loss_find("squared")};
+    const fgd_loss squared = {.kind = fgd_loss_find("squared"), .divisor = ELEMENTS};
     const fgd_labels plain = {.ignored = -1};
     const float *grad = shared.grad;
     int code = fgd_linear_forward(FGD_F32, &relu, ROWS, COLS, 1, grad, grad, NULL, NULL, t->param);
@@ -137,7 +137,7 @@ static void layers(task *t) {
     code = fgd_softmax_cross_entropy(FGD_F32, &plain, ROWS, COLS, grad, shared.labels, t->grid, t->row_loss,
                                      &loss);
     right &= !code && fabs(loss - log(COLS)) < 1e-5;
-    code = fgd_loss_and_grad(FGD_F64, &squared, ELEMENTS, ELEMENTS, shared.wide_grad, shared.wide_grad,
+    code = fgd_loss_and_grad(FGD_F64, &squared, ELEMENTS, shared.wide_grad, shared.wide_grad,
                              t->wide, t->row_loss, &loss);
     t->wrong += !right || code || loss != 0;
 }
