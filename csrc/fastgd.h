@@ -326,9 +326,9 @@ int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, i
 
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 
-/* One call of an entry above that takes (dtype, of, sizes..., pointers...): the description, the sizes and the
- * pointers in its order. first_gradient, n_gradients: the tensors whose gradients are complete behind it, for
- * fgd_train. */
+/* One call of an entry above that takes (dtype, of, sizes..., pointers...): the description, the sizes and
+ * the pointers in its order. first_gradient, n_gradients: the tensors whose gradients are complete behind it,
+ * for fgd_train. */
 typedef struct fgd_op {
     int32_t entry; /* fgd_op_find */
     int32_t dtype;
