@@ -164,3 +164,70 @@ def test_a_model_is_saved_and_loaded(tmp_path):
     again.parameters()[0][...] = 0
     again.load(tmp_path / "model.safetensors")
     assert again.forward(x).tobytes() == model.forward(x).tobytes()
+
+
+def test_evaluation_in_batches_is_that_of_all_rows(backend):
+    x, y = batch(50)
+    for loss in (
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss([1.0, 0.2, 3.0], ignore_index=1),
+        nn.CrossEntropyLoss(reduction="sum"),
+    ):
+        layers = nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)
+        model = nn.Sequential(*layers, loss=loss, seed=0, backend=backend)
+        found = model.evaluate(x, y, batch_size=7)
+        np.testing.assert_allclose(found.loss, model.loss(x, y), rtol=1e-6)
+        counted = y != loss.ignore_index
+        right = np.argmax(model.forward(x), axis=1) == y
+        assert found.accuracy == right[counted].mean()
+        same_bits(model.predict(x, batch_size=7)[:14], model.predict(x[:14], batch_size=7))
+        np.testing.assert_allclose(model.predict(x), model.forward(x), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_of_a_regression(backend):
+    x = batch(50)[0]
+    for loss in (nn.MSELoss(), nn.L1Loss(reduction="sum")):
+        model = nn.Sequential(nn.Linear(6, 2), loss=loss, seed=0, backend=backend)
+        found = model.evaluate(x, x[:, :2], batch_size=32)
+        np.testing.assert_allclose(found.loss, model.loss(x, x[:, :2]), rtol=1e-6)
+        assert found.accuracy is None
+
+
+def test_bad_evaluations():
+    model, (x, y) = classifier(), batch()
+    with pytest.raises(ValueError, match="x holds no rows"):
+        model.evaluate(x[:0], y[:0])
+    with pytest.raises(ValueError, match="x holds no rows"):
+        model.predict(x[:0])
+    with pytest.raises(ValueError, match=r"y must have shape"):
+        model.evaluate(x, y[:-1])
+    with pytest.raises(ValueError, match=r"y must have shape"):
+        model.evaluate(x, np.append(y, 0))
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, not 0"):
+        model.predict(x, batch_size=0)
+
+
+@pytest.mark.peer
+def test_state_goes_to_torch_and_back():
+    torch = pytest.importorskip("torch", reason="torch is in the extra `peers`")
+    model = classifier()
+    theirs = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    theirs.load_state_dict(model.to_torch_state_dict())
+    x, _ = batch()
+    np.testing.assert_allclose(theirs(torch.from_numpy(x)).detach(), model.forward(x), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        theirs[0].weight.mul_(3)
+    model.load_torch_state_dict(theirs.to(torch.float64).state_dict())
+    same_bits(model.parameters()[0], theirs[0].weight.detach().float().numpy())
+    model.load_torch_state_dict(theirs.to(torch.bfloat16).state_dict())
+    same_bits(model.parameters()[0], theirs[0].weight.detach().float().numpy())
+    before = model.state_dict()
+    with pytest.raises(KeyError, match="lacks the parameters"):
+        model.load_torch_state_dict(theirs[0].state_dict())
+    with pytest.raises(TypeError, match=r"0\.bias must be a tensor or an array of numbers, not str"):
+        model.load_torch_state_dict({**theirs.state_dict(), "0.bias": "zero"})
+    wrong = {**theirs.state_dict(), "2.bias": torch.zeros(4)}
+    with pytest.raises(ValueError, match=r"2\.bias has shape \[4\] in state but \[3\] in the model"):
+        model.load_torch_state_dict(wrong)
+    for name, array in model.state_dict().items():
+        same_bits(array, before[name])

@@ -46,6 +46,10 @@ class Layer(ABC):
         """Arrays that belong to its state and are not trained, by name. They stay the same objects, too."""
         return {}
 
+    def torch_buffers(self) -> dict[str, Array]:
+        """Those of its buffers that torch's layer of this name has, too."""
+        return self.buffers()
+
     def reset_parameters(self, rng: np.random.Generator) -> None:
         """Draws the parameters anew, in place."""
         return
@@ -73,6 +77,14 @@ class LossPass(ABC):
     @abstractmethod
     def target(self, y: Any) -> Array:
         """y as the operation takes it; raises TypeError or ValueError that says what is wrong with it."""
+
+    @abstractmethod
+    def weight(self, target: Array) -> float | None:
+        """What this loss counts in the mean over several batches; None where losses of batches add up."""
+
+    def hits(self, prediction: Array, target: Array) -> tuple[int, int]:
+        """How many labels the prediction has right, and how many there are; 0 and 0 where y has no labels."""
+        return 0, 0
 
     def refusal(self, code: int, target: Array) -> Exception | None:
         """What to raise when the program ends with this code, if that is the target's fault."""

@@ -21,7 +21,7 @@ class Compiled(NamedTuple):
 
     program: Program
     loss: LossPass | None
-    #: the model's output, which programs for the loss do not keep
+    #: the model's output, which programs for gradients do not keep
     output: Value | None
     #: bytes of memory for everything between the input and the gradients
     arena_bytes: int
@@ -108,9 +108,11 @@ def compiled(
         loss_pass = loss.bind(to, output)
         if loss_pass.dy is not None:
             backward(loss_pass.dy, False)
+        else:
+            to.keep(output)
     size = to.allocate()
     program = kernels.program(to.ops, to.gradient_ranges(gradients))
-    return Compiled(program, loss_pass, None if loss_pass else output, size)
+    return Compiled(program, loss_pass, None if to.with_gradients else output, size)
 
 
 class LayerPasses:

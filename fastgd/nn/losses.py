@@ -32,6 +32,7 @@ class CrossEntropyPass(LossPass):
     def __init__(self, of: CrossEntropyLoss, to: Builder, logits: Value) -> None:
         self._shape, self._classes = logits.shape[:-1], logits.shape[-1]
         self._ignored = of.ignore_index
+        self._sums, self._weights = of.reduction == "sum", of.weight
         self._error_label = to.kernels.error_label
         self.value = np.empty(1)
         self.dy = to.value(logits.shape) if to.with_gradients else None
@@ -66,6 +67,16 @@ class CrossEntropyPass(LossPass):
         row = np.unravel_index(int(np.argmax(outside & (labels != self._ignored))), labels.shape)
         which = ", ".join(map(str, row))
         return ValueError(f"y[{which}] is {labels[row]}, but labels are 0 .. {self._classes - 1}")
+
+    def weight(self, target: Array) -> float | None:
+        if self._sums:
+            return None
+        labels = target[target != self._ignored]
+        return float(labels.size if self._weights is None else self._weights[labels].sum())
+
+    def hits(self, prediction: Array, target: Array) -> tuple[int, int]:
+        counted = target != self._ignored
+        return int((prediction.argmax(axis=-1)[counted] == target[counted]).sum()), int(counted.sum())
 
     def refusal(self, code: int, target: Array) -> Exception | None:
         return self._out_of_range(target) if code == self._error_label else None
@@ -131,6 +142,7 @@ class ElementLossPass(LossPass):
     def __init__(self, of: ElementLoss, to: Builder, prediction: Value) -> None:
         self._shape, self._dtype = prediction.shape, prediction.dtype
         n = prediction.size
+        self._sums = of.reduction == "sum"
         self.value = np.empty(1)
         self.dy = to.value(prediction.shape) if to.with_gradients else None
         does = to.kernels.loss(of.kind, *(of.values or (0.0,)), _DIVISORS[of.reduction](n))
@@ -148,6 +160,9 @@ class ElementLossPass(LossPass):
             given = list(target.shape)
             raise ValueError(f"y must have the prediction's shape {list(self._shape)}, not {given}")
         return target if target.flags.carray else np.require(target, requirements=("C", "A"))
+
+    def weight(self, target: Array) -> float | None:
+        return None if self._sums else float(target.size)
 
 
 class ElementLoss(Loss):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Layer, Loss
 from fastgd.nn.compiled import FORWARD, LOSS, TRAIN, Compiled, compiled
 from fastgd.nn.kernels import Kernels, OperationFailed, kernels_of
+from fastgd.nn.layers import checked_size
+from fastgd.nn.model_state import ModelState
 from fastgd.nn.program import Shape
 from fastgd.optimizer import Optimizer
 
@@ -25,6 +28,14 @@ class TrainStep(NamedTuple):
 
     loss: float
     report: Any
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found."""
+
+    loss: float
+    #: the share of labels whose class has the largest output, 0 to 1; None where targets are no labels
+    accuracy: float | None
 
 
 class Sequences(NamedTuple):
@@ -52,7 +63,7 @@ def checked_lengths(lengths: Any, shape: Shape) -> Array:
     return np.require(checked, np.int64, requirements=("C", "A"))
 
 
-class Sequential:
+class Sequential(ModelState):
     """Layers applied one after another to [batch, ...], with a loss behind them.
 
     layers: each its own object; an activation behind a Linear is done in the Linear's pass.
@@ -85,17 +96,12 @@ class Sequential:
         self._layers = layers
         self._loss = loss
         self._kernels: Kernels = kernels_of(backend)
-        self._named = [
-            (f"{i}.{name}", array)
-            for i, layer in enumerate(layers)
-            for name, array in layer.parameters().items()
-        ]
-        dtypes = {array.dtype for _, array in self._named}
+        super().__init__(layers)
+        dtypes = {array.dtype for array in self._parameters}
         if len(dtypes) > 1:
             found = ", ".join(f"{name} {array.dtype}" for name, array in self._named)
             raise TypeError(f"all parameters must have one dtype, but these differ: {found}")
         self._dtype = dtypes.pop() if dtypes else None
-        self._parameters = [array for _, array in self._named]
         self._gradients = [np.zeros_like(array) for array in self._parameters]
         # the optimizer that train_step has last found to be this model's
         self._optimizer: Callable[[], Optimizer | None] = lambda: None
@@ -154,6 +160,43 @@ class Sequential:
         """
         x, lengths, compiled = self._prepare(x, LOSS)
         return compiled.run_loss(x, lengths, self._target(compiled, y))
+
+    def predict(self, x: Any, *, batch_size: int = 1024) -> Array:
+        """forward of many rows, batch_size at a time, as one new array. Arguments and errors as forward's."""
+        x, lengths, rows = _rows_of(x)
+        out: Array | None = None
+        for first, part in _batches(x, lengths, rows, batch_size):
+            output = self.forward(part)
+            if out is None:
+                out = np.empty((rows, *output.shape[1:]), output.dtype)
+            out[first : first + len(output)] = output
+        return self.forward(x) if out is None else out  # no rows are refused there
+
+    def evaluate(self, x: Any, y: Any, *, batch_size: int = 1024) -> Evaluation:
+        """The loss over many rows, batch_size at a time, and for class labels the accuracy.
+
+        The loss is what `loss` would give for all rows at once, but for the rounding of their sum. Arguments
+        and errors as loss's.
+        """
+        x, lengths, rows = _rows_of(x)
+        y = np.asarray(y)
+        totals, adds_up = np.zeros(4), False
+        for first, part in _batches(x, lengths, rows, batch_size):
+            inputs, own_lengths, program = self._prepare(part, LOSS)
+            target = self._target(program, y[first : first + len(inputs)])
+            value = program.run_loss(inputs, own_lengths, target)
+            assert program.loss is not None and program.output is not None
+            weight = program.loss.weight(target)
+            adds_up = weight is None
+            hits = program.loss.hits(program.output.array, target)
+            # the mean over no labels at all is NaN
+            counted = value if weight is None else value * weight if weight else 0.0
+            totals += (counted, weight or 0.0, *hits)
+        if not rows or len(y) != rows:
+            self.loss(x, y)  # says what is wrong
+        sums, weights, correct, labels = totals.tolist()
+        mean = sums / weights if weights else math.nan
+        return Evaluation(sums if adds_up else mean, correct / labels if labels else None)
 
     def loss_and_grad(self, x: Any, y: Any) -> tuple[float, list[Array]]:
         """The loss of x against y and its gradients with respect to parameters(), in that order.
@@ -260,63 +303,26 @@ class Sequential:
             has_lengths,
         )
 
-    # ---- Parameters
-
-    def parameters(self) -> list[Array]:
-        """The trainable arrays themselves, in the order of the layers. Change them in place."""
-        return list(self._parameters)
-
     def gradients(self) -> list[Array]:
         """The list that loss_and_grad fills and returns, one array for each of parameters()."""
         return self._gradients
 
-    def named_parameters(self) -> list[tuple[str, Array]]:
-        """(name, array) for each parameter, with torch's names: "0.weight", "0.bias", "2.weight" ..."""
-        return list(self._named)
 
-    def state_dict(self) -> dict[str, Array]:
-        """Name -> copy of each parameter."""
-        return {name: array.copy() for name, array in self._named}
+def _rows_of(x: Any) -> tuple[Any, Any, int]:
+    """x as an array, its lengths or None, and how many rows it has."""
+    lengths = None
+    if type(x) is Sequences:
+        x, lengths = x.x, np.asarray(x.lengths)
+    x = np.asarray(x)
+    return x, lengths, len(x) if x.ndim else 0
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Copies each array into the parameter of its name.
 
-        Raises KeyError for a name that is missing or unknown, TypeError for an array of another dtype than
-        its parameter's and ValueError for one of another shape; nothing has changed then.
-        """
-        names = {name for name, _ in self._named}
-        missing, unknown = sorted(names - set(state)), sorted(set(state) - names)
-        if missing or unknown:
-            raise KeyError(
-                f"state lacks the parameters {missing} and has {unknown}, which the model does not"
-            )
-        loaded = []
-        for name, array in self._named:
-            new = np.asarray(state[name])
-            if new.dtype != array.dtype:
-                raise TypeError(f"{name} is {new.dtype} in state but {array.dtype} in the model")
-            if new.shape != array.shape:
-                shapes = f"{list(new.shape)} in state but {list(array.shape)} in the model"
-                raise ValueError(f"{name} has shape {shapes}")
-            loaded.append(new)
-        for (_, array), new in zip(self._named, loaded, strict=True):
-            array[...] = new
-
-    def save(self, path: Any) -> None:
-        """Writes state_dict() to a safetensors file, beside the old one and then renamed over it.
-
-        However the process ends, `path` is the old file or all of the new; what a killed one leaves is
-        removed by the next save. Raises fastgd.checkpoint.CheckpointError when it cannot be written.
-        """
-        from fastgd.checkpoint import save_file
-
-        save_file(path, self.state_dict(), {})
-
-    def load(self, path: Any) -> None:
-        """load_state_dict from a safetensors file, its own or another framework's with the same names."""
-        from fastgd.checkpoint import load_file
-
-        self.load_state_dict(load_file(path)[0])
+def _batches(x: Array, lengths: Array | None, rows: int, size: int) -> Iterator[tuple[int, Any]]:
+    """(first row, what `forward` takes) of one batch after the other."""
+    size = checked_size("batch_size", size)
+    for first in range(0, rows, size):
+        part = x[first : first + size]
+        yield first, part if lengths is None else Sequences(part, lengths[first : first + size])
 
 
 def _restored(layers: tuple[Layer, ...], loss: Loss | None, backend: str) -> Sequential:
