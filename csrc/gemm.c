@@ -21,6 +21,8 @@ typedef void (*blas_dgemm)(const char *transa, const char *transb, const int *m,
 static struct {
     int kind;
     fgd_function function;
+    fgd_threads_getter get_threads;
+    fgd_threads_setter set_threads;
 } set[2]; /* by fgd_dtype */
 
 int fgd_set_gemm(int dtype, int kind, fgd_function function) {
@@ -29,7 +31,21 @@ int fgd_set_gemm(int dtype, int kind, fgd_function function) {
     if (kind != FGD_GEMM_NONE && !function) return FGD_ERROR_NULL;
     set[dtype].kind = kind;
     set[dtype].function = function;
+    set[dtype].get_threads = NULL;
+    set[dtype].set_threads = NULL;
     return FGD_OK;
+}
+
+int fgd_set_gemm_threads(int dtype, fgd_threads_getter getter, fgd_threads_setter setter) {
+    if (dtype != FGD_F32 && dtype != FGD_F64) return FGD_ERROR_DTYPE;
+    if (!getter != !setter) return FGD_ERROR_NULL;
+    set[dtype].get_threads = getter;
+    set[dtype].set_threads = setter;
+    return FGD_OK;
+}
+
+int fgd_gemm_nests(int dtype) {
+    return set[dtype].kind == FGD_GEMM_ROW_MAJOR && !set[dtype].set_threads;
 }
 
 int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k) {
@@ -58,29 +74,44 @@ int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k) {
 PRODUCT(sgemm, float, FGD_F32)
 PRODUCT(dgemm, double, FGD_F64)
 
-/* OpenMP's number of threads for this call, which a product that runs on the same OpenMP takes: so that it
- * follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
-static int limit_threads(int64_t m, int64_t n, int64_t k) {
-#ifdef _OPENMP
-    /* A core does some tens of multiply-adds in the time of one element's update; below two million of them
-     * a second thread gains less than waiting for it costs when the machine has other work. */
+/* A core does some tens of multiply-adds in the time of one element's update; below two million of them a
+ * second thread gains less than waiting for it costs when the machine has other work. */
+static int threads_for(int64_t m, int64_t n, int64_t k) {
     const double work = (double)m * (double)n * (double)k / 64;
+    return fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
+}
+
+/* Sets the number of the product's threads, and returns what it was; 0 where it need not be set back. With
+ * OpenMP it is the number for this thread's next region, which a product that runs on the same OpenMP takes: so
+ * it follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
+static int limit_threads(int dtype, int wanted) {
+#ifdef _OPENMP
+    if (omp_in_parallel()) return 0;
+#endif
+    if (set[dtype].set_threads) {
+        const int before = set[dtype].get_threads();
+        if (before == wanted) return 0;
+        set[dtype].set_threads(wanted);
+        return before;
+    }
+#ifdef _OPENMP
     const int before = omp_get_max_threads();
-    const int wanted = fgd_threads_for(work < 1e18 ? (int64_t)work : INT64_MAX);
-    if (wanted == before) return 0;
+    if (before == wanted) return 0;
     omp_set_num_threads(wanted);
     return before;
 #else
-    (void)m, (void)n, (void)k;
     return 0;
 #endif
 }
 
-static void restore_threads(int before) {
+static void restore_threads(int dtype, int before) {
+    if (!before) return;
+    if (set[dtype].set_threads) {
+        set[dtype].set_threads(before);
+        return;
+    }
 #ifdef _OPENMP
-    if (before) omp_set_num_threads(before);
-#else
-    (void)before;
+    omp_set_num_threads(before);
 #endif
 }
 
@@ -101,11 +132,11 @@ int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t 
             memset((char *)c + row * ldc * item, 0, (size_t)(n * item));
         return FGD_OK;
     }
-    const int before = limit_threads(m, n, k);
+    const int before = limit_threads(dtype, threads_for(m, n, k));
     if (dtype == FGD_F32)
         code = sgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
     else
         code = dgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
-    restore_threads(before);
+    restore_threads(dtype, before);
     return code ? FGD_ERROR_GEMM : FGD_OK;
 }

@@ -7,4 +7,8 @@
 /* FGD_OK when products of this dtype with these sizes can be computed. */
 int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k);
 
+/* Whether several threads of a parallel region may each compute a product of their own at the same time: not
+ * one that has threads of its own, of which there would then be too many. */
+int fgd_gemm_nests(int dtype);
+
 #endif

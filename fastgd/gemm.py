@@ -1,8 +1,9 @@
 """Finds the matrix product the native layers use: oneDNN's, else SciPy's BLAS, else numpy.matmul.
 
 Nothing is loaded before a product is needed or asked about. Products are the one thing whose last bits may
-differ between machines, libraries and numbers of threads. A forked child computes oneDNN's on one thread;
-SciPy's and NumPy's BLAS keep their own threads, which `set_num_threads` does not govern.
+differ between machines, libraries and numbers of threads. oneDNN computes on the OpenMP threads that all else
+runs on. OpenBLAS, which SciPy and NumPy bring, has threads of its own: for the time of a product their number
+is set to that of `fastgd.set_num_threads`, and then set back.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ _CODES = {dtype.name: code for dtype, code in DTYPE_CODES.items()}
 
 
 class Product(NamedTuple):
-    """A function the native code can call: its convention (fgd_gemm_kind) and its address."""
+    """A function the native code can call."""
 
+    #: its convention (fgd_gemm_kind)
     kind: int
     address: int
+    #: of the functions that tell and set the number of its threads, where it has threads of its own
+    threads: tuple[int, int] | None = None
 
 
 class NotFound(Exception):
@@ -75,13 +79,28 @@ def _scipy(dtype: str) -> Product:
     signature = name_of(capsule)
     if signature.count(b" int *") != 6:
         raise NotFound("this SciPy's BLAS does not take 32-bit sizes")
-    return Product(lib.FGD_GEMM_BLAS, pointer_of(capsule, signature))
+    return Product(lib.FGD_GEMM_BLAS, pointer_of(capsule, signature), _own_threads(cython_blas))
 
 
 def _numpy(dtype: str) -> Product:
+    from numpy.linalg import _umath_linalg
+
     _define_numpy_products()
     function = lib.fgd_numpy_sgemm if dtype == "float32" else lib.fgd_numpy_dgemm
-    return Product(lib.FGD_GEMM_ROW_MAJOR, int(ffi.cast("intptr_t", function)))
+    address = int(ffi.cast("intptr_t", function))
+    return Product(lib.FGD_GEMM_ROW_MAJOR, address, _own_threads(_umath_linalg))
+
+
+def _own_threads(module: Any) -> tuple[int, int] | None:
+    """OpenBLAS's functions for the number of its threads, if an extension module is linked to it."""
+    library = ctypes.CDLL(module.__file__)
+    for prefix in ("scipy_openblas", "openblas"):
+        for suffix in ("64_", ""):
+            names = [f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set")]
+            if all(hasattr(library, name) for name in names):
+                get, set_ = (ctypes.cast(library[name], ctypes.c_void_p).value for name in names)
+                return get or 0, set_ or 0
+    return None
 
 
 @functools.cache
@@ -150,6 +169,10 @@ def ensure(dtype: str) -> str:
                 function = ffi.cast("fgd_function", found.address)
                 code = lib.fgd_set_gemm(_CODES[dtype], found.kind, function)
                 assert code == lib.FGD_OK
+                if found.threads:
+                    kinds = ("fgd_threads_getter", "fgd_threads_setter")
+                    functions = map(ffi.cast, kinds, found.threads)
+                    lib.fgd_set_gemm_threads(_CODES[dtype], *functions)
                 _in_use[dtype] = provider
                 break
     return _in_use[dtype]

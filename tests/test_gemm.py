@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import fastgd
 from fastgd import gemm
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, DTYPES
@@ -168,6 +169,7 @@ def test_importing_loads_no_library():
 FORKING = """
 import os, sys
 import numpy as np
+import fastgd
 from fastgd import gemm
 from fastgd._native import ffi, lib
 
@@ -203,3 +205,47 @@ def test_products_in_a_forked_child_do_not_hang():
     assert parent.returncode == 0
     if skipped:
         pytest.skip(skipped)
+
+
+def test_a_product_with_threads_of_its_own_has_as_many_as_are_set(threads):
+    told = [7]
+
+    @ffi.callback("fgd_threads_getter")
+    def getter():
+        return told[-1]
+
+    @ffi.callback("fgd_threads_setter")
+    def setter(n):
+        told.append(n)
+
+    gemm.use("scipy")
+    gemm.ensure("float32")
+    assert lib.fgd_set_gemm_threads(2, getter, setter) == lib.FGD_ERROR_DTYPE
+    assert lib.fgd_set_gemm_threads(0, getter, ffi.NULL) == lib.FGD_ERROR_NULL
+    assert lib.fgd_set_gemm_threads(0, getter, setter) == 0
+    large, small = np.ones((200, 200), np.float32), np.ones((3, 3), np.float32)
+    assert product("N", "N", large, large, np.empty_like(large)) == 0
+    assert told == [7, threads, 7]
+    assert product("N", "N", small, small, np.empty_like(small)) == 0
+    assert told[3:] == [1, 7]
+
+
+@pytest.mark.parametrize("provider", ["scipy", "numpy"])
+def test_the_number_of_openblas_threads_is_the_users_after_a_product(provider):
+    found = gemm._find(provider, "float64")
+    if not isinstance(found, gemm.Product) or found.threads is None:
+        pytest.skip(f"{provider} is not linked to OpenBLAS here")
+    getter = ffi.cast("fgd_threads_getter", found.threads[0])
+    setter = ffi.cast("fgd_threads_setter", found.threads[1])
+    before, wanted = getter(), fastgd.get_num_threads()
+    try:
+        setter(2)
+        fastgd.set_num_threads(1)
+        gemm.use(provider)
+        gemm.ensure("float64")
+        large = np.ones((200, 200))
+        assert product("N", "N", large, large, np.empty_like(large)) == 0
+        assert getter() == 2
+    finally:
+        setter(before)
+        fastgd.set_num_threads(wanted)
