@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from fastgd import bench as benchmark
-from fastgd import bench_epoch, bench_layers, bench_precision
+from fastgd import bench_epoch, bench_layers, bench_models, bench_precision, bench_products
 from fastgd.machine import MAX_THREADS
 from fastgd.rules import RULES
 
 __all__ = ["bench"]
 
 EPOCH = "epoch"
-PRECISION = "precision"
-LAYERS = "layers"
+
+#: workload -> what times it
+OTHERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "precision": bench_precision.run,
+    "layers": bench_layers.run,
+    "models": bench_models.run,
+    "products": bench_products.run,
+}
 
 
 @click.command(short_help="Time the step, layers and an epoch beside torch, NumPy and scikit-learn.")
@@ -24,7 +31,7 @@ LAYERS = "layers"
 @click.option(
     "--workload",
     "workloads",
-    type=click.Choice([*benchmark.WORKLOADS, EPOCH, PRECISION, LAYERS]),
+    type=click.Choice([*benchmark.WORKLOADS, EPOCH, *OTHERS]),
     multiple=True,
     help="May be given several times. Default: all.",
 )
@@ -42,7 +49,7 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
     """
     from rich.console import Console
 
-    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH, PRECISION, LAYERS]
+    chosen = list(workloads) or [*benchmark.WORKLOADS, EPOCH, *OTHERS]
     steps = [name for name in chosen if name in benchmark.WORKLOADS]
     console = Console(stderr=True)
     with console.status("starting") as status:
@@ -51,10 +58,9 @@ def bench(rule: str, workloads: tuple[str, ...], threads: int | None, rounds: in
             status.update("an epoch on digits")
             missing = bench_epoch.missing()
             result["epoch"] = {"missing": missing} if missing else bench_epoch.run(rounds=rounds)
-        if PRECISION in chosen:
-            result["precision"] = bench_precision.run(threads=threads, rounds=rounds, progress=status.update)
-        if LAYERS in chosen:
-            result["layers"] = bench_layers.run(threads=threads, rounds=rounds, progress=status.update)
+        for name, run in OTHERS.items():
+            if name in chosen:
+                result[name] = run(threads=threads, rounds=rounds, progress=status.update)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
@@ -86,10 +92,38 @@ def show(result: dict[str, Any]) -> None:
             console.print(f"{name}: {description}, float32")
     if "epoch" in result:
         show_epoch(console, result["epoch"])
-    if "precision" in result:
-        show_precision(console, result["precision"])
-    if "layers" in result:
-        show_layers(console, result["layers"])
+    for name, show_one in SHOWN.items():
+        if name in result:
+            show_one(console, result[name])
+
+
+def show_models(console: Any, models: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("a training step", "batch", "side", "time", "ratio to fastgd", "memory")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for case in models["cases"]:
+        for name, side in case["sides"].items():
+            memory = f"{case['bytes'][name] / 1e6:.2f} MB" if name in case["bytes"] else ""
+            cells = (case["name"], str(case["batch"]), name, duration(side["seconds"]))
+            table.add_row(*cells, f"{side['ratio']:.2f}", memory)
+    console.print(table)
+    if models["missing"]:
+        console.print(models["missing"])
+
+
+def show_products(console: Any, products: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    providers = list(dict.fromkeys(name for row in products["products"] for name in row["rates"]))
+    table = Table("matrix product", "dtype", *providers, title="billions of operations a second")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in products["products"]:
+        rates = [f"{row['rates'][name] / 1e9:.0f}" if name in row["rates"] else "" for name in providers]
+        table.add_row(f"{row['forms']} {row['m']} x {row['n']} x {row['k']}", row["dtype"], *rates)
+    console.print(table)
 
 
 def show_layers(console: Any, layers: dict[str, Any]) -> None:
@@ -138,6 +172,14 @@ def show_epoch(console: Any, epoch: dict[str, Any]) -> None:
         table.add_row(side["name"], duration(side["seconds"]), accuracy, f"{side['ratio']:.2f}")
     console.print(table)
     console.print(epoch["settings"])
+
+
+SHOWN: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "precision": show_precision,
+    "layers": show_layers,
+    "models": show_models,
+    "products": show_products,
+}
 
 
 def duration(seconds: float) -> str:

@@ -232,6 +232,17 @@ class Sequential(ModelState):
             raise loss.refusal(failed.code, target) or failed from None
         return TrainStep(float(loss.value[0]), report)
 
+    def memory_bytes(self, x: Any, y: Any) -> int:
+        """Bytes that a training step on such a batch takes: its arena, and the gradients.
+
+        All that lies between the batch and the update: activations, derivatives and scratch memory share the
+        arena. Not in it are parameters, the optimizer's state, and what a matrix product's library takes for
+        itself. Errors as loss_and_grad's.
+        """
+        x, _, program = self._prepare(x, TRAIN)
+        self._target(program, y)
+        return program.arena_bytes + sum(gradient.nbytes for gradient in self._gradients)
+
     def _check_optimizer(self, opt: Any) -> None:
         """Refuses an optimizer of fastgd's that would update something else with these gradients."""
         if not isinstance(opt, Optimizer):
