@@ -23,6 +23,7 @@ from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
+from fastgd.nn.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
@@ -41,6 +42,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
+    "LogSoftmax",
     "Loss",
     "LossPass",
     "MSELoss",
@@ -53,6 +55,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SmoothL1Loss",
+    "Softmax",
     "Softplus",
     "Tanh",
     "TrainStep",
