@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass
+from fastgd.nn.embedding import Embedding
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
@@ -32,6 +33,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Builder",
     "CrossEntropyLoss",
+    "Embedding",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",

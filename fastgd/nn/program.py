@@ -8,7 +8,7 @@ when no operation needs both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,10 @@ class Value:
 #: what an operation reads or writes; None is NULL
 Argument = Value | Array | None
 
+#: From the error code an operation was refused with and the arrays of its arguments, what to raise if it can
+#: say what is wrong with them; else None.
+Refusal = Callable[[int, Sequence[Array | None]], Exception | None]
+
 
 class Op(NamedTuple):
     """A call of the kernels' function `entry` with a dtype, a description, sizes and arrays."""
@@ -82,6 +86,7 @@ class Op(NamedTuple):
     of: Any
     sizes: tuple[int, ...]
     arguments: tuple[Argument, ...]
+    refusal: Refusal | None = None
 
 
 class Builder:
@@ -128,12 +133,22 @@ class Builder:
         """Where the gradient of a parameter goes; None for None."""
         return None if parameter is None else self._gradients[id(parameter)]
 
-    def emit(self, entry: str, of: Any, sizes: Sequence[int], arguments: Sequence[Argument]) -> None:
-        """Appends a call of `entry` of the kernels. Its dtype is that of the model."""
+    def emit(
+        self,
+        entry: str,
+        of: Any,
+        sizes: Sequence[int],
+        arguments: Sequence[Argument],
+        refusal: Refusal | None = None,
+    ) -> None:
+        """Appends a call of `entry` of the kernels. Its dtype is that of the model.
+
+        refusal: explains an error code of this operation.
+        """
         for argument in arguments:
             if isinstance(argument, Value):
                 argument.storage.used_by(len(self.ops))
-        self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments)))
+        self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments), refusal))
 
     def keep(self, value: Value) -> None:
         """Has a value stay until the end of the program, to be read by the caller."""

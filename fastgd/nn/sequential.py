@@ -186,7 +186,7 @@ class Sequential:
         try:
             report = opt.step_behind(compiled.program, self._gradients, **options)
         except OperationFailed as failed:
-            raise loss.refusal(failed.code, target) or failed from None
+            raise compiled.refusal(failed, x, lengths, target) from None
         return TrainStep(float(loss.value[0]), report)
 
     def _check_optimizer(self, opt: Any) -> None:
