@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass
+from fastgd.nn.dropout import Dropout
 from fastgd.nn.embedding import Embedding
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
@@ -33,6 +34,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Builder",
     "CrossEntropyLoss",
+    "Dropout",
     "Embedding",
     "Hardsigmoid",
     "Hardswish",

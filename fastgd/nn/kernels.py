@@ -18,6 +18,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.nn import (
     reference,
+    reference_dropout,
     reference_embedding,
     reference_layer_norm,
     reference_losses,
@@ -136,6 +137,7 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_layer_norm,
     reference_softmax,
     reference_embedding,
+    reference_dropout,
 )
 
 

@@ -112,6 +112,7 @@ class Builder:
         self._gradients = gradients or {}
         self.ops: list[Op] = []
         self._storages: list[Storage] = []
+        self._places = 0
 
     @property
     def with_gradients(self) -> bool:
@@ -124,6 +125,11 @@ class Builder:
         storage = Storage(math.prod(shape) * of.itemsize)
         self._storages.append(storage)
         return Value(tuple(shape), of, storage)
+
+    def next_place(self) -> int:
+        """A number that tells a layer that draws random bits from the model's others: 0, 1 and so on."""
+        self._places += 1
+        return self._places - 1
 
     def input(self, name: str, shape: Shape, dtype: Any) -> Value:
         """An array that comes from outside under this name at every run."""
