@@ -13,6 +13,7 @@ from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
 from fastgd.nn.kernels import kernels_of
+from fastgd.storage import mixed, random_bits
 
 SIZES = [0, 1, 7, 15, 16, 17, 33, 1000, 16384, 16385, 50001]
 
@@ -36,6 +37,21 @@ def test_bits_of_the_reference(dtype, p, isa, threads):
         same_bits(*ys)
         same_bits(*dxs)
         same_bits(ys[0], dxs[0])
+
+
+def test_an_element_whose_bits_are_p_itself_is_kept():
+    """And one below is not: its share is p exactly."""
+    x, stream = np.ones(100, np.float32), np.array([5], np.uint64)
+    bits = random_bits(mixed(mixed(mixed(5)) + 1), np.arange(100))
+    for i, own in enumerate(bits.tolist()):
+        for p, keeps in ((own / 2.0**32, True), ((own + 1) / 2.0**32, False)):
+
+            def call(k, counter, y, p=p):
+                at = (k.handle(array) for array in (x, stream, counter, y))
+                return k.dropout_forward(k.dtype(x.dtype), k.describe("dropout", p, 0), x.size, *at)
+
+            _, ys = both(call, np.zeros(1, np.uint64), np.empty_like(x))
+            assert all((y[i] != 0) == keeps for y in ys)
 
 
 def mask(layer, n=100_000, backend="native"):

@@ -25,9 +25,9 @@ class Dropout(Layer):
     p: 0 to 1. Default 0.5. TypeError or ValueError for others.
     seed: an integer or a numpy Generator the random bits come of. Default 0. A model's seed draws them anew.
 
-    The mask is a function of the seed, of which of the model's dropout layers this is, of the element's index,
-    and of the buffer "counter", uint64 [1], which says how many masks have been drawn: nothing else is kept,
-    the backward pass finds the same mask, and all backends, instruction sets and numbers of threads do.
+    The mask is a function of the seed, of which of the model's dropout layers this is, of the element's
+    index, and of the buffer "counter", uint64 [1], which says how many masks have been drawn: nothing else is
+    kept, the backward pass finds the same mask, and all backends, instruction sets and numbers of threads do.
     """
 
     def __init__(self, p: float = 0.5, *, seed: int | np.random.Generator = 0) -> None:

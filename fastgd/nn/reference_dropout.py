@@ -26,7 +26,8 @@ def _dropped(of: Dropout, x: Array, stream: Array, counter: Array) -> Array:
     kept = bits >= np.uint64(math.ceil(of.p * 2.0**32))
     scale = 1 / (1 - of.p) if of.p < 1 else 0.0
     with np.errstate(all="ignore"):
-        return np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))
+        dropped: Array = np.where(kept, x * x.dtype.type(scale), x.dtype.type(0))
+    return dropped
 
 
 def forward(dtype: Any, of: Dropout, n: int, x: Array, stream: Array, counter: Array, y: Array) -> int:
