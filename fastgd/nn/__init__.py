@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass
+from fastgd.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from fastgd.nn.dropout import Dropout
 from fastgd.nn.embedding import Embedding
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
@@ -32,6 +33,8 @@ __all__ = [
     "GELU",
     "SELU",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Builder",
     "CrossEntropyLoss",
     "Dropout",

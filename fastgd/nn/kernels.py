@@ -18,6 +18,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.nn import (
     reference,
+    reference_batch_norm,
     reference_dropout,
     reference_embedding,
     reference_layer_norm,
@@ -138,6 +139,7 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_softmax,
     reference_embedding,
     reference_dropout,
+    reference_batch_norm,
 )
 
 
