@@ -132,6 +132,7 @@ def test_only_training_moves_the_running_statistics(backend):
     np.testing.assert_allclose(layer.buffers()["running_mean"], 0.1 * inside.mean(1), rtol=1e-4, atol=1e-6)
     expected = 0.9 + 0.1 * inside.var(1, ddof=1)
     np.testing.assert_allclose(layer.buffers()["running_var"], expected, rtol=1e-5)
+    np.testing.assert_allclose(model.forward(x[:1]), model.forward(x)[:1], rtol=1e-5)
     layer.reset_parameters(rng)
     assert all(np.array_equal(array, before[name]) for name, array in layer.buffers().items())
 

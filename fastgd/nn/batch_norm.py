@@ -82,9 +82,8 @@ class BatchNorm(Layer):
             raise TypeError(f"{self} is {self.dtype}, but the model computes in {to.dtype}")
         sizes = (x.shape[0], self.num_features, math.prod(x.shape[2:]))
         if to.training and sizes[0] * sizes[2] < 2:
-            raise ValueError(
-                f"{self}: expected more than 1 value per channel when training, got input size {list(x.shape)}"
-            )
+            got = f"got input size {list(x.shape)}"
+            raise ValueError(f"{self}: expected more than 1 value per channel when training, {got}")
         mean, var, count = self._buffers.values() if self._buffers else (None, None, None)
         running = mean is not None and not to.training
         momentum = -1.0 if self.momentum is None else self.momentum
