@@ -262,6 +262,11 @@ int fgd_activation_forward(int dtype, const fgd_activation *activation, int64_t 
 int fgd_activation_backward(int dtype, const fgd_activation *activation, int64_t n, const void *saved,
                             const void *dy, void *dz);
 
+/* y = activation(a + b) of n elements; y may be a or b. z receives a + b where the activation saves its
+ * input, and else may be NULL; it is not y. */
+int fgd_add_forward(int dtype, const fgd_activation *activation, int64_t n, const void *a, const void *b,
+                    void *z, void *y);
+
 /* y [batch, out] = activation(z), z [batch, out] = x [batch, in] weight [out, in]' + bias [out]; bias may be
  * NULL. z is written where the activation saves its input, and else may be NULL; it is not y. When the matrix
  * product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is returned. */
@@ -330,6 +335,61 @@ int64_t fgd_layer_norm_scratch(int64_t rows, int64_t cols);
 int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x,
                             const void *weight, const double *stats, const void *dy, void *dx, void *dweight,
                             void *dbias, double *scratch);
+
+/* Softmax of the rows of x [rows, cols] (Bridle 1990, section 3), of any size, or its logarithm. y may be x,
+ * dx may be dy. */
+typedef struct fgd_softmax {
+    int32_t log;
+} fgd_softmax;
+int fgd_softmax_forward(int dtype, const fgd_softmax *of, int64_t rows, int64_t cols, const void *x,
+                        void *y);
+int fgd_softmax_backward(int dtype, const fgd_softmax *of, int64_t rows, int64_t cols, const void *y,
+                         const void *dy, void *dx);
+
+/* y [n, dim] = the rows of weight [rows, dim] that the indices [n], 0 .. rows - 1, say; FGD_ERROR_LABEL for
+ * others. dweight [rows, dim]: for each row the sum of the rows of dy with its index, added in their order; 0
+ * for the index `padding` (-1: there is none). */
+typedef struct fgd_embedding {
+    int64_t padding;
+} fgd_embedding;
+int fgd_embedding_forward(int dtype, const fgd_embedding *of, int64_t n, int64_t rows, int64_t dim,
+                          const int64_t *indices, const void *weight, void *y);
+int fgd_embedding_backward(int dtype, const fgd_embedding *of, int64_t n, int64_t rows, int64_t dim,
+                           const int64_t *indices, const void *dy, void *dweight);
+
+/* Dropout (Srivastava et al. 2014, section 10): of n elements, those are kept whose 32 random bits are p 2^32
+ * or more, and multiplied by 1 / (1 - p); the others become 0. The bits are a function of stream [1], place
+ * and counter [1], which forward increments first, so that backward finds the same mask. y may be x, dx may
+ * be dy. */
+typedef struct fgd_dropout {
+    double p;       /* 0 to 1 */
+    uint64_t place; /* tells masks of one stream from each other */
+} fgd_dropout;
+int fgd_dropout_forward(int dtype, const fgd_dropout *of, int64_t n, const void *x, const uint64_t *stream,
+                        uint64_t *counter, void *y);
+int fgd_dropout_backward(int dtype, const fgd_dropout *of, int64_t n, const void *dy, const uint64_t *stream,
+                         const uint64_t *counter, void *dx);
+
+/* Normalisation of the channels of x [batch, channels, length] over batch and length (Ioffe and Szegedy 2015,
+ * algorithm 1), or by running statistics. */
+typedef struct fgd_batch_norm {
+    int32_t running; /* 1: mean and var are what x is normalised by, and stay as they are */
+    double eps;      /* added to the variance; 0 or above */
+    double momentum; /* the batch's part in new running statistics, 0 to 1; below 0: 1 / count */
+} fgd_batch_norm;
+
+/* y, which may be x, and for backward in stats [channels, 2] each channel's mean and 1 / deviation. weight
+ * and bias are [channels] or NULL, bias with a weight only. mean and var [channels] are both NULL or both
+ * not; where they are not what x is normalised by they are updated, var by the unbiased variance, and count
+ * [1] is incremented before. There must then be two numbers in a channel. */
+int fgd_batch_norm_forward(int dtype, const fgd_batch_norm *of, int64_t batch, int64_t channels,
+                           int64_t length, const void *x, const void *weight, const void *bias, void *mean,
+                           void *var, int64_t *count, double *stats, void *y);
+
+/* dx, which may be dy, dweight and dbias, each unless it is NULL. */
+int fgd_batch_norm_backward(int dtype, const fgd_batch_norm *of, int64_t batch, int64_t channels,
+                            int64_t length, const void *x, const void *weight, const double *stats,
+                            const void *dy, void *dx, void *dweight, void *dbias);
 
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 

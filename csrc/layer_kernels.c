@@ -4,8 +4,8 @@
  * pointers are not restrict; `omp simd` says what is left, that elements do not depend on each other. */
 #include "layer_kernels.h"
 #include "real.h"
+#include "softmax.h"
 
-#include <math.h>
 #include <string.h>
 
 /* An activation's parameters, 0 where it has none. */
@@ -75,45 +75,6 @@ FGD_ACTIVATIONS(FORWARD_LOOP)
         for (int64_t i = 0; column && i < cols; i++) column[i] = (REAL)sum[i];  \
     }
 FGD_ACTIVATIONS(BACKWARD_LOOP)
-
-/* -infinity for no elements; NaN are passed over, and turn up in the exponentials. */
-INLINE REAL max_of(int64_t n, const REAL *z) {
-    REAL lanes[FGD_LANES], largest;
-    int64_t i = 0;
-    for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
-    for (; i + FGD_LANES <= n; i += FGD_LANES) {
-#pragma omp simd
-        for (int k = 0; k < FGD_LANES; k++) lanes[k] = z[i + k] > lanes[k] ? z[i + k] : lanes[k];
-    }
-    for (int k = 0; i < n; i++, k++) lanes[k] = z[i] > lanes[k] ? z[i] : lanes[k];
-    largest = lanes[0];
-    for (int k = 1; k < FGD_LANES; k++) largest = lanes[k] > largest ? lanes[k] : largest;
-    return largest;
-}
-
-/* Sums exp(z - largest), element i in lane i modulo FGD_LANES, and keeps the terms where `kept` is not NULL.
- * The last elements go through a full set of lanes too, filled up with exp(-infinity), which adds 0. */
-INLINE double sum_of_exp(int64_t n, const REAL *z, REAL largest, REAL *kept) {
-    double sum[FGD_LANES] = {0};
-    REAL lanes[FGD_LANES];
-    for (int64_t i = 0; i < n; i += FGD_LANES) {
-        const int64_t left = n - i < FGD_LANES ? n - i : FGD_LANES;
-        const REAL *from = z + i;
-        if (left < FGD_LANES) {
-            for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
-            memcpy(lanes, from, (size_t)left * sizeof(REAL));
-            from = lanes;
-        }
-#pragma omp simd
-        for (int k = 0; k < FGD_LANES; k++) {
-            const REAL e = exp_of(from[k] - largest);
-            lanes[k] = e;
-            sum[k] += (double)e;
-        }
-        if (kept) memcpy(kept + i, lanes, (size_t)left * sizeof(REAL));
-    }
-    return fgd_fold_lanes(sum);
-}
 
 /* The sum of w[c] (z_c - largest), element i in lane i modulo FGD_LANES; w may be NULL. */
 INLINE double sum_of_logits(int64_t n, const REAL *z, REAL largest, const REAL *w) {

@@ -6,6 +6,7 @@
 #include "dispatch.h"
 #include "gemm.h"
 #include "layer_kernels.h"
+#include "pieces.h"
 
 /* ---- Activations by name --------------------------------------------------------------------------- */
 
@@ -64,13 +65,6 @@ typedef struct tile {
     int64_t row, col, rows, cols, offset; /* offset of its first element, in bytes */
 } tile;
 
-static int64_t pieces(int64_t size, int64_t step) { return size / step + (size % step != 0); }
-
-static int64_t at_most(int64_t size, int64_t limit) { return size < limit ? size : limit; }
-
-/* Rows that together have about FGD_CHUNK elements. */
-static int64_t rows_of_chunk(int64_t cols) { return cols < FGD_CHUNK ? FGD_CHUNK / (cols ? cols : 1) : 1; }
-
 static tile tile_at(const job *j, int64_t i) {
     const int64_t across = pieces(j->cols, j->tile_cols);
     tile t = {.row = i / across * j->tile_rows, .col = i % across * j->tile_cols};
@@ -128,12 +122,6 @@ static int check_activation(int dtype, const fgd_activation *activation) {
 
 static int saves_input(const fgd_activation *activation) { return infos[activation->kind].saves_input; }
 
-/* Whether a matrix of these sizes can be: neither negative nor of more bytes than an address has. */
-static int check_matrix(int64_t rows, int64_t cols) {
-    if (rows < 0 || cols < 0) return FGD_ERROR_SIZE;
-    return cols && rows > INT64_MAX / 8 / cols ? FGD_ERROR_SIZE : FGD_OK;
-}
-
 static int check_linear(int dtype, const fgd_activation *activation, int64_t batch, int64_t in, int64_t out) {
     int code = check_activation(dtype, activation);
     if (!code) code = check_matrix(batch, in);
@@ -165,6 +153,19 @@ int fgd_activation_backward(int dtype, const fgd_activation *activation, int64_t
                    .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .y = saved, .dy = dy,
                    .out = dz};
     run(&j, backward_task);
+    return FGD_OK;
+}
+
+int fgd_add_forward(int dtype, const fgd_activation *activation, int64_t n, const void *a, const void *b,
+                    void *z, void *y) {
+    int code = check_activation(dtype, activation);
+    if (!code) code = check_matrix(1, n);
+    if (code) return code;
+    if (n && (!a || !b || !y || (saves_input(activation) && !z))) return FGD_ERROR_NULL;
+    const job j = {.kernels = fgd_layers_for(dtype), .activation = activation, .item = fgd_item_size(dtype),
+                   .rows = 1, .cols = n, .tile_rows = 1, .tile_cols = FGD_CHUNK, .bias = b, .y = a,
+                   .input = saves_input(activation) ? z : NULL, .out = y};
+    run(&j, forward_task);
     return FGD_OK;
 }
 

@@ -1,13 +1,7 @@
 /* Pieces of one tensor: brought into the precision computed in, and stored again. */
 #include "pass.h"
 
-/* The finaliser of splitmix64 (Steele, Lea and Flood 2014). */
-static uint64_t mixed(uint64_t z) {
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
+#include "mixed.h"
 
 /* Which way of storing with loops of its own this is; -1 for none of them. */
 static int stored_kind(const pass *w) {
@@ -32,7 +26,7 @@ static void prepare_update(pass *w) {
     w->n_slots = w->rule->n_slots;
     w->rounding = t->dtype == FGD_BF16 || t->dtype == FGD_F16 ? w->group->rounding : FGD_NEAREST;
     if (w->group->rounding == FGD_STOCHASTIC || w->group->state_rounding == FGD_STOCHASTIC)
-        w->key = mixed(mixed(w->group->seed) + t->stream) + ((uint64_t)*t->step + 1) * 16;
+        w->key = fgd_mixed(fgd_mixed(w->group->seed) + t->stream) + ((uint64_t)*t->step + 1) * 16;
     if (fgd_is_factored(w->j, t) && t->size > 0) w->moments = fgd_moments_of(w->j, t);
     for (int k = 0; k < w->n_slots; k++) {
         const int is_moment = k == w->rule->row_slot || k == w->rule->col_slot;
@@ -59,11 +53,11 @@ static void prepare_update(pass *w) {
 }
 
 fgd_noise fgd_slot_noise(const pass *w, int slot, int64_t first) {
-    return (fgd_noise){mixed(w->key + (uint64_t)(SLOT_ROW + slot / 2 * 2)), first, slot % 2};
+    return (fgd_noise){fgd_mixed(w->key + (uint64_t)(SLOT_ROW + slot / 2 * 2)), first, slot % 2};
 }
 
 fgd_noise fgd_param_noise(const pass *w, int64_t first) {
-    return (fgd_noise){mixed(w->key + PARAM_ROW), first, 0};
+    return (fgd_noise){fgd_mixed(w->key + PARAM_ROW), first, 0};
 }
 
 fgd_prepare fgd_prepared(const job *j, double sign, double coef) {

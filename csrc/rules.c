@@ -84,7 +84,7 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_THREADS: return "the number of threads must be from 1 to " TEXT(FGD_MAX_THREADS);
         case FGD_ERROR_LAYOUT:
             return "a layout has a bad number of dimensions, or its shape is not the tensor's size";
-        case FGD_ERROR_LABEL: return "a class label is outside 0 .. classes - 1";
+        case FGD_ERROR_LABEL: return "a class label or an index is outside 0 .. count - 1";
         case FGD_ERROR_GEMM: return "no matrix product has been set for this dtype, or it failed";
         case FGD_ERROR_ACTIVATION: return "there is no such activation";
         case FGD_ERROR_ROUNDING: return "there is no such rounding, or not for this dtype";

@@ -4,7 +4,7 @@ import numpy as np
 from snapshots import BACKENDS
 
 from fastgd import nn
-from fastgd.nn.compiled import copied
+from fastgd.nn.compiled import LayerPasses, copied
 from fastgd.nn.kernels import kernels_of
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
@@ -72,6 +72,14 @@ def both(call, *outputs):
         assert call(kernels_of(name), *mine) == 0
         results.append(mine)
     return zip(*results, strict=True)
+
+
+def passed(layer, x, dy, backend):
+    """(y, gradients of the parameters by name, dx) of one layer for x [batch, ...]."""
+    passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), dy.dtype)
+    passes.bind(x, dy.copy())
+    passes.run()
+    return passes.y, passes.gradients, passes.dx
 
 
 def central_differences(f, array, step=1e-6):

@@ -18,19 +18,27 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass
+from fastgd.nn.batch_norm import BatchNorm1d, BatchNorm2d
+from fastgd.nn.dropout import Dropout
+from fastgd.nn.embedding import Embedding
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
+from fastgd.nn.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Builder",
     "CrossEntropyLoss",
+    "Dropout",
+    "Embedding",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -41,6 +49,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LogSigmoid",
+    "LogSoftmax",
     "Loss",
     "LossPass",
     "MSELoss",
@@ -53,6 +62,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SmoothL1Loss",
+    "Softmax",
     "Softplus",
     "Tanh",
     "TrainStep",

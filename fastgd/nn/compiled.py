@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.nn.base import Backward, Layer, Loss, LossPass
 from fastgd.nn.kernels import Kernels, OperationFailed, Program
-from fastgd.nn.program import Builder, Shape, Value
+from fastgd.nn.program import Argument, Builder, Op, Shape, Value
 
 #: what a program is for: outputs, the loss alone, or the loss and its gradients
 FORWARD, LOSS, TRAIN = "forward", "loss", "train"
@@ -25,11 +25,16 @@ class Compiled(NamedTuple):
     output: Value | None
     #: bytes of memory for everything between the input and the gradients
     arena_bytes: int
+    #: the program's operations
+    ops: Sequence[Op]
 
     def run(self, x: Array, lengths: Array | None = None) -> None:
         """Runs a program that has no loss."""
         self._bind(x, lengths)
-        self.program.run()
+        try:
+            self.program.run()
+        except OperationFailed as failed:
+            raise self.refusal(failed, x, lengths) from None
 
     def run_loss(self, x: Array, lengths: Array | None, target: Array) -> float:
         """Runs a program that has one, and returns it."""
@@ -37,8 +42,20 @@ class Compiled(NamedTuple):
         try:
             self.program.run()
         except OperationFailed as failed:
-            raise loss.refusal(failed.code, target) or failed from None
+            raise self.refusal(failed, x, lengths, target) from None
         return float(loss.value[0])
+
+    def refusal(
+        self, failed: OperationFailed, x: Array, lengths: Array | None, target: Array | None = None
+    ) -> Exception:
+        """What to raise: what the operation says itself, or the loss, or else what there is."""
+        inputs = {"x": x, "lengths": lengths, "target": target}
+        op = self.ops[failed.op]
+        if op.refusal:
+            own = op.refusal(failed.code, [_array_of(argument, inputs) for argument in op.arguments])
+            return own or failed
+        ours = self.loss.refusal(failed.code, target) if self.loss and target is not None else None
+        return ours or failed
 
     def bind(self, x: Array, lengths: Array | None, target: Array) -> LossPass:
         """Sets the inputs of the next run, which must be kept until then."""
@@ -51,6 +68,13 @@ class Compiled(NamedTuple):
         self.program.bind("x", x)
         if lengths is not None:
             self.program.bind("lengths", lengths)
+
+
+def _array_of(argument: Argument, inputs: Mapping[str, Array | None]) -> Array | None:
+    if not isinstance(argument, Value):
+        return argument
+    given = inputs.get(argument.storage.name) if argument.storage.name else argument.array
+    return None if given is None else given.reshape(argument.shape)
 
 
 def chain(to: Builder, layers: Sequence[Layer], x: Value) -> tuple[Value, Backward]:
@@ -112,7 +136,7 @@ def compiled(
             to.keep(output)
     size = to.allocate()
     program = kernels.program(to.ops, to.gradient_ranges(gradients))
-    return Compiled(program, loss_pass, None if to.with_gradients else output, size)
+    return Compiled(program, loss_pass, None if to.with_gradients else output, size, to.ops)
 
 
 class LayerPasses:

@@ -16,15 +16,25 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.nn import reference, reference_layer_norm, reference_losses
+from fastgd.nn import (
+    reference,
+    reference_batch_norm,
+    reference_dropout,
+    reference_embedding,
+    reference_layer_norm,
+    reference_losses,
+    reference_softmax,
+)
 from fastgd.nn.program import Op, Value
 
 
 class OperationFailed(RuntimeError):
     """An operation of a program was refused, and those behind it have not run."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, op: int, code: int, text: str) -> None:
         super().__init__(f"an operation of the program was refused: {text}")
+        #: its number
+        self.op = op
         self.code = code
 
 
@@ -115,14 +125,22 @@ class ReferenceProgram(Program):
             call[i] = array.reshape(shape)
 
     def run(self) -> None:
-        for function, arguments in self._calls:
+        for op, (function, arguments) in enumerate(self._calls):
             code = function(*arguments)
             if code:
-                raise OperationFailed(code, self._error_text(code))
+                raise OperationFailed(op, code, self._error_text(code))
 
 
 #: modules with ENTRIES, name -> function, and DESCRIPTIONS, name -> class, of the kernels in NumPy
-REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm)
+REFERENCE: tuple[ModuleType, ...] = (
+    reference,
+    reference_losses,
+    reference_layer_norm,
+    reference_softmax,
+    reference_embedding,
+    reference_dropout,
+    reference_batch_norm,
+)
 
 
 class ReferenceKernels(Kernels):

@@ -54,14 +54,14 @@ class NativeProgram(Program):
     def run(self) -> None:
         code = lib.fgd_run(self._ops, self._count, self._failed)
         if code:
-            raise OperationFailed(code, self._error_text(code))
+            raise OperationFailed(self._failed[0], code, self._error_text(code))
 
     def then(self, update: Callable[..., int], *arguments: Any) -> int:
         if update is not lib.fgd_update:
             return super().then(update, *arguments)
         code: int = lib.fgd_train(self._ops, self._count, self._failed, *arguments)
         if code and self._failed[0] >= 0:
-            raise OperationFailed(code, self._error_text(code))
+            raise OperationFailed(self._failed[0], code, self._error_text(code))
         return code
 
 

@@ -8,7 +8,7 @@ when no operation needs both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,10 @@ class Value:
 #: what an operation reads or writes; None is NULL
 Argument = Value | Array | None
 
+#: From the error code an operation was refused with and the arrays of its arguments, what to raise if it can
+#: say what is wrong with them; else None.
+Refusal = Callable[[int, Sequence[Array | None]], Exception | None]
+
 
 class Op(NamedTuple):
     """A call of the kernels' function `entry` with a dtype, a description, sizes and arrays."""
@@ -82,6 +86,7 @@ class Op(NamedTuple):
     of: Any
     sizes: tuple[int, ...]
     arguments: tuple[Argument, ...]
+    refusal: Refusal | None = None
 
 
 class Builder:
@@ -107,6 +112,7 @@ class Builder:
         self._gradients = gradients or {}
         self.ops: list[Op] = []
         self._storages: list[Storage] = []
+        self._places = 0
 
     @property
     def with_gradients(self) -> bool:
@@ -120,6 +126,11 @@ class Builder:
         self._storages.append(storage)
         return Value(tuple(shape), of, storage)
 
+    def next_place(self) -> int:
+        """A number that tells a layer that draws random bits from the model's others: 0, 1 and so on."""
+        self._places += 1
+        return self._places - 1
+
     def input(self, name: str, shape: Shape, dtype: Any) -> Value:
         """An array that comes from outside under this name at every run."""
         return Value(tuple(shape), dtype, Storage(0, name))
@@ -128,12 +139,22 @@ class Builder:
         """Where the gradient of a parameter goes; None for None."""
         return None if parameter is None else self._gradients[id(parameter)]
 
-    def emit(self, entry: str, of: Any, sizes: Sequence[int], arguments: Sequence[Argument]) -> None:
-        """Appends a call of `entry` of the kernels. Its dtype is that of the model."""
+    def emit(
+        self,
+        entry: str,
+        of: Any,
+        sizes: Sequence[int],
+        arguments: Sequence[Argument],
+        refusal: Refusal | None = None,
+    ) -> None:
+        """Appends a call of `entry` of the kernels. Its dtype is that of the model.
+
+        refusal: explains an error code of this operation.
+        """
         for argument in arguments:
             if isinstance(argument, Value):
                 argument.storage.used_by(len(self.ops))
-        self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments)))
+        self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments), refusal))
 
     def keep(self, value: Value) -> None:
         """Has a value stay until the end of the program, to be read by the caller."""

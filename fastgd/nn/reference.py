@@ -46,6 +46,15 @@ def activation_backward(dtype: Any, activation: Bound, n: int, saved: Array, dy:
     return OK
 
 
+def add_forward(dtype: Any, activation: Bound, n: int, a: Array, b: Array, z: Array | None, y: Array) -> int:
+    with np.errstate(all="ignore"):
+        total = a + b
+        if z is not None and activation.function.saves_input:
+            z[...] = total
+        y[...] = activation.forward(total)
+    return OK
+
+
 def linear_forward(
     dtype: Any,
     activation: Bound,
@@ -99,6 +108,7 @@ def linear_backward(
 ENTRIES = {
     "activation_forward": activation_forward,
     "activation_backward": activation_backward,
+    "add_forward": add_forward,
     "linear_forward": linear_forward,
     "linear_backward": linear_backward,
 }

@@ -229,7 +229,7 @@ class Sequential(ModelState):
         try:
             report = opt.step_behind(compiled.program, self._gradients, **options)
         except OperationFailed as failed:
-            raise loss.refusal(failed.code, target) or failed from None
+            raise compiled.refusal(failed, x, lengths, target) from None
         return TrainStep(float(loss.value[0]), report)
 
     def memory_bytes(self, x: Any, y: Any) -> int:
