@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Tanh,
 )
 from fastgd.nn.base import Layer, Loss, LossPass
+from fastgd.nn.conv import Conv1d, Conv2d
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
@@ -30,6 +31,8 @@ __all__ = [
     "SELU",
     "BCEWithLogitsLoss",
     "Builder",
+    "Conv1d",
+    "Conv2d",
     "CrossEntropyLoss",
     "Hardsigmoid",
     "Hardswish",
