@@ -353,6 +353,30 @@ int fgd_conv_backward(int dtype, const fgd_conv *of, int64_t batch, int64_t in, 
                       const void *weight, const void *saved, void *dy, void *dx, void *dweight, void *dbias,
                       double *scratch);
 
+/* Windows of planes [height, width]: output (i, j) is of the elements that begin at (i stride - padding, the
+ * same of j), as far as they lie inside the plane. */
+typedef struct fgd_pool {
+    int64_t kernel[2], stride[2];
+    int64_t padding[2];        /* less than the kernel */
+    int32_t count_include_pad; /* 1: a mean also counts its window's elements in the padding on either side */
+} fgd_pool;
+
+/* y [planes, out_height, out_width], where each window begins before the plane's end: the largest element of
+ * each, NaN if one is, and for backward in index, of y's shape, its place in the plane unless index is NULL.
+ * Of several the first, of NaN the last. */
+int fgd_max_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                         int64_t out_height, int64_t out_width, const void *x, int32_t *index, void *y);
+/* index holds what forward has left there. */
+int fgd_max_pool_backward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                          int64_t out_height, int64_t out_width, const int32_t *index, const void *dy,
+                          void *dx);
+
+/* The mean of each window. */
+int fgd_average_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                             int64_t out_height, int64_t out_width, const void *x, void *y);
+int fgd_average_pool_backward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                              int64_t out_height, int64_t out_width, const void *dy, void *dx);
+
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 
 /* One call of an entry above that takes (dtype, of, sizes..., pointers...): the description, the sizes and
