@@ -44,7 +44,7 @@ class Windows(Layer):
         kind, kept = "average", tuple[Value, ...]()
         if self.largest:
             kind = "max"
-            index = to.value(y.shape, np.int32) if to.with_gradients else None
+            index = to.value(y.shape, np.int32) if to.training else None
             kept = () if index is None else (index,)
             to.emit("max_pool_forward", of, sizes, (x, index, y))
         else:
