@@ -3,19 +3,30 @@
 #define FGD_DISPATCH_H
 
 #include "batch_norm_kernels.h"
+#include "conv_kernels.h"
 #include "dropout_kernels.h"
 #include "embedding_kernels.h"
 #include "kernels.h"
 #include "layer_kernels.h"
 #include "layer_norm_kernels.h"
+#include "pool_kernels.h"
 #include "softmax_kernels.h"
 #include "storage_kernels.h"
 #include "stored_kernels.h"
 
 /* Every table that an instruction set and a precision fill; X takes the set's name and the table's. */
 #define FGD_TABLES(X, isa) \
-    X(isa, kernels) X(isa, storage) X(isa, stored) X(isa, layers) X(isa, layer_norms) \
-    X(isa, softmaxes) X(isa, embeddings) X(isa, dropouts) X(isa, batch_norms)
+    X(isa, kernels) \
+    X(isa, storage) \
+    X(isa, stored) \
+    X(isa, layers) \
+    X(isa, layer_norms) \
+    X(isa, softmaxes) \
+    X(isa, embeddings) \
+    X(isa, dropouts) \
+    X(isa, batch_norms) \
+    X(isa, convs) \
+    X(isa, pools)
 
 /* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
  * or FGD_F64. */

@@ -390,6 +390,58 @@ int fgd_batch_norm_forward(int dtype, const fgd_batch_norm *of, int64_t batch, i
 int fgd_batch_norm_backward(int dtype, const fgd_batch_norm *of, int64_t batch, int64_t channels,
                             int64_t length, const void *x, const void *weight, const double *stats,
                             const void *dy, void *dx, void *dweight, void *dbias);
+/* Convolution of images x [batch, in, height, width] with kernels weight [out, in / groups, kernel_height,
+ * kernel_width] (as it is called; LeCun et al. 1998, section II A), for each output channel over its group of
+ * input channels, in two dimensions; in one, height and kernel_height are 1. Pairs are for height and width. */
+typedef struct fgd_conv {
+    int64_t stride[2];
+    int64_t padding[2][2]; /* zeros before the first element and behind the last */
+    int64_t dilation[2];   /* from element to element of the kernel */
+    int64_t groups;        /* divides in and out */
+    const fgd_activation *activation;
+} fgd_conv;
+
+/* The elements that the scratch memory of the calls below has; backward: 1 for fgd_conv_backward. 0 where they
+ * refuse the sizes. */
+int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
+                         int64_t width, int64_t kernel_height, int64_t kernel_width, int backward);
+
+/* y = activation(z), z = convolution + bias [out], both [batch, out, out_height, out_width] with
+ *   out_height = (height + padding - dilation (kernel_height - 1) - 1) / stride + 1.
+ * bias and z as in fgd_linear_forward, errors too. */
+int fgd_conv_forward(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
+                     int64_t width, int64_t kernel_height, int64_t kernel_width, const void *x,
+                     const void *weight, const void *bias, void *z, void *y, double *scratch);
+
+/* dweight, and dx and dbias unless they are NULL, from dy, as fgd_linear_backward. */
+int fgd_conv_backward(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
+                      int64_t width, int64_t kernel_height, int64_t kernel_width, const void *x,
+                      const void *weight, const void *saved, void *dy, void *dx, void *dweight, void *dbias,
+                      double *scratch);
+
+/* Windows of planes [height, width]: output (i, j) is of the elements that begin at (i stride - padding, the
+ * same of j), as far as they lie inside the plane. */
+typedef struct fgd_pool {
+    int64_t kernel[2], stride[2];
+    int64_t padding[2];        /* less than the kernel */
+    int32_t count_include_pad; /* 1: a mean also counts its window's elements in the padding on either side */
+} fgd_pool;
+
+/* y [planes, out_height, out_width], where each window begins before the plane's end: the largest element of
+ * each, NaN if one is, and for backward in index, of y's shape, its place in the plane unless index is NULL.
+ * Of several the first, of NaN the last. */
+int fgd_max_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                         int64_t out_height, int64_t out_width, const void *x, int32_t *index, void *y);
+/* index holds what forward has left there. */
+int fgd_max_pool_backward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                          int64_t out_height, int64_t out_width, const int32_t *index, const void *dy,
+                          void *dx);
+
+/* The mean of each window. */
+int fgd_average_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                             int64_t out_height, int64_t out_width, const void *x, void *y);
+int fgd_average_pool_backward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
+                              int64_t out_height, int64_t out_width, const void *dy, void *dx);
 
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 

@@ -12,6 +12,7 @@
 #define SIZES_4 SIZES_3, s[3]
 #define SIZES_5 SIZES_4, s[4]
 #define SIZES_6 SIZES_5, s[5]
+#define SIZES_7 SIZES_6, s[6]
 #define POINTERS_1 p[0]
 #define POINTERS_2 POINTERS_1, p[1]
 #define POINTERS_3 POINTERS_2, p[2]

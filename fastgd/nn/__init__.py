@@ -19,11 +19,23 @@ from fastgd.nn.activations import (
 )
 from fastgd.nn.base import Layer, Loss, LossPass
 from fastgd.nn.batch_norm import BatchNorm1d, BatchNorm2d
+from fastgd.nn.conv import Conv1d, Conv2d
 from fastgd.nn.dropout import Dropout
 from fastgd.nn.embedding import Embedding
+from fastgd.nn.flatten import Flatten
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from fastgd.nn.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.nn.softmax import LogSoftmax, Softmax
@@ -32,13 +44,22 @@ __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "Builder",
+    "Conv1d",
+    "Conv2d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "Flatten",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -53,6 +74,8 @@ __all__ = [
     "Loss",
     "LossPass",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Mish",
     "RMSNorm",
     "ReLU",

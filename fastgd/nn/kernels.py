@@ -19,10 +19,12 @@ from fastgd.arrays import Array
 from fastgd.nn import (
     reference,
     reference_batch_norm,
+    reference_conv,
     reference_dropout,
     reference_embedding,
     reference_layer_norm,
     reference_losses,
+    reference_pool,
     reference_softmax,
 )
 from fastgd.nn.program import Op, Value
@@ -140,6 +142,8 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_embedding,
     reference_dropout,
     reference_batch_norm,
+    reference_conv,
+    reference_pool,
 )
 
 

@@ -14,12 +14,12 @@ from fastgd.nn.base import Backward, Layer
 from fastgd.nn.program import Builder, Shape, Value
 
 
-def checked_size(name: str, value: Any) -> int:
+def checked_size(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
     size = operator.index(value)
-    if size < 1:
-        raise ValueError(f"{name} must be 1 or more, not {size}")
+    if size < least:
+        raise ValueError(f"{name} must be {least} or more, not {size}")
     return size
 
 

@@ -14,7 +14,8 @@ from fastgd.arrays import DTYPE_CODES, Array
 from fastgd.nn.kernels import Kernels, OperationFailed, Program
 from fastgd.nn.program import Op, Value
 
-_POINTERS = {"float32": "float[]", "float64": "double[]", "int64": "int64_t[]", "uint64": "uint64_t[]"}
+_POINTERS = {"float32": "float[]", "float64": "double[]"}
+_POINTERS |= {name: f"{name}_t[]" for name in ("int32", "int64", "uint64")}
 _CTYPES = {np.dtype(name): kind for name, kind in _POINTERS.items()}
 
 
