@@ -5,11 +5,14 @@
 #include "kernels.h"
 #include "layer_kernels.h"
 #include "layer_norm_kernels.h"
+#include "recurrent_kernels.h"
 #include "storage_kernels.h"
 #include "stored_kernels.h"
 
 /* Every table that an instruction set and a precision fill; X takes the set's name and the table's. */
-#define FGD_TABLES(X, isa) X(isa, kernels) X(isa, storage) X(isa, stored) X(isa, layers) X(isa, layer_norms)
+#define FGD_TABLES(X, isa)                                                      \
+    X(isa, kernels) X(isa, storage) X(isa, stored) X(isa, layers) X(isa, layer_norms) \
+    X(isa, recurrents)
 
 /* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
  * or FGD_F64. */

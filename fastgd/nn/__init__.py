@@ -22,11 +22,15 @@ from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.program import Builder, Value
+from fastgd.nn.recurrent import GRU, LSTM, RNN
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "BCEWithLogitsLoss",
     "Builder",

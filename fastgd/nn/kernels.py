@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.nn import reference, reference_layer_norm, reference_losses
+from fastgd.nn import reference, reference_layer_norm, reference_losses, reference_recurrent
 from fastgd.nn.program import Op, Value
 
 
@@ -122,7 +122,7 @@ class ReferenceProgram(Program):
 
 
 #: modules with ENTRIES, name -> function, and DESCRIPTIONS, name -> class, of the kernels in NumPy
-REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm)
+REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm, reference_recurrent)
 
 
 class ReferenceKernels(Kernels):
