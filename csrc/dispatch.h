@@ -10,6 +10,7 @@
 #include "layer_kernels.h"
 #include "layer_norm_kernels.h"
 #include "pool_kernels.h"
+#include "recurrent_kernels.h"
 #include "softmax_kernels.h"
 #include "storage_kernels.h"
 #include "stored_kernels.h"
@@ -26,7 +27,8 @@
     X(isa, dropouts) \
     X(isa, batch_norms) \
     X(isa, convs) \
-    X(isa, pools)
+    X(isa, pools) \
+    X(isa, recurrents)
 
 /* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
  * or FGD_F64. */

@@ -442,6 +442,45 @@ int fgd_average_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int6
                              int64_t out_height, int64_t out_width, const void *x, void *y);
 int fgd_average_pool_backward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
                               int64_t out_height, int64_t out_width, const void *dy, void *dx);
+/* Recurrent layers over sequences x [batch, time, in]: one direction of one layer. csrc/recurrent.def has
+ * the cells, csrc/recurrent_kernels.c their formulas. Each gate has `hidden` rows of weight_ih
+ * [gates hidden, in], weight_hh [gates hidden, hidden] and both biases [gates hidden]. */
+typedef struct fgd_recurrent {
+    int32_t cell;
+    int32_t reverse;    /* 1: from a row's last step to its first */
+    int32_t directions; /* 2: y's last dimension is [2, hidden], the second half that of reverse 1 */
+    int32_t last;       /* 1: y [batch, hidden] is the state behind all steps; 0: y [batch, time, hidden] */
+    int32_t add_dx;     /* 1: backward adds to dx */
+} fgd_recurrent;
+
+typedef struct fgd_cell_info {
+    const char *name;
+    int32_t gates, shared; /* shared: the first gates, those of x W_ih' + h W_hh' as one sum */
+    int32_t has_cell;      /* 1: there is a second state c */
+} fgd_cell_info;
+int fgd_cell_count(void);
+const fgd_cell_info *fgd_cell_at(int cell); /* NULL when there is none */
+int fgd_cell_find(const char *name);        /* its number, or FGD_ERROR_OPTION */
+
+/* lengths [batch], or NULL: row b has the steps before lengths[b], 1 to time; behind them y is 0, and x is
+ * not read. Both biases may be NULL. h0, c0, hn, cn [batch, hidden], each NULL or the state before and behind
+ * all steps; hn may be h0, cn c0; h0 and c0 of NULL are 0. saved, fgd_recurrent_saved elements, is for
+ * backward. scratch has fgd_recurrent_scratch times 8 bytes, 8-byte aligned. When a matrix product itself
+ * fails, and then only, outputs may have been written before FGD_ERROR_GEMM is returned. */
+int64_t fgd_recurrent_saved(const fgd_recurrent *of, int64_t batch, int64_t time, int64_t in, int64_t hidden);
+int64_t fgd_recurrent_scratch(int dtype, const fgd_recurrent *of, int64_t batch, int64_t time,
+                              int64_t hidden);
+int fgd_recurrent_forward(int dtype, const fgd_recurrent *of, int64_t batch, int64_t time, int64_t in,
+                          int64_t hidden, const void *x, const int64_t *lengths, const void *weight_ih,
+                          const void *weight_hh, const void *bias_ih, const void *bias_hh, const void *h0,
+                          const void *c0, void *y, void *hn, void *cn, void *saved, void *scratch);
+
+/* The gradients, with none for what hn and cn are used for. dx may be NULL, and so may both dbias. Changes
+ * what is saved. */
+int fgd_recurrent_backward(int dtype, const fgd_recurrent *of, int64_t batch, int64_t time, int64_t in,
+                           int64_t hidden, const int64_t *lengths, const void *weight_ih,
+                           const void *weight_hh, const void *dy, void *dx, void *dweight_ih,
+                           void *dweight_hh, void *dbias_ih, void *dbias_hh, void *saved, void *scratch);
 
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 

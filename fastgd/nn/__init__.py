@@ -37,12 +37,16 @@ from fastgd.nn.pool import (
     MaxPool2d,
 )
 from fastgd.nn.program import Builder, Value
+from fastgd.nn.recurrent import GRU, LSTM, RNN
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.nn.softmax import LogSoftmax, Softmax
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",

@@ -142,17 +142,24 @@ def compiled(
 class LayerPasses:
     """One layer's passes, forward and backward, as a program of its own: to time it and to test it.
 
-    x: the shape and dtype of its input. Runs overwrite dy where the layer's backward pass does.
+    x: the shape and dtype of its input. needs_dx: whether its derivative is asked for. Runs overwrite dy where the layer's backward pass does.
     """
 
-    def __init__(self, layer: Layer, kernels: Kernels, x: tuple[Shape, np.dtype[Any]], dtype: Any) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        kernels: Kernels,
+        x: tuple[Shape, np.dtype[Any]],
+        dtype: Any,
+        needs_dx: bool = True,
+    ) -> None:
         parameters = list(layer.parameters().values())
         self.gradients = {name: np.zeros_like(array) for name, array in layer.parameters().items()}
         pairs = zip(parameters, self.gradients.values(), strict=True)
         to = Builder(kernels, np.dtype(dtype), training=True, gradients={id(p): g for p, g in pairs})
         self._y, backward = layer.bind(to, to.input("x", *x))
         to.keep(self._y)
-        dx = backward(to.input("dy", self._y.shape, self._y.dtype), x[1] == to.dtype)
+        dx = backward(to.input("dy", self._y.shape, self._y.dtype), needs_dx and x[1] == to.dtype)
         if dx is not None and not dx.storage.name:
             to.keep(dx)
         to.allocate()

@@ -25,6 +25,7 @@ from fastgd.nn import (
     reference_layer_norm,
     reference_losses,
     reference_pool,
+    reference_recurrent,
     reference_softmax,
 )
 from fastgd.nn.program import Op, Value
@@ -145,6 +146,7 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_conv,
     reference_pool,
 )
+REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm, reference_recurrent)
 
 
 class ReferenceKernels(Kernels):
