@@ -14,7 +14,7 @@ from fastgd.readers import DataError, Table, read
 
 __all__ = ["DataError", "Dataset", "Scaling", "batches", "load", "prepare"]
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "text"]
 BatchSize = int | Literal["full"]
 MAX_INFERRED_CLASSES = 20
 MAX_CLASSES = 10_000
@@ -43,15 +43,17 @@ class Dataset:
 
     x_train, x_test: float32 [n, features]. y_train, y_test: int64 labels [n] of a classification, or
     float32 [n, targets] of a regression, standardised: an error times scaling.y_std is in the data's units.
+    Of text both are int64 [n, characters]: see fastgd.text. shape: of an example, as in fastgd.tables.Table.
     """
 
     name: str
     task: Task
-    x_train: NDArray[np.float32]
+    x_train: Array
     y_train: Array
-    x_test: NDArray[np.float32]
+    x_test: Array
     y_test: Array
     scaling: Scaling
+    shape: tuple[int, ...] | None = None
 
     @property
     def n_features(self) -> int:
@@ -75,7 +77,8 @@ def load(
     """Reads and prepares a data set.
 
     source: "digits", "breast_cancer" or "diabetes" (from scikit-learn), a CSV or NPZ file, or a folder of
-    IDX files. NPZ files hold x [n, ...] and y, or x_train, y_train, x_test and y_test.
+    IDX files or of CIFAR's binary files. NPZ files hold x [n, ...] and y, or x_train, y_train, x_test and
+    y_test.
     target: the column of a CSV file to predict. Default: the last.
     task: Default: classification for text, and for at most 20 different whole numbers.
     test_size: the share of the rows to test on, for data without a test part of their own; stratified by
@@ -134,7 +137,7 @@ def prepare(
         y_test = standardise(y_test, scaling.y_mean, scaling.y_std)
     x_train = standardise(x_train, scaling.x_mean, scaling.x_std)
     x_test = standardise(x_test, scaling.x_mean, scaling.x_std)
-    return Dataset(name, task, x_train, y_train, x_test, y_test, scaling)
+    return Dataset(name, task, x_train, y_train, x_test, y_test, scaling, table.shape)
 
 
 def batches(

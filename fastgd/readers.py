@@ -1,13 +1,11 @@
-"""Readers of data sets as they come: scikit-learn's, CSV, NPZ and IDX, each into one table of raw values."""
+"""Readers of data sets as they come: scikit-learn's, CSV, NPZ and folders of images, each into a table."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.images import read_folder
+from fastgd.tables import DataError, Table
 
 __all__ = ["BUILT_IN", "DataError", "Table", "read"]
 
@@ -26,30 +26,8 @@ MISSING = frozenset(["", "na", "n/a", "nan", "null", "?"])
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
-class DataError(ValueError):
-    """Data that cannot be used; the message is one sentence that says what is wrong and where."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Raw values, before splitting and scaling.
-
-    x: any real dtype [n, features]. y: numbers or text [n] or numbers [n, targets]. x_test, y_test: the same
-    of a test part of the data's own, else None. class_names: those of the integer labels, where known.
-    are_images: the features are pixels, in one unit.
-    """
-
-    x: Array
-    y: Array
-    feature_names: tuple[str, ...]
-    class_names: tuple[str, ...] = ()
-    x_test: Array | None = None
-    y_test: Array | None = None
-    are_images: bool = False
-
-
 def read(source: str, target: str | None = None) -> Table:
-    """The table of a built-in data set by name, a CSV or NPZ file, or a folder of IDX files.
+    """The table of a built-in data set by name, a CSV or NPZ file, or a folder of IDX or CIFAR files.
 
     target: the column of a CSV file to predict, by name, or by number from 1 where there is no header.
     Default: the last. Raises DataError.
@@ -66,7 +44,7 @@ def read(source: str, target: str | None = None) -> Table:
         if name in BUILT_IN:
             return read_sklearn(name)
         if path.is_dir():
-            return read_idx_folder(path)
+            return read_folder(path)
         return read_csv(path, target) if is_csv else read_npz(path)
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}") from error
@@ -85,9 +63,10 @@ def read_sklearn(name: str) -> Table:
     load: Callable[[], Any] = getattr(datasets, BUILT_IN[name])
     bunch = load()
     classes = tuple(str(label) for label in bunch.get("target_names", ()))
-    return Table(
-        bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), classes, are_images="images" in bunch
-    )
+    images = bunch.get("images")
+    shape = None if images is None else images.shape[1:]
+    names = tuple(map(str, bunch.feature_names))
+    return Table(bunch.data, bunch.target, names, classes, are_images=images is not None, shape=shape)
 
 
 # ---- CSV ---------------------------------------------------------------------------------------------
@@ -240,61 +219,6 @@ def read_npz(path: Path) -> Table:
     x, y = arrays[:2]
     n_features = math.prod(x.shape[1:])
     feature_names = tuple(str(index) for index in range(n_features))
-    return Table(x, y, feature_names, (), *arrays[2:])
-
-
-# ---- IDX, the format of MNIST ------------------------------------------------------------------------
-
-IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-def read_idx_folder(folder: Path) -> Table:
-    """train-images-idx3-ubyte and train-labels-idx1-ubyte; t10k-... is the test part where there is one."""
-    images, labels = read_idx_part(folder, "train")
-    test_images = test_labels = None
-    if any(folder.glob("t10k-*")):
-        test_images, test_labels = read_idx_part(folder, "t10k")
-        if test_images.shape[1:] != images.shape[1:]:
-            raise DataError(
-                f"{folder}: training images are {images.shape[1:]} and test images {test_images.shape[1:]}"
-            )
-    n_features = math.prod(images.shape[1:])
-    names = tuple(map(str, range(n_features)))
-    return Table(images, labels, names, (), test_images, test_labels, are_images=True)
-
-
-def read_idx_part(folder: Path, part: str) -> tuple[Array, Array]:
-    images = read_idx(find_idx(folder, f"{part}-images"))
-    labels = read_idx(find_idx(folder, f"{part}-labels"))
-    if labels.ndim != 1 or images.ndim < 2 or len(images) != len(labels):
-        raise DataError(f"{folder}: {part} has images {images.shape} and labels {labels.shape}")
-    return images, labels
-
-
-def find_idx(folder: Path, stem: str) -> Path:
-    found = sorted(path for path in folder.glob(f"{stem}[-.]idx*") if path.is_file())
-    if not found:
-        raise DataError(f"the folder {folder} has no file {stem}-idx...-ubyte, plain or .gz")
-    return found[0]
-
-
-def read_idx(path: Path) -> Array:
-    """One IDX file: two zero bytes, a code for the dtype, the number of axes, their sizes, the values.
-
-    Raises DataError when the header is another or the file is shorter or longer than it says.
-    """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or content[3] == 0:
-        raise DataError(f"{path} is no IDX file: it begins with {content[:4].hex(' ') or 'nothing'}")
-    ndim, start = content[3], 4 + 4 * content[3]
-    if len(content) < start:
-        raise DataError(f"{path} is damaged: it ends inside its header")
-    shape = struct.unpack(f">{ndim}I", content[4:start])
-    dtype = np.dtype(IDX_DTYPES[content[2]])
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise DataError(f"{path} is damaged: {len(content)} bytes where its header says {expected}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    shape = x.shape[1:] if x.ndim > 2 else None
+    x_test, y_test = arrays[2:] or (None, None)
+    return Table(x, y, feature_names, (), x_test, y_test, shape=shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import statistics
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastgd import nn, optim
+from fastgd.architectures import ARCHITECTURES, layers_of
 from fastgd.arrays import Array
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
@@ -34,9 +34,12 @@ class SettingsError(ValueError):
 class Settings:
     """What to train, on what, and how. Every field has a default; together they are `fastgd train`.
 
-    data, target, task, test_size: see `fastgd.data.load`.
-    hidden: the widths of the hidden layers; () for a linear model. activation: of each hidden layer, by its
-    name in `fastgd.nn.activations.ACTIVATIONS`.
+    data, target, task, test_size: see `fastgd.data.load`; "text" and "text:FILE": `fastgd.text.load_text`,
+    whose windows have `context` characters.
+    model: by its name in `fastgd.architectures.ARCHITECTURES`. hidden: the widths of the hidden layers, of a
+    recurrent model those of its recurrent layers; () for a linear model. channels: of a cnn's convolutions.
+    embedding: the numbers a character becomes. dropout: the share of activations that is dropped while
+    training. activation: of each hidden layer, by its name in `fastgd.nn.activations.ACTIVATIONS`.
     optimizer: the name of a rule. options: its hyperparameters, by name; those left out have its defaults.
     epochs: passes over the training part in this run. batch_size: "full", 1, or a number of examples.
     clip_norm: the largest global L2 norm of the gradients, clip_value: the largest absolute value of an
@@ -48,7 +51,12 @@ class Settings:
     target: str | None = None
     task: Task | None = None
     test_size: float = 0.2
+    context: int = 64
+    model: str = "mlp"
     hidden: tuple[int, ...] = (256,)
+    channels: tuple[int, ...] = (32, 64)
+    embedding: int = 64
+    dropout: float = 0.0
     activation: str = "relu"
     optimizer: str = "adamw"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +69,10 @@ class Settings:
 
     def check(self) -> None:
         """Raises SettingsError for a value that is out of range."""
+        if self.model not in ARCHITECTURES:
+            raise SettingsError(f"the model is one of {', '.join(ARCHITECTURES)}, not {self.model}")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.activation not in ACTIVATIONS:
             raise SettingsError(f"the activation is one of {', '.join(ACTIVATIONS)}, not {self.activation}")
         if self.optimizer not in RULES:
@@ -74,7 +86,10 @@ class Settings:
             raise SettingsError(f"the batch size is full or at least 1, not {self.batch_size}")
         if any(width < 1 for width in self.hidden):
             raise SettingsError(f"hidden layers are at least 1 wide, not {min(self.hidden)}")
-        for name, value, least in (("epochs", self.epochs, 0), ("seed", self.seed, 0)):
+        if any(count < 1 for count in self.channels):
+            raise SettingsError(f"convolutions have at least 1 channel, not {min(self.channels)}")
+        for name, least in (("epochs", 0), ("seed", 0), ("embedding", 1), ("context", 1)):
+            value = getattr(self, name)
             if value < least:
                 raise SettingsError(f"{name} must be at least {least}, not {value}")
         for name, limit in (("clip_norm", self.clip_norm), ("clip_value", self.clip_value)):
@@ -186,12 +201,8 @@ def resumed_settings(saved: Checkpoint) -> Settings:
 
 
 def build_model(settings: Settings, dataset: Dataset) -> nn.Sequential:
-    widths = [dataset.n_features, *settings.hidden]
-    layers: list[Any] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[settings.activation]()]
-    layers.append(nn.Linear(widths[-1], dataset.n_outputs))
-    loss = nn.CrossEntropyLoss() if dataset.task == "classification" else nn.MSELoss()
+    layers = layers_of(settings, dataset)
+    loss = nn.MSELoss() if dataset.task == "regression" else nn.CrossEntropyLoss()
     return nn.Sequential(*layers, loss=loss, seed=settings.seed)
 
 
@@ -231,7 +242,8 @@ def build_optimizer(settings: Settings, model: nn.Sequential, options: Mapping[s
 
 
 def check_same_model(settings: Settings, saved: Settings) -> None:
-    for name in ("hidden", "activation", "optimizer"):
+    shaping = ARCHITECTURES[saved.model].settings if saved.model in ARCHITECTURES else ()
+    for name in ("model", *shaping, "optimizer"):
         asked, has = getattr(settings, name), getattr(saved, name)
         if asked != has:
             raise SettingsError(

@@ -28,11 +28,12 @@ from fastgd.runs import (
     resumed_settings,
     save_checkpoint,
 )
+from fastgd.text import is_text, load_text, scores
 
 __all__ = ["Checkpoint", "Progress", "Result", "Settings", "evaluate"]
 __all__ += ["load_checkpoint", "save_checkpoint", "train"]
 
-EVALUATION_ROWS = 1024
+EVALUATION_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def train(
     resume: Checkpoint | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Trains a multilayer perceptron with mini-batch gradient descent.
+    """Trains a model with mini-batch gradient descent.
 
     settings: Default: those of `resume`, with the epochs it has left if it was interrupted, else Settings().
     dataset: Default: loaded as the settings say.
@@ -71,7 +72,12 @@ def train(
     settings.check()
     if resume:
         check_same_model(settings, resume.settings)
-    if dataset is None:
+    if dataset is None and is_text(settings.data):
+        scaling = resume.scaling if resume else None
+        dataset = load_text(
+            settings.data, context=settings.context, test_size=settings.test_size, scaling=scaling
+        )
+    elif dataset is None:
         dataset = load(
             settings.data,
             target=settings.target,
@@ -107,7 +113,7 @@ def run_epoch(
     rng = generator_from(position.generator)
     n = position.n_train
     size = n if settings.batch_size == "full" else min(settings.batch_size, n)
-    x = np.empty((size, dataset.n_features), np.float32)
+    x = np.empty((size, *dataset.x_train.shape[1:]), dataset.x_train.dtype)
     y = np.empty((size, *dataset.y_train.shape[1:]), dataset.y_train.dtype)
     began = time.perf_counter()
     for rows in batches(n, settings.batch_size, rng, position.consumed):
@@ -178,12 +184,15 @@ def evaluate_average(result: Result) -> dict[str, float]:
 
 
 def evaluate(model: nn.Sequential, dataset: Dataset) -> dict[str, float]:
-    """The scores on the test part: {"accuracy"} (0 to 1) of a classification, {"rmse", "r2"} of a regression.
+    """The scores on the test part: {"accuracy"} (0 to 1) of a classification, {"rmse", "r2"} of a regression,
+    {"bits_per_character", "accuracy"} of text.
 
     rmse: the root of the mean squared error in the data's units; r2: the share of the variance that is
     explained. Both over all targets together, r2 as the mean of theirs.
     """
     x, y = dataset.x_test, dataset.y_test
+    if dataset.task == "text":
+        return scores(model, x, y, EVALUATION_ROWS)
     outputs = (
         model.forward(x[first : first + EVALUATION_ROWS]) for first in range(0, len(x), EVALUATION_ROWS)
     )

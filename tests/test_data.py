@@ -362,7 +362,7 @@ def test_idx_damaged_gzip_and_missing_files(tmp_path):
 
 @pytest.mark.parametrize("code", [0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E])
 def test_idx_value_types(tmp_path, code):
-    from fastgd.readers import read_idx
+    from fastgd.images import read_idx
 
     dtype = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}[code]
     values = np.array([[1, 100], [3, 7]], dtype)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,10 @@ from click.core import ParameterSource
 
 import fastgd
 from fastgd import readers, training
+from fastgd.architectures import ARCHITECTURES
 from fastgd.checkpoint import CheckpointError
+from fastgd.commands.parsing import Parsed, parse_batch_size, parse_limit, parse_option, parse_widths
+from fastgd.commands.results import finite, print_table, summary, text_of
 from fastgd.data import DataError
 from fastgd.machine import MAX_THREADS
 from fastgd.nn.activations import ACTIVATIONS
@@ -28,72 +29,22 @@ from fastgd.training import Checkpoint, Progress, Result, Settings
 __all__ = ["train"]
 
 DEFAULTS = Settings()
-HIDDEN = ",".join(map(str, DEFAULTS.hidden))
 BUILT_IN = ", ".join(readers.BUILT_IN)
 INTERRUPTED, DIVERGED = 130, 1
 PICTURES = (".png", ".svg", ".pdf")
 
 
-class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
-    """An option whose text a function turns into its value, or refuses with a ValueError."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self.parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self.parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
-def parse_widths(text: str) -> tuple[int, ...]:
-    if text.lower() in ("", "none"):
-        return ()
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError:
-        raise ValueError(f'{text!r} is no list of widths like "256,128"') from None
-
-
-def parse_batch_size(text: str) -> int | str:
-    if text == "full":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither full nor a number of examples") from None
-
-
-def parse_limit(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor none") from None
-
-
-def parse_option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"{text!r} is not of the form name=value")
-    words = {"true": True, "false": False, "none": None, "inf": math.inf}
-    try:
-        return name, words[value.lower()] if value.lower() in words else ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError):
-        raise ValueError(
-            f"the value of {name}, {value!r}, is neither a number, a list nor a truth value"
-        ) from None
-
-
-@click.command(short_help="Train a classifier or regressor on real data.")
+@click.command(short_help="Train a model on real data: a table, images, sequences or text.")
 @click.option(
     "--data",
     metavar="NAME|PATH",
     help=f"{BUILT_IN}; a CSV file, its last column the target; an NPZ file of x and y, or of x_train, "
-    f"y_train, x_test and y_test; or a folder of IDX files.  [default: {DEFAULTS.data}]",
+    "y_train, x_test and y_test; a folder of IDX files or of CIFAR's binary files; text:FILE, or text for "
+    f"the documentation that every CPython carries.  [default: {DEFAULTS.data}]",
 )
 @click.option("--target", metavar="NAME", help="Column of a CSV file to predict.  [default: the last]")
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="[default: by the target]")
@@ -101,9 +52,24 @@ def parse_option(text: str) -> tuple[str, Any]:
     "--test-size", type=float, help=f"Share of the rows to test on.  [default: {DEFAULTS.test_size}]"
 )
 @click.option(
+    "--model",
+    type=click.Choice(list(ARCHITECTURES)),
+    help=f"A cnn takes images, the last three take sequences and text.  [default: {DEFAULTS.model}]",
+)
+@click.option(
     "--hidden",
     type=Parsed("WIDTHS", parse_widths),
-    help=f'Hidden layers, like "256,128", or none.  [default: {HIDDEN}]',
+    help=f'Hidden (or recurrent) layers, like "256,128", or none.  [default: {listed(DEFAULTS.hidden)}]',
+)
+@click.option(
+    "--channels",
+    type=Parsed("COUNTS", parse_widths),
+    help=f"Of a cnn's convolutions, or none.  [default: {listed(DEFAULTS.channels)}]",
+)
+@click.option("--embedding", type=int, help=f"Numbers for a character.  [default: {DEFAULTS.embedding}]")
+@click.option("--context", type=int, help=f"Characters in a window of text.  [default: {DEFAULTS.context}]")
+@click.option(
+    "--dropout", type=float, help=f"Share of hidden activations to drop.  [default: {DEFAULTS.dropout:g}]"
 )
 @click.option("--activation", type=click.Choice(list(ACTIVATIONS)), help=f"[default: {DEFAULTS.activation}]")
 @click.option("--optimizer", type=click.Choice(list(RULES)), help=f"[default: {DEFAULTS.optimizer}]")
@@ -163,7 +129,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
 @click.pass_context
 def train(ctx: click.Context, /, **given: Any) -> None:
-    """Train a classifier or regressor on real data.
+    """Train a model on real data: a table, images, sequences or text.
 
     Without options: a small network on scikit-learn's digits, with AdamW and clipping, in a few seconds.
     Ctrl-C ends the training after the current step, with the results so far; the exit status is then 130.
@@ -202,6 +168,8 @@ def run(chosen: dict[str, Any]) -> int:
         click.echo(json.dumps(finite(summary(result)), indent=2, allow_nan=False))
     elif not quiet:
         print_table(result)
+        if result.dataset.task == "text" and not result.problem:
+            click.echo(f"\nthe model writes:\n{text_of(result)}\n")
     tell = (lambda line: None) if quiet or as_json else click.echo
     if save and not result.problem:
         training.save_checkpoint(save, result)
@@ -282,75 +250,3 @@ class ProgressBar:
         done = (at.epoch - 1) * at.n_train + at.consumed
         text = f"epoch {at.epoch}/{at.last_epoch}  loss {at.loss:.4g}"
         self.bar.update(self.task, completed=done, total=at.last_epoch * at.n_train, description=text)
-
-
-def print_table(result: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    data = result.dataset
-    n_train, n_test = len(data.x_train), len(data.x_test)
-    table = Table(title=f"{Path(data.name).name}: {data.task}, {n_train} + {n_test} examples", min_width=44)
-    table.add_column(result.settings.optimizer)
-    epochs = len(result.history)
-    table.add_column(f"{epochs} epoch{'' if epochs == 1 else 's'}", justify="right")
-    for name, value in rows(result):
-        table.add_row(name, value)
-    Console().print(table)
-
-
-def rows(result: Result) -> list[tuple[str, str]]:
-    found = summary(result)
-    scores = result.scores
-    lines = [("training loss", f"{found['train_loss']:.4g}")]
-    if "accuracy" in scores:
-        lines.append(("test accuracy", f"{100 * scores['accuracy']:.2f} %"))
-    else:
-        lines.append(("test error (root mean square)", f"{scores['rmse']:.4g}"))
-        lines.append(("test R²", f"{scores['r2']:.3f}"))
-    lines += [
-        ("time per epoch", f"{1000 * result.seconds_per_epoch:.3g} ms"),
-        ("steps", str(result.steps)),
-        ("steps clipped", f"{100 * result.clipped_share:.1f} %"),
-        ("largest gradient norm", f"{result.largest_grad_norm:.3g}"),
-    ]
-    if result.skipped_steps:
-        lines.append(("steps skipped", str(result.skipped_steps)))
-    if result.interrupted:
-        lines.append(("interrupted in epoch", str(result.history[-1].epoch)))
-    return lines
-
-
-def summary(result: Result) -> dict[str, Any]:
-    """What --json prints: the numbers of the table, the settings and the history. seconds, shares of 1."""
-    data, history = result.dataset, result.history
-    return {
-        "data": {
-            "name": data.name,
-            "task": data.task,
-            "train": len(data.x_train),
-            "test": len(data.x_test),
-            "features": data.n_features,
-            "outputs": data.n_outputs,
-        },
-        "settings": asdict(result.settings),
-        "train_loss": history[-1].train_loss if history else math.nan,
-        **{f"test_{name}": score for name, score in result.scores.items()},
-        "seconds_per_epoch": result.seconds_per_epoch,
-        "steps": result.steps,
-        "clipped_share": result.clipped_share,
-        "skipped_steps": result.skipped_steps,
-        "largest_grad_norm": result.largest_grad_norm,
-        "interrupted": result.interrupted,
-        "problem": result.problem,
-        "history": [asdict(epoch) for epoch in history],
-    }
-
-
-def finite(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON has not."""
-    if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,7 +22,7 @@ from fastgd.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from fastgd.nn.conv import Conv1d, Conv2d
 from fastgd.nn.dropout import Dropout
 from fastgd.nn.embedding import Embedding
-from fastgd.nn.flatten import Flatten
+from fastgd.nn.flatten import Flatten, Unflatten
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
@@ -93,5 +93,6 @@ __all__ = [
     "Softplus",
     "Tanh",
     "TrainStep",
+    "Unflatten",
     "Value",
 ]

@@ -145,8 +145,8 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_batch_norm,
     reference_conv,
     reference_pool,
+    reference_recurrent,
 )
-REFERENCE: tuple[ModuleType, ...] = (reference, reference_losses, reference_layer_norm, reference_recurrent)
 
 
 class ReferenceKernels(Kernels):

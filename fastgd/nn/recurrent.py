@@ -53,7 +53,10 @@ class Recurrent(Layer):
             inside = self.input_size if k == 0 else self.hidden_size * self.directions
             for suffix in ("", "_reverse")[: self.directions]:
                 rows = self.gates * self.hidden_size
-                shapes = {"weight_ih": (rows, inside), "weight_hh": (rows, self.hidden_size)}
+                shapes: dict[str, Shape] = {
+                    "weight_ih": (rows, inside),
+                    "weight_hh": (rows, self.hidden_size),
+                }
                 if self.bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 for name, shape in shapes.items():
