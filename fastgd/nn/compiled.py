@@ -168,7 +168,7 @@ class LayerPasses:
 
     def bind(self, x: Array, dy: Array) -> None:
         """Sets the inputs, which are not copied."""
-        self._dy = dy
+        self._x, self._dy = x, dy
         self._program.bind("x", x)
         self._program.bind("dy", dy)
 
