@@ -25,6 +25,7 @@ from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from fastgd.nn.program import Builder, Value
+from fastgd.nn.residual import Residual
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.nn.softmax import LogSoftmax, Softmax
 
@@ -57,6 +58,7 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Residual",
     "Sequences",
     "Sequential",
     "SiLU",

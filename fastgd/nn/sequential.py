@@ -90,6 +90,11 @@ class Sequential:
             for i, layer in enumerate(layers)
             for name, array in layer.parameters().items()
         ]
+        names: dict[int, str] = {}
+        for name, array in self._named:
+            other = names.setdefault(id(array), name)
+            if other != name:
+                raise ValueError(f"{name} is {other}: a layer is in the model twice; make one for each place")
         dtypes = {array.dtype for _, array in self._named}
         if len(dtypes) > 1:
             found = ", ".join(f"{name} {array.dtype}" for name, array in self._named)
