@@ -208,7 +208,8 @@ def orthogonal_(array: Array, gain: float = 1.0, *, rng: Rng = None) -> Array:
 def forget_gate_bias_(bias: Array, value: float = 1.0) -> Array:
     """Sets the forget gate's part of an LSTM's bias [4 hidden] (input, forget, cell and output gate).
 
-    With 1 the cell remembers from the start (Gers et al. 2000; Jozefowicz et al. 2015). Where a layer adds two biases, the other one should be 0 there.
+    With 1 the cell remembers from the start (Gers et al. 2000; Jozefowicz et al. 2015). Where a layer adds
+    two biases, the other one should be 0 there.
     """
     if _checked(bias).ndim != 1 or bias.size % 4:
         raise ValueError(f"bias must have shape [4 hidden], not {list(bias.shape)}")
