@@ -1,5 +1,6 @@
 """Neural networks: layers, losses and Sequential, forward and backward in native code."""
 
+from fastgd.nn import functional, init
 from fastgd.nn.activations import (
     ELU,
     GELU,
@@ -38,6 +39,7 @@ from fastgd.nn.pool import (
 )
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.recurrent import GRU, LSTM, RNN
+from fastgd.nn.residual import Residual
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.nn.softmax import LogSoftmax, Softmax
 
@@ -84,6 +86,7 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Residual",
     "Sequences",
     "Sequential",
     "SiLU",
@@ -95,4 +98,6 @@ __all__ = [
     "TrainStep",
     "Unflatten",
     "Value",
+    "functional",
+    "init",
 ]
