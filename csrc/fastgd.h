@@ -291,6 +291,9 @@ typedef struct fgd_labels {
     int64_t ignored;        /* rows with this label have neither loss nor gradient; -1 for none */
 } fgd_labels;
 
+/* FGD_ERROR_LABEL where a label [batch] is neither ignored nor 0 .. classes - 1. */
+int fgd_labels_check(int dtype, const fgd_labels *of, int64_t batch, int64_t classes, const int64_t *labels);
+
 /* The loss and its gradient [batch, classes] unless grad is NULL; grad may be logits. row_loss [batch]
  * receives each row's own loss. NaN where the divisor is 0. */
 int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, int64_t classes,
