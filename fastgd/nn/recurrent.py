@@ -244,8 +244,8 @@ class LSTM(Recurrent):
     with a = x_t W_ih' + b_ih + h_(t-1) W_hh' + b_hh, whose rows are those of i, f, g and o one after the
     other: weight_ih_l0 is [4 hidden_size, input_size] and so on.
 
-    forget_bias: what a_f begins with: that part of the bias_ih starts as this and of the bias_hh as 0
-        (Gers, Schmidhuber and Cummins 2000 have more than 0, Jozefowicz et al. 2015 have 1). Default None: as all parameters.
+    forget_bias: what a_f begins with: that part of each bias_ih starts as this and of each bias_hh as 0
+        (Jozefowicz, Zaremba and Sutskever 2015 recommend 1). Default None: as all parameters.
 
     Other arguments, what comes out, and errors are RNN's.
     """
