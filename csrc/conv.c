@@ -11,10 +11,13 @@ enum {
     BAND = 1 << 17,       /* elements of a column buffer, but for at least one row of outputs */
     MAX_BLOCKS = 32,      /* of images whose dweight is summed together; also the most threads of a call */
     PARTIALS = 1 << 22,   /* elements of all dweights together, but for at least one */
+    FEW = 16,             /* columns that products are slow to compute less than of */
 };
 
 typedef struct plan {
-    int dtype, pointwise; /* pointwise: an image's elements are its columns already */
+    int dtype;
+    int pointwise; /* an image's elements are its columns already */
+    int tall;      /* dweight is computed transposed, as a matrix with more columns than rows */
     int64_t item, batch, in, out, groups;
     int64_t in_image, out_image, cols;   /* elements of an image; of one channel of its output */
     int64_t group_in, group_out, depth;  /* channels of a group; elements of a kernel */
@@ -80,6 +83,7 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     p->group_out = out / of->groups;
     p->depth = p->group_in * kernel[0] * kernel[1];
     p->weights = out * p->depth;
+    p->tall = p->depth < FEW && p->depth < p->group_out;
     p->band = BAND / p->depth / out_size[1];
     p->band = p->band < 1 ? 1 : at_most(p->band, out_size[0]);
     p->bands = pieces(out_size[0], p->band);
@@ -89,12 +93,20 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     return fgd_gemm_ready(dtype, p->group_out, p->band * out_size[1], p->depth);
 }
 
+/* Elements from row to row of the columns. Not a multiple of a power of two by which all rows would share
+ * the same lines of the cache, when a product reads them side by side. */
+enum { APART = 128, MORE = 16 };
+static int64_t stride_of(int64_t n) { return n % APART ? n : n + MORE; }
+
 /* Elements of a column buffer, and how many of them there are. */
 static int64_t column_elements(const plan *p) {
-    return p->pointwise ? 0 : p->depth * p->band * p->patches.out_width;
+    return p->pointwise ? 0 : p->depth * (p->band * p->patches.out_width + MORE);
 }
 
 static int64_t most_parts(const plan *p, int64_t n) { return p->batch ? at_most(n, MAX_BLOCKS) : 0; }
+
+/* Whether blocks leave their dweight in scratch memory, to be added up or turned over. */
+static int has_partials(const plan *p) { return p->blocks > 1 || p->tall; }
 
 /* A buffer's, or a number's, bytes, so that all lie on cache lines. */
 static int64_t aligned(int64_t bytes) { return pieces(bytes, 64) * 64; }
@@ -131,13 +143,12 @@ static fgd_patches patches_of(const plan *p, int64_t band, int64_t *n) {
     patches.first = band * p->band;
     patches.rows = at_most(p->band, p->out_height - patches.first);
     *n = patches.rows * patches.out_width;
+    patches.step = p->pointwise ? p->cols : stride_of(*n);
     return patches;
 }
 
-/* The columns of a group of an image's channels, and in *stride the elements from row to row. */
-static const char *columns_of(const plan *p, const fgd_patches *patches, const char *x, char *buffer,
-                              int64_t *stride) {
-    *stride = p->pointwise ? p->cols : patches->rows * patches->out_width;
+/* The columns of a group of an image's channels. */
+static const char *columns_of(const plan *p, const fgd_patches *patches, const char *x, char *buffer) {
     if (p->pointwise) return x + patches->first * patches->out_width * p->item;
     fgd_convs_for(p->dtype)->gather(patches, p->group_in, x, buffer);
     return buffer;
@@ -148,17 +159,17 @@ static const char *columns_of(const plan *p, const fgd_patches *patches, const c
 static int forward_piece(const job *j, int64_t piece, char *buffer) {
     const plan *p = j->p;
     const int64_t image = piece / p->bands, in_group = p->in_image / p->groups * p->item;
-    int64_t n, stride;
+    int64_t n;
     const fgd_patches patches = patches_of(p, piece % p->bands, &n);
     const int64_t at = (image * p->out_image + patches.first * patches.out_width) * p->item;
     const int is_identity = j->activation->kind == FGD_ACTIVATION_identity;
     char *product = j->z ? j->z : j->y;
     for (int64_t g = 0; g < p->groups; g++) {
         const char *x = j->x + image * p->in_image * p->item + g * in_group;
-        const char *columns = columns_of(p, &patches, x, buffer, &stride);
+        const char *columns = columns_of(p, &patches, x, buffer);
         const int code = fgd_gemm(p->dtype, 'N', 'N', p->group_out, n, p->depth,
-                                  j->weight + g * p->group_out * p->depth * p->item, p->depth, columns, stride,
-                                  0, product + at + g * p->group_out * p->cols * p->item, p->cols);
+                                  j->weight + g * p->group_out * p->depth * p->item, p->depth, columns,
+                                  patches.step, 0, product + at + g * p->group_out * p->cols * p->item, p->cols);
         if (code) return code;
     }
     if (j->bias) fgd_convs_for(p->dtype)->add_bias(p->out, n, p->cols, j->bias, product + at);
@@ -183,14 +194,18 @@ static int backward_piece(const job *j, const fgd_patches *patches, int64_t grou
                           const char *dz, char *dx, char *dweight, int accumulate, char *buffer) {
     const plan *p = j->p;
     const int64_t n = patches->rows * patches->out_width, of_group = group * p->group_out * p->depth * p->item;
-    int64_t stride;
-    const char *columns = columns_of(p, patches, x, buffer, &stride);
-    int code = fgd_gemm(p->dtype, 'N', 'T', p->group_out, p->depth, n, dz, p->cols, columns, stride, accumulate,
-                        dweight + of_group, p->depth);
+    const char *columns = columns_of(p, patches, x, buffer);
+    int code;
+    if (p->tall)
+        code = fgd_gemm(p->dtype, 'N', 'T', p->depth, p->group_out, n, columns, patches->step, dz, p->cols,
+                        accumulate, dweight + of_group, p->group_out);
+    else
+        code = fgd_gemm(p->dtype, 'N', 'T', p->group_out, p->depth, n, dz, p->cols, columns, patches->step,
+                        accumulate, dweight + of_group, p->depth);
     if (code || !dx) return code;
     char *into = p->pointwise ? dx + patches->first * patches->out_width * p->item : buffer;
     code = fgd_gemm(p->dtype, 'T', 'N', p->depth, n, p->group_out, j->weight + of_group, p->depth, dz, p->cols,
-                    0, into, stride);
+                    0, into, patches->step);
     if (!code && !p->pointwise) fgd_convs_for(p->dtype)->scatter(patches, p->group_in, buffer, dx);
     return code;
 }
@@ -225,7 +240,7 @@ static void backward_part(const void *what, int part, int parts) {
     const plan *p = j->p;
     char *buffer = j->columns + part * aligned(column_elements(p) * p->item);
     for (int64_t b = p->blocks * part / parts; b < p->blocks * (part + 1) / parts; b++) {
-        char *dweight = p->blocks > 1 ? j->partials + b * aligned(p->weights * p->item) : j->dweight;
+        char *dweight = has_partials(p) ? j->partials + b * aligned(p->weights * p->item) : j->dweight;
         double *sums = j->sums ? j->sums + b * p->out : NULL;
         const int64_t first = b * p->block, end = at_most(first + p->block, p->batch);
         if (sums) memset(sums, 0, (size_t)p->out * sizeof(double));
@@ -241,8 +256,20 @@ static void total_part(const void *what, int part, int parts) {
     const int64_t chunks = pieces(p->weights, FGD_CHUNK), stride = aligned(p->weights * p->item) / p->item;
     const int64_t from = chunks * part / parts * FGD_CHUNK;
     const int64_t to = at_most(chunks * (part + 1) / parts * FGD_CHUNK, p->weights);
+    char *out = p->tall ? j->partials : j->dweight;
     fgd_convs_for(p->dtype)->add_up(p->blocks, to - from, stride, j->partials + from * p->item,
-                                    j->dweight + from * p->item);
+                                    out + from * p->item);
+}
+
+/* dweight from the sum that lies transposed, group by group, in the first block's. */
+static void turn_over(const job *j) {
+    const plan *p = j->p;
+    const char *from = j->partials;
+    for (int64_t group = 0; group < p->groups; group++)
+        for (int64_t row = 0; row < p->depth; row++)
+            for (int64_t col = 0; col < p->group_out; col++, from += p->item)
+                memcpy(j->dweight + ((group * p->group_out + col) * p->depth + row) * p->item, from,
+                       (size_t)p->item);
 }
 
 /* ---- Entries --------------------------------------------------------------------------------------- */
@@ -265,7 +292,7 @@ int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t i
     int64_t bytes = most_parts(&p, backward ? p.blocks : p.batch * p.bands) *
                     aligned(column_elements(&p) * p.item);
     if (backward) bytes += aligned(p.blocks * p.out * (int64_t)sizeof(double));
-    if (backward && p.blocks > 1) bytes += p.blocks * aligned(p.weights * p.item);
+    if (backward && has_partials(&p)) bytes += p.blocks * aligned(p.weights * p.item);
     return bytes / (int64_t)sizeof(double);
 }
 
@@ -307,6 +334,7 @@ int fgd_conv_backward(int dtype, const fgd_conv *of, int64_t batch, int64_t in, 
     code = run(&j, backward_part, threads_for(&p, p.blocks, dx ? 2 : 1));
     if (code) return code;
     if (dbias) fgd_convs_for(dtype)->add_up_sums(p.blocks, out, j.sums, dbias);
-    if (p.blocks > 1) fgd_in_parts(fgd_threads_for(p.blocks * p.weights), total_part, &j);
+    if (has_partials(&p)) fgd_in_parts(fgd_threads_for(p.blocks * p.weights), total_part, &j);
+    if (p.tall) turn_over(&j);
     return FGD_OK;
 }
