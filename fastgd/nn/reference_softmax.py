@@ -26,7 +26,7 @@ def forward(dtype: Any, of: Softmax, rows: int, cols: int, x: Array, y: Array) -
         e = exp(z - largest)
         sums = lane_sums(e.astype(np.float64))[:, None]
         if of.log:
-            result = (z.astype(np.float64) - largest.astype(np.float64)) - log(sums)
+            result = (z - largest) - log(sums).astype(z.dtype)
         else:
             result = e * (1 / sums).astype(z.dtype)
         y[...] = result.reshape(y.shape)
@@ -38,10 +38,10 @@ def backward(dtype: Any, of: Softmax, rows: int, cols: int, y: Array, dy: Array,
         out, g = y.reshape(rows, cols), dy.reshape(rows, cols)
         wide = g.astype(np.float64)
         if of.log:
-            result = wide - exp(out).astype(np.float64) * lane_sums(wide)[:, None]
+            result = g - exp(out) * lane_sums(wide).astype(g.dtype)[:, None]
         else:
-            sums = lane_sums(out.astype(np.float64) * wide)[:, None]
-            result = out * (wide - sums).astype(out.dtype)
+            sums = lane_sums(out.astype(np.float64) * wide)
+            result = out * (g - sums.astype(g.dtype)[:, None])
         dx[...] = result.reshape(dx.shape)
     return OK
 
