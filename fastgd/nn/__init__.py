@@ -38,6 +38,7 @@ from fastgd.nn.pool import (
 )
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.recurrent import GRU, LSTM, RNN
+from fastgd.nn.residual import Residual
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.nn.softmax import LogSoftmax, Softmax
 
@@ -84,6 +85,7 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "ReLU6",
+    "Residual",
     "Sequences",
     "Sequential",
     "SiLU",
