@@ -2,6 +2,7 @@
 #ifndef FGD_DISPATCH_H
 #define FGD_DISPATCH_H
 
+#include "attention_kernels.h"
 #include "batch_norm_kernels.h"
 #include "conv_kernels.h"
 #include "dropout_kernels.h"
@@ -28,7 +29,8 @@
     X(isa, batch_norms) \
     X(isa, convs) \
     X(isa, pools) \
-    X(isa, recurrents)
+    X(isa, recurrents) \
+    X(isa, attentions)
 
 /* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
  * or FGD_F64. */

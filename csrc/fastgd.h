@@ -485,6 +485,39 @@ int fgd_recurrent_backward(int dtype, const fgd_recurrent *of, int64_t batch, in
                            const void *weight_hh, const void *dy, void *dx, void *dweight_ih,
                            void *dweight_hh, void *dbias_ih, void *dbias_hh, void *saved, void *scratch);
 
+/* Multi-head self-attention (Vaswani et al. 2017, section 3.2): y [batch, time, dim] of queries, keys and
+ * values qkv [batch, time, 3, dim], of which each head has dim / heads columns. lengths [batch], or NULL: row
+ * b has the steps before lengths[b], 1 to time; none sees those behind them, where y is 0. */
+typedef struct fgd_attention {
+    int64_t heads;  /* divides dim */
+    int32_t causal; /* 1: a step sees itself and those before it alone */
+} fgd_attention;
+
+/* scratch has fgd_attention_scratch elements; backward: 1 for fgd_attention_backward. dqkv may not be qkv.
+ * When a matrix product itself fails, and then only, outputs may have been written before FGD_ERROR_GEMM is
+ * returned. */
+int64_t fgd_attention_scratch(int dtype, const fgd_attention *of, int64_t batch, int64_t time, int64_t dim,
+                              int backward);
+int fgd_attention_forward(int dtype, const fgd_attention *of, int64_t batch, int64_t time, int64_t dim,
+                          const void *qkv, const int64_t *lengths, void *y, double *scratch);
+int fgd_attention_backward(int dtype, const fgd_attention *of, int64_t batch, int64_t time, int64_t dim,
+                           const void *qkv, const int64_t *lengths, const void *dy, void *dqkv,
+                           double *scratch);
+
+/* y = x + weight, for x [batch, time, dim] and the first steps of weight [max_time, dim]; y may be x. dweight:
+ * the sums of dy over the batch, in order and in double, and 0 behind `time`. */
+typedef struct fgd_positions {
+    int64_t max_time; /* time or more */
+} fgd_positions;
+int fgd_positions_forward(int dtype, const fgd_positions *of, int64_t batch, int64_t time, int64_t dim,
+                          const void *x, const void *weight, void *y);
+int fgd_positions_backward(int dtype, const fgd_positions *of, int64_t batch, int64_t time, int64_t dim,
+                           const void *dy, void *dweight);
+
+/* Sets y [batch, time, dim] to 0 from step lengths[b] of row b on. none: not used. */
+int fgd_cut(int dtype, const void *none, int64_t batch, int64_t time, int64_t dim, const int64_t *lengths,
+            void *y);
+
 /* ---- Programs: many passes, and the step behind them, in one call ----------------------------------- */
 
 /* One call of an entry above that takes (dtype, of, sizes..., pointers...): the description, the sizes and

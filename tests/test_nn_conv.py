@@ -242,7 +242,11 @@ BAD = [
     (lambda: nn.Conv2d(1, 1, 3, dilation=0), ValueError, "dilation must be 1 or more, not 0"),
     (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, "in_channels must be a multiple of groups, 2, not 3"),
     (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, "out_channels must be a multiple of groups, 2, not 3"),
-    (lambda: nn.Conv2d(4, 4, 3, padding_mode="circular"), ValueError, "padding_mode must be 'zeros', the only"),
+    (
+        lambda: nn.Conv2d(4, 4, 3, padding_mode="circular"),
+        ValueError,
+        "padding_mode must be 'zeros', the only",
+    ),
     (lambda: nn.Conv2d(4, 4, 3, dtype="float16"), TypeError, "dtype must be float32 or float64"),
     (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3)).forward(np.ones((2, 4, 5, 5), np.float32)),

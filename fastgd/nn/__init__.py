@@ -18,6 +18,7 @@ from fastgd.nn.activations import (
     Softplus,
     Tanh,
 )
+from fastgd.nn.attention import MultiheadAttention
 from fastgd.nn.base import Layer, Loss, LossPass
 from fastgd.nn.batch_norm import BatchNorm1d, BatchNorm2d
 from fastgd.nn.conv import Conv1d, Conv2d
@@ -37,6 +38,7 @@ from fastgd.nn.pool import (
     MaxPool1d,
     MaxPool2d,
 )
+from fastgd.nn.positions import PositionalEmbedding
 from fastgd.nn.program import Builder, Value
 from fastgd.nn.recurrent import GRU, LSTM, RNN
 from fastgd.nn.residual import Residual
@@ -83,6 +85,8 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "Mish",
+    "MultiheadAttention",
+    "PositionalEmbedding",
     "RMSNorm",
     "ReLU",
     "ReLU6",

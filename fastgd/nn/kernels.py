@@ -18,6 +18,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.nn import (
     reference,
+    reference_attention,
     reference_batch_norm,
     reference_conv,
     reference_dropout,
@@ -27,6 +28,7 @@ from fastgd.nn import (
     reference_pool,
     reference_recurrent,
     reference_softmax,
+    reference_steps,
 )
 from fastgd.nn.program import Op, Value
 
@@ -146,6 +148,8 @@ REFERENCE: tuple[ModuleType, ...] = (
     reference_conv,
     reference_pool,
     reference_recurrent,
+    reference_attention,
+    reference_steps,
 )
 
 
