@@ -25,10 +25,8 @@ def forward(dtype: Any, of: Softmax, rows: int, cols: int, x: Array, y: Array) -
         largest = np.fmax.reduce(z, axis=1, initial=-np.inf)[:, None]
         e = exp(z - largest)
         sums = lane_sums(e.astype(np.float64))[:, None]
-        if of.log:
-            result = (z - largest) - log(sums).astype(z.dtype)
-        else:
-            result = e * (1 / sums).astype(z.dtype)
+        below = log(sums).astype(z.dtype)
+        result = (z - largest) - below if of.log else e * (1 / sums).astype(z.dtype)
         y[...] = result.reshape(y.shape)
     return OK
 
