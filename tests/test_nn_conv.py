@@ -64,7 +64,6 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
     saves_input = activation == "gelu"
     for case in CASES:
         x, w, b, dy = arrays_of(case, dtype)
-        sizes = case[0]
 
         def forward(k, z, y, case=case, x=x, w=w, b=b):
             of = described(k, case, activation)
@@ -91,7 +90,7 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
             of = described(k, case, "identity")
             scratch = scratch_of(k, x.dtype, of, case[0], True)
             at = [*map(k.handle, (x, w, saved, dy)), k.null, k.handle(dw), k.null, k.handle(scratch)]
-            return k.conv_backward(k.dtype(x.dtype), of, *sizes, *at)
+            return k.conv_backward(k.dtype(x.dtype), of, *case[0], *at)
 
         for mine, expected in both(without_dx, dy, np.full_like(w, 9)):
             same_bits(mine, expected)
@@ -242,7 +241,11 @@ BAD = [
     (lambda: nn.Conv2d(1, 1, 3, dilation=0), ValueError, "dilation must be 1 or more, not 0"),
     (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, "in_channels must be a multiple of groups, 2, not 3"),
     (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, "out_channels must be a multiple of groups, 2, not 3"),
-    (lambda: nn.Conv2d(4, 4, 3, padding_mode="circular"), ValueError, "padding_mode must be 'zeros', the only"),
+    (
+        lambda: nn.Conv2d(4, 4, 3, padding_mode="circular"),
+        ValueError,
+        "padding_mode must be 'zeros', the only",
+    ),
     (lambda: nn.Conv2d(4, 4, 3, dtype="float16"), TypeError, "dtype must be float32 or float64"),
     (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3)).forward(np.ones((2, 4, 5, 5), np.float32)),

@@ -40,7 +40,9 @@ def test_max_pooling_has_the_bits_of_the_reference(dtype, isa, threads):
             of = k.describe("pool", *windows, False)
             return k.max_pool_forward(k.dtype(x.dtype), of, *sizes, k.handle(x), k.handle(index), k.handle(y))
 
-        (index, expected), (y, y_expected) = both(forward, np.full(dy.shape, 9, np.int32), np.full_like(dy, 9))
+        (index, expected), (y, y_expected) = both(
+            forward, np.full(dy.shape, 9, np.int32), np.full_like(dy, 9)
+        )
         assert np.array_equal(index, expected)
         same_bits(y, y_expected)
 
@@ -191,7 +193,11 @@ BAD = [
         r"takes \[batch, channels, height, width\], not \[2, 3, 4\]",
     ),
     (lambda: nn.MaxPool2d(5).output_shape((2, 3, 4, 9)), ValueError, r"windows of 5, which \[2, 3, 4, 9\]"),
-    (lambda: nn.AdaptiveAvgPool1d(3).output_shape((2, 3, 4)), ValueError, r"multiples of its output's, not \["),
+    (
+        lambda: nn.AdaptiveAvgPool1d(3).output_shape((2, 3, 4)),
+        ValueError,
+        r"multiples of its output's, not \[",
+    ),
     (lambda: nn.Flatten(3).output_shape((2, 3, 4)), ValueError, r"have these dimensions.*not \[2, 3, 4\]"),
     (lambda: nn.Flatten(-1, 1).output_shape((2, 3, 4)), ValueError, r"in this order, not \[2, 3, 4\]"),
 ]

@@ -14,7 +14,6 @@ from fastgd.nn.base import Backward, Layer
 from fastgd.nn.layers import checked_dtype, checked_size
 from fastgd.nn.program import Builder, Shape, Value
 
-
 #: what they are called by their number
 DIMENSIONS = {1: "length", 2: "height, width"}
 
@@ -109,12 +108,16 @@ class ConvNd(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.dims + 2 or shape[1] != self.in_channels:
-            raise ValueError(f"{self} takes [batch, {self.in_channels}, {DIMENSIONS[self.dims]}], not {list(shape)}")
+            raise ValueError(
+                f"{self} takes [batch, {self.in_channels}, {DIMENSIONS[self.dims]}], not {list(shape)}"
+            )
         sizes = []
         for axis, (size, (before, behind)) in enumerate(zip(shape[2:], self._zeros, strict=True)):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
             if size < 1 or size + before + behind < reach:
-                raise ValueError(f"{self} looks at {reach} elements at once, which {list(shape)} does not have")
+                raise ValueError(
+                    f"{self} looks at {reach} elements at once, which {list(shape)} does not have"
+                )
             sizes.append((size + before + behind - reach) // self.stride[axis] + 1)
         return (shape[0], self.out_channels, *sizes)
 

@@ -37,7 +37,9 @@ class Flatten(Layer):
     def output_shape(self, shape: Shape) -> Shape:
         first, last = (dim + len(shape) if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 1 <= first <= last < len(shape):
-            raise ValueError(f"{self} takes shapes that have these dimensions, in this order, not {list(shape)}")
+            raise ValueError(
+                f"{self} takes shapes that have these dimensions, in this order, not {list(shape)}"
+            )
         return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
 
     def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:

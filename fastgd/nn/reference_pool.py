@@ -29,9 +29,9 @@ def _begins(of: Pool, axis: int, outputs: int) -> Array:
 
 
 def _places(of: Pool, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Of each output's window [out_height, out_width, kernel height, width] the elements' places in the plane.
+    """Of each output's window the elements' places in the plane, and whether they lie in it.
 
-    And whether they lie in it; those that do not have the place 0.
+    Both are [out_height, out_width, kernel height, kernel width]; those outside have the place 0.
     """
     _, height, width, *outputs = sizes
     rows, cols = (_begins(of, i, outputs[i])[:, None] + np.arange(of.kernel[i]) for i in (0, 1))
@@ -65,7 +65,9 @@ def max_forward(dtype: Any, of: Pool, *given: Any) -> int:
     first = np.argmax(np.broadcast_to(inside, (len(x), *inside.shape)).reshape(flat), axis=-1)
     largest = np.argmax(elements, axis=-1)
     at = np.where(is_nan.any(-1), last_nan, np.where(elements.max(-1) == -np.inf, first, largest))
-    chosen = np.take_along_axis(np.broadcast_to(places.reshape(1, *flat[1:]), elements.shape), at[..., None], -1)
+    chosen = np.take_along_axis(
+        np.broadcast_to(places.reshape(1, *flat[1:]), elements.shape), at[..., None], -1
+    )
     if index is not None:
         index[...] = chosen.reshape(index.shape)
     y[...] = np.take_along_axis(x, chosen.reshape(len(x), -1), 1).reshape(y.shape)
