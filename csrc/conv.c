@@ -12,6 +12,7 @@ enum {
     MAX_BLOCKS = 32,      /* of images whose dweight is summed together; also the most threads of a call */
     PARTIALS = 1 << 22,   /* elements of all dweights together, but for at least one */
     FEW = 16,             /* columns that products are slow to compute less than of */
+    APART = 128, MORE = 16 /* rows of columns are no multiple of APART elements long, but MORE than that */
 };
 
 typedef struct plan {
@@ -61,8 +62,7 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     }
     if (is_too_large(batch, in, size[0], size[1]) || is_too_large(batch, out, out_size[0], out_size[1]) ||
         is_too_large(in, out, kernel[0], kernel[1]) ||
-        is_too_large((double)in * (double)kernel[0] > 1e15 ? INT64_MAX : in * kernel[0], kernel[1], MAX_BLOCKS,
-                     out_size[1]))
+        is_too_large(in * kernel[0], kernel[1], out_size[1] + MORE, MAX_BLOCKS))
         return FGD_ERROR_SIZE;
     *p = (plan){.dtype = dtype, .item = fgd_item_size(dtype), .batch = batch, .in = in, .out = out,
                 .groups = of->groups, .out_height = out_size[0]};
@@ -93,9 +93,8 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     return fgd_gemm_ready(dtype, p->group_out, p->band * out_size[1], p->depth);
 }
 
-/* Elements from row to row of the columns. Not a multiple of a power of two by which all rows would share
- * the same lines of the cache, when a product reads them side by side. */
-enum { APART = 128, MORE = 16 };
+/* Elements from row to row of the columns. Were it a multiple of a large power of two, all rows would share
+ * the same few lines of the cache, and a product reads them side by side. */
 static int64_t stride_of(int64_t n) { return n % APART ? n : n + MORE; }
 
 /* Elements of a column buffer, and how many of them there are. */
@@ -154,6 +153,9 @@ static const char *columns_of(const plan *p, const fgd_patches *patches, const c
     return buffer;
 }
 
+/* The bytes of one group's kernels. */
+static int64_t of_group(const plan *p) { return p->group_out * p->depth * p->item; }
+
 /* ---- Forward --------------------------------------------------------------------------------------- */
 
 static int forward_piece(const job *j, int64_t piece, char *buffer) {
@@ -162,20 +164,18 @@ static int forward_piece(const job *j, int64_t piece, char *buffer) {
     int64_t n;
     const fgd_patches patches = patches_of(p, piece % p->bands, &n);
     const int64_t at = (image * p->out_image + patches.first * patches.out_width) * p->item;
-    const int is_identity = j->activation->kind == FGD_ACTIVATION_identity;
-    char *product = j->z ? j->z : j->y;
+    char *product = (j->z ? j->z : j->y) + at;
     for (int64_t g = 0; g < p->groups; g++) {
         const char *x = j->x + image * p->in_image * p->item + g * in_group;
-        const char *columns = columns_of(p, &patches, x, buffer);
-        const int code = fgd_gemm(p->dtype, 'N', 'N', p->group_out, n, p->depth,
-                                  j->weight + g * p->group_out * p->depth * p->item, p->depth, columns,
-                                  patches.step, 0, product + at + g * p->group_out * p->cols * p->item, p->cols);
+        const char *columns = columns_of(p, &patches, x, buffer), *weight = j->weight + g * of_group(p);
+        const int code = fgd_gemm(p->dtype, 'N', 'N', p->group_out, n, p->depth, weight, p->depth, columns,
+                                  patches.step, 0, product + g * p->group_out * p->cols * p->item, p->cols);
         if (code) return code;
     }
-    if (j->bias) fgd_convs_for(p->dtype)->add_bias(p->out, n, p->cols, j->bias, product + at);
-    if (!is_identity || j->z)
+    if (j->bias) fgd_convs_for(p->dtype)->add_bias(p->out, n, p->cols, j->bias, product);
+    if (j->activation->kind != FGD_ACTIVATION_identity)
         fgd_layers_for(p->dtype)->forward[j->activation->kind](j->activation, p->out, n, p->cols, NULL,
-                                                              product + at, NULL, j->y + at);
+                                                              product, NULL, j->y + at);
     return FGD_OK;
 }
 
@@ -193,19 +193,20 @@ static void forward_part(const void *what, int part, int parts) {
 static int backward_piece(const job *j, const fgd_patches *patches, int64_t group, const char *x,
                           const char *dz, char *dx, char *dweight, int accumulate, char *buffer) {
     const plan *p = j->p;
-    const int64_t n = patches->rows * patches->out_width, of_group = group * p->group_out * p->depth * p->item;
-    const char *columns = columns_of(p, patches, x, buffer);
+    const int64_t n = patches->rows * patches->out_width;
+    const char *weight = j->weight + group * of_group(p), *columns = columns_of(p, patches, x, buffer);
     int code;
+    dweight += group * of_group(p);
     if (p->tall)
         code = fgd_gemm(p->dtype, 'N', 'T', p->depth, p->group_out, n, columns, patches->step, dz, p->cols,
-                        accumulate, dweight + of_group, p->group_out);
+                        accumulate, dweight, p->group_out);
     else
         code = fgd_gemm(p->dtype, 'N', 'T', p->group_out, p->depth, n, dz, p->cols, columns, patches->step,
-                        accumulate, dweight + of_group, p->depth);
+                        accumulate, dweight, p->depth);
     if (code || !dx) return code;
     char *into = p->pointwise ? dx + patches->first * patches->out_width * p->item : buffer;
-    code = fgd_gemm(p->dtype, 'T', 'N', p->depth, n, p->group_out, j->weight + of_group, p->depth, dz, p->cols,
-                    0, into, patches->step);
+    code = fgd_gemm(p->dtype, 'T', 'N', p->depth, n, p->group_out, weight, p->depth, dz, p->cols, 0, into,
+                    patches->step);
     if (!code && !p->pointwise) fgd_convs_for(p->dtype)->scatter(patches, p->group_in, buffer, dx);
     return code;
 }
@@ -224,11 +225,12 @@ static int backward_image(const job *j, int64_t image, char *dweight, int accumu
     for (int64_t band = 0; band < p->bands; band++) {
         int64_t n;
         const fgd_patches patches = patches_of(p, band, &n);
+        const char *of_band = dz + patches.first * patches.out_width * p->item;
         for (int64_t g = 0; g < p->groups; g++) {
             const int64_t from = image * p->in_image * p->item + g * in_group;
-            const char *of_band = dz + (g * p->group_out * p->cols + patches.first * patches.out_width) * p->item;
-            const int code = backward_piece(j, &patches, g, j->x + from, of_band, j->dx ? j->dx + from : NULL,
-                                            dweight, accumulate || band, buffer);
+            const int code = backward_piece(j, &patches, g, j->x + from,
+                                            of_band + g * p->group_out * p->cols * p->item,
+                                            j->dx ? j->dx + from : NULL, dweight, accumulate || band, buffer);
             if (code) return code;
         }
     }
@@ -283,8 +285,9 @@ static int run(job *j, void (*work)(const void *what, int part, int parts), int 
     return FGD_OK;
 }
 
-int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
-                         int64_t width, int64_t kernel_height, int64_t kernel_width, int backward) {
+int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out,
+                         int64_t height, int64_t width, int64_t kernel_height, int64_t kernel_width,
+                         int backward) {
     plan p;
     if (check_plan(&p, dtype, of, batch, in, out, (int64_t[]){height, width},
                    (int64_t[]){kernel_height, kernel_width}))

@@ -45,7 +45,8 @@ INLINE part part_of(const fgd_patches *of, int64_t h, int64_t w) {
 /* Whether the rows follow each other in the image as they do in the columns: then they are one run, from the
  * first row's cols.from to the last one's cols.to, but for what lies between two rows' ranges. */
 INLINE int is_run(const fgd_patches *of, const part *p) {
-    return p->stride == 1 && p->step == of->out_width && p->rows.from < p->rows.to && p->cols.from < p->cols.to;
+    const int is_empty = p->rows.from == p->rows.to || p->cols.from == p->cols.to;
+    return p->stride == 1 && p->step == of->out_width && !is_empty;
 }
 
 /* Sets the elements of rows that look beside the image to 0. */

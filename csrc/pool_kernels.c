@@ -53,8 +53,14 @@ INLINE REAL chosen(int32_t mask, REAL one, REAL other) {
     return one;
 }
 
-/* The largest elements of `lanes` windows, each `stride` elements behind the one before: a number larger than
- * all before it, or NaN, takes their place. */
+/* A number that is larger, or NaN, takes the place of the best before it. */
+INLINE void take(REAL v, int64_t place, REAL *best, int32_t *at) {
+    const int32_t is_larger = -((v > *best) | (v != v));
+    *best = chosen(is_larger, v, *best);
+    *at = ((int32_t)place & is_larger) | (*at & ~is_larger);
+}
+
+/* The largest elements of `lanes` windows, each `stride` elements behind the one before. */
 INLINE void largest(const int lanes, const window w, const int64_t stride, const REAL *x, int32_t *index,
                     REAL *y) {
     REAL best[FGD_LANES];
@@ -64,15 +70,19 @@ INLINE void largest(const int lanes, const window w, const int64_t stride, const
         at[k] = (int32_t)(w.begin + k * stride);
     }
     for (int64_t row = 0; row < w.rows; row++) {
-        for (int64_t col = 0; col < w.cols; col++) {
-            const int64_t from = w.begin + row * w.width + col;
+        int64_t from = w.begin + row * w.width, left = w.cols;
+        /* two at once, since with a stride of 2 they are all that memory holds there */
+        for (; left >= 2; left -= 2, from += 2) {
 #pragma omp simd
             for (int k = 0; k < lanes; k++) {
-                const REAL v = x[from + k * stride];
-                const int32_t is_larger = -((v > best[k]) | (v != v)), place = (int32_t)(from + k * stride);
-                best[k] = chosen(is_larger, v, best[k]);
-                at[k] = (place & is_larger) | (at[k] & ~is_larger);
+                take(x[from + k * stride], from + k * stride, &best[k], &at[k]);
+                take(x[from + k * stride + 1], from + k * stride + 1, &best[k], &at[k]);
             }
+        }
+        if (left) {
+#pragma omp simd
+            for (int k = 0; k < lanes; k++)
+                take(x[from + k * stride], from + k * stride, &best[k], &at[k]);
         }
     }
     memcpy(y, best, (size_t)lanes * sizeof(REAL));
@@ -80,8 +90,8 @@ INLINE void largest(const int lanes, const window w, const int64_t stride, const
 }
 
 /* n windows in a row, in full sets of lanes, the last of which begins earlier to be full, too. */
-INLINE void row_of_largest(const int lanes, int64_t n, const window first, const int64_t stride, const REAL *x,
-                           int32_t *index, REAL *y) {
+INLINE void row_of_largest(const int lanes, int64_t n, const window first, const int64_t stride,
+                           const REAL *x, int32_t *index, REAL *y) {
     for (int64_t j = 0; j < n; j += lanes) {
         j = j + lanes > n ? n - lanes : j;
         window w = first;
@@ -98,7 +108,8 @@ INLINE void max_planes(const fgd_pool *of, const int64_t cols, const int64_t str
     for (int64_t plane = 0; plane < s->planes; plane++, x += s->height * s->width) {
         for (int64_t i = 0; i < s->out_height; i++, y += s->out_width) {
             const span r = span_of(i, of->kernel[0], of->stride[0], of->padding[0], s->height);
-            window w = {r.from * s->width + whole.from * stride - of->padding[1], r.to - r.from, cols, s->width};
+            const int64_t begin = r.from * s->width + whole.from * stride - of->padding[1];
+            window w = {begin, r.to - r.from, cols, s->width};
             int32_t *at = index ? index + whole.from : NULL;
             REAL *into = y + whole.from;
             if (n >= 16) row_of_largest(16, n, w, stride, x, at, into);
@@ -199,7 +210,8 @@ INLINE void average_planes(const fgd_pool *of, const int64_t cols, const int64_t
             const span r = span_of(i, of->kernel[0], of->stride[0], of->padding[0], s->height);
             const int64_t rows = counted(of, r, 0, s->height), element = (r.from - r.begin) * cols;
             const double share = 1 / (double)(rows * cols);
-            window w = {r.from * s->width + whole.from * stride - of->padding[1], r.to - r.from, cols, s->width};
+            const int64_t begin = r.from * s->width + whole.from * stride - of->padding[1];
+            window w = {begin, r.to - r.from, cols, s->width};
             REAL *into = y + whole.from;
             if (is_run && element == 0) *into = (REAL)(sum_of_run(w.rows * cols, x + w.begin) * share);
             else if (n >= 16) row_of_means(16, n, w, element, cols, used, stride, share, x, into);

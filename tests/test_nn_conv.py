@@ -64,7 +64,6 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
     saves_input = activation == "gelu"
     for case in CASES:
         x, w, b, dy = arrays_of(case, dtype)
-        sizes = case[0]
 
         def forward(k, z, y, case=case, x=x, w=w, b=b):
             of = described(k, case, activation)
@@ -91,7 +90,7 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
             of = described(k, case, "identity")
             scratch = scratch_of(k, x.dtype, of, case[0], True)
             at = [*map(k.handle, (x, w, saved, dy)), k.null, k.handle(dw), k.null, k.handle(scratch)]
-            return k.conv_backward(k.dtype(x.dtype), of, *sizes, *at)
+            return k.conv_backward(k.dtype(x.dtype), of, *case[0], *at)
 
         for mine, expected in both(without_dx, dy, np.full_like(w, 9)):
             same_bits(mine, expected)

@@ -114,7 +114,9 @@ class MaxPoolNd(Sliding):
 
 
 class MaxPool2d(MaxPoolNd):
-    """The largest element of each window of x [batch, channels, height, width] (Ranzato et al. 2007, section 3).
+    """The largest element of each window of x [batch, channels, height, width].
+
+    Ranzato et al. 2007, section 3.
 
     kernel_size: of the windows, an integer for both dimensions or one for each, 1 or more.
     stride: elements from window to window. Default None: kernel_size.

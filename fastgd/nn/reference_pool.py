@@ -29,9 +29,9 @@ def _begins(of: Pool, axis: int, outputs: int) -> Array:
 
 
 def _places(of: Pool, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Of each output's window [out_height, out_width, kernel height, width] the elements' places in the plane.
+    """Of each output's window the elements' places in the plane, and whether they lie in it.
 
-    And whether they lie in it; those that do not have the place 0.
+    Both are [out_height, out_width, kernel height, kernel width]; those outside have the place 0.
     """
     _, height, width, *outputs = sizes
     rows, cols = (_begins(of, i, outputs[i])[:, None] + np.arange(of.kernel[i]) for i in (0, 1))
