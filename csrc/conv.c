@@ -8,7 +8,7 @@
 
 /* All of these depend on the shape alone, so that results do not depend on the number of threads. */
 enum {
-    BAND = 1 << 17,       /* elements of a column buffer, but for at least one row of outputs */
+    BAND = 1 << 18,       /* elements of a column buffer, but for at least one row of outputs */
     MAX_BLOCKS = 32,      /* of images whose dweight is summed together; also the most threads of a call */
     PARTIALS = 1 << 22,   /* elements of all dweights together, but for at least one */
     FEW = 16,             /* columns that products are slow to compute less than of */

@@ -14,7 +14,7 @@ from fastgd.nn.reference import Bound
 OK = 0
 
 #: as in csrc/conv.c: they fix what is summed together
-BAND = 1 << 17
+BAND = 1 << 18
 MAX_BLOCKS = 32
 PARTIALS = 1 << 22
 FEW = 16
