@@ -3,7 +3,9 @@
 import pytest
 from snapshots import BACKENDS
 
+from fastgd import gemm
 from fastgd._native import ffi, lib
+from fastgd.arrays import DTYPE_CODES
 from fastgd.verification import THREADS
 
 
@@ -29,3 +31,14 @@ def threads(request):
     assert lib.fgd_set_num_threads(request.param) == 0
     yield request.param
     lib.fgd_set_num_threads(before)
+
+
+@pytest.fixture
+def numpy_products():
+    """Native products are NumPy's, on as many threads as in the reference: so they have its bits."""
+    gemm.use("numpy")
+    for dtype, code in DTYPE_CODES.items():
+        gemm.ensure(dtype.name)
+        lib.fgd_set_gemm_threads(code, ffi.NULL, ffi.NULL)
+    yield
+    gemm.use(None)

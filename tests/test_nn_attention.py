@@ -14,15 +14,6 @@ SIZES = [(1, 1, 1, 1), (2, 1, 6, 2), (1, 2, 6, 6), (3, 17, 34, 2), (2, 64, 16, 1
 SIZES += [(2, 130, 12, 4), (40, 40, 8, 2)]
 
 
-@pytest.fixture
-def numpy_products():
-    gemm.use("numpy")
-    for dtype in DTYPES:
-        gemm.ensure(dtype.name)
-    yield
-    gemm.use(None)
-
-
 def drawn_lengths(batch, time):
     return np.random.default_rng(time).integers(1, time + 1, batch)
 

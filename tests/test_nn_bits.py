@@ -7,7 +7,7 @@ import pytest
 from models import both, numbers, same_bits
 from snapshots import BACKENDS
 
-from fastgd import gemm, nn
+from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES, DTYPES
 from fastgd.nn.activations import ACTIVATIONS as LAYERS
@@ -21,15 +21,6 @@ INFOS = [lib.fgd_activation_at(i) for i in range(lib.fgd_activation_count())]
 ACTIVATIONS = [ffi.string(info.name).decode() for info in INFOS]
 #: parameters of those that have some
 VALUES = {"leaky_relu": (0.3,), "elu": (1.7,), "softplus": (0.6, 5.0), "hardtanh": (-0.7, 1.9)}
-
-
-@pytest.fixture
-def numpy_products():
-    gemm.use("numpy")
-    for dtype in DTYPES:
-        gemm.ensure(dtype.name)
-    yield
-    gemm.use(None)
 
 
 def activation(kernels, name):

@@ -27,15 +27,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def numpy_products():
-    gemm.use("numpy")
-    for dtype in DTYPES:
-        gemm.ensure(dtype.name)
-    yield
-    gemm.use(None)
-
-
 def described(k, case, activation):
     _, stride, padding, dilation, groups = case
     return k.describe("conv", stride, padding, dilation, groups, k.activation(activation))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from models import both, numbers, same_bits
 
-from fastgd import gemm
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
 from fastgd.nn.reference_recurrent import CELLS
@@ -23,15 +22,6 @@ SHAPES = [
     (19, 6, 3, 33),
     (41, 9, 5, 65),
 ]
-
-
-@pytest.fixture
-def numpy_products():
-    gemm.use("numpy")
-    for dtype in DTYPES:
-        gemm.ensure(dtype.name)
-    yield
-    gemm.use(None)
 
 
 def lengths_of(batch, time):
