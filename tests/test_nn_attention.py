@@ -277,29 +277,29 @@ def test_memory_grows_with_time_and_not_its_square():
 TEXT = "the quick brown fox jumps over the lazy dog. "
 
 
-def test_a_causal_model_of_characters_learns_a_text(backend):
-    letters = sorted(set(TEXT))
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_causal_model_of_characters_learns_a_text(attention):
+    """With six letters seen, the next one is certain; from the last one and its position it is not."""
+    letters, width = sorted(set(TEXT)), 32
     codes = np.array([letters.index(letter) for letter in TEXT * 2])
     windows = np.lib.stride_tricks.sliding_window_view(codes, 13)[: len(TEXT)]
-    x, y = windows[:, :-1].copy(), windows[:, 1:].copy()
-    width = 32
+    x, y = windows[:, :-1], windows[:, 1:]
+    heads = nn.Residual(nn.LayerNorm(width), nn.MultiheadAttention(width, 4, causal=True))
     model = nn.Sequential(
         nn.Embedding(len(letters), width),
         nn.PositionalEmbedding(12, width),
-        nn.Residual(nn.LayerNorm(width), nn.MultiheadAttention(width, 4, causal=True)),
+        *[heads][:attention],
         nn.Residual(nn.LayerNorm(width), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width)),
         nn.LayerNorm(width),
         nn.Linear(width, len(letters)),
         loss=nn.CrossEntropyLoss(),
         seed=0,
-        backend=backend,
     )
     opt = fastgd.AdamW(model.named_parameters(), lr=0.01)
     for _ in range(120):
         model.train_step(x, y, opt)
-    # the letters behind the first few are certain; those alone are not
     right = model.forward(x).argmax(-1) == y
-    assert right[:, 4:].all()
+    assert right[:, 5:].all() == attention
 
 
 def test_initial_parameters():
