@@ -45,6 +45,7 @@ class BuildKernels(build_ext):
         ext.extra_link_args += openmp
         ext.sources += [f"csrc/{name}" for name in ENTRIES]
         ext.extra_objects += self.kernel_objects()
+        ext.depends += ext.extra_objects  # else a change of kernels alone is compiled, but not linked
         super().build_extension(ext)
 
     def kernel_objects(self) -> list[str]:

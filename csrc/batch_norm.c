@@ -15,10 +15,13 @@ static int check(int dtype, const fgd_batch_norm *of, fgd_channels s) {
     return check_matrix(s.batch, s.channels * s.length);
 }
 
-/* Channels that lie in columns are worked on together, those with a run of numbers each by itself. */
-static int64_t step_of(fgd_channels s) { return s.length == 1 ? FGD_CHANNELS : 1; }
+static int threads_for(fgd_channels s) { return fgd_threads_for(s.batch * s.channels * s.length); }
 
-static inline int threads_for(fgd_channels s) { return fgd_threads_for(s.batch * s.channels * s.length); }
+/* Channels that lie in columns are worked on together, by cache lines, those with a run of numbers each by
+ * itself. The sums are each channel's own, whatever their number. */
+static int64_t step_of(fgd_channels s) {
+    return s.length > 1 ? 1 : at_most(16 * pieces(pieces(s.channels, threads_for(s)), 16), FGD_CHANNELS);
+}
 
 int fgd_batch_norm_forward(int dtype, const fgd_batch_norm *of, int64_t batch, int64_t channels,
                            int64_t length, const void *x, const void *weight, const void *bias, void *mean,

@@ -8,13 +8,17 @@
 
 /* All of these depend on the shape alone, so that results do not depend on the number of threads. */
 enum {
-    BAND = 1 << 17,       /* elements of a column buffer, but for at least one row of outputs */
+    BAND = 1 << 18,       /* elements of a column buffer, but for at least one row of outputs */
     MAX_BLOCKS = 32,      /* of images whose dweight is summed together; also the most threads of a call */
     PARTIALS = 1 << 22,   /* elements of all dweights together, but for at least one */
+    FEW = 16,             /* columns that products are slow to compute less than of */
+    APART = 128, MORE = 16 /* rows of columns are no multiple of APART elements long, but MORE than that */
 };
 
 typedef struct plan {
-    int dtype, pointwise; /* pointwise: an image's elements are its columns already */
+    int dtype;
+    int pointwise; /* an image's elements are its columns already */
+    int tall;      /* dweight is computed transposed, as a matrix with more columns than rows */
     int64_t item, batch, in, out, groups;
     int64_t in_image, out_image, cols;   /* elements of an image; of one channel of its output */
     int64_t group_in, group_out, depth;  /* channels of a group; elements of a kernel */
@@ -58,8 +62,7 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     }
     if (is_too_large(batch, in, size[0], size[1]) || is_too_large(batch, out, out_size[0], out_size[1]) ||
         is_too_large(in, out, kernel[0], kernel[1]) ||
-        is_too_large((double)in * (double)kernel[0] > 1e15 ? INT64_MAX : in * kernel[0], kernel[1], MAX_BLOCKS,
-                     out_size[1]))
+        is_too_large(in * kernel[0], kernel[1], out_size[1] + MORE, MAX_BLOCKS))
         return FGD_ERROR_SIZE;
     *p = (plan){.dtype = dtype, .item = fgd_item_size(dtype), .batch = batch, .in = in, .out = out,
                 .groups = of->groups, .out_height = out_size[0]};
@@ -80,6 +83,7 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     p->group_out = out / of->groups;
     p->depth = p->group_in * kernel[0] * kernel[1];
     p->weights = out * p->depth;
+    p->tall = p->depth < FEW && p->depth < p->group_out;
     p->band = BAND / p->depth / out_size[1];
     p->band = p->band < 1 ? 1 : at_most(p->band, out_size[0]);
     p->bands = pieces(out_size[0], p->band);
@@ -89,12 +93,19 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
     return fgd_gemm_ready(dtype, p->group_out, p->band * out_size[1], p->depth);
 }
 
+/* Elements from row to row of the columns. Were it a multiple of a large power of two, all rows would share
+ * the same few lines of the cache, and a product reads them side by side. */
+static int64_t stride_of(int64_t n) { return n % APART ? n : n + MORE; }
+
 /* Elements of a column buffer, and how many of them there are. */
 static int64_t column_elements(const plan *p) {
-    return p->pointwise ? 0 : p->depth * p->band * p->patches.out_width;
+    return p->pointwise ? 0 : p->depth * (p->band * p->patches.out_width + MORE);
 }
 
 static int64_t most_parts(const plan *p, int64_t n) { return p->batch ? at_most(n, MAX_BLOCKS) : 0; }
+
+/* Whether blocks leave their dweight in scratch memory, to be added up or turned over. */
+static int has_partials(const plan *p) { return p->blocks > 1 || p->tall; }
 
 /* A buffer's, or a number's, bytes, so that all lie on cache lines. */
 static int64_t aligned(int64_t bytes) { return pieces(bytes, 64) * 64; }
@@ -131,40 +142,40 @@ static fgd_patches patches_of(const plan *p, int64_t band, int64_t *n) {
     patches.first = band * p->band;
     patches.rows = at_most(p->band, p->out_height - patches.first);
     *n = patches.rows * patches.out_width;
+    patches.step = p->pointwise ? p->cols : stride_of(*n);
     return patches;
 }
 
-/* The columns of a group of an image's channels, and in *stride the elements from row to row. */
-static const char *columns_of(const plan *p, const fgd_patches *patches, const char *x, char *buffer,
-                              int64_t *stride) {
-    *stride = p->pointwise ? p->cols : patches->rows * patches->out_width;
+/* The columns of a group of an image's channels. */
+static const char *columns_of(const plan *p, const fgd_patches *patches, const char *x, char *buffer) {
     if (p->pointwise) return x + patches->first * patches->out_width * p->item;
     fgd_convs_for(p->dtype)->gather(patches, p->group_in, x, buffer);
     return buffer;
 }
+
+/* The bytes of one group's kernels. */
+static int64_t of_group(const plan *p) { return p->group_out * p->depth * p->item; }
 
 /* ---- Forward --------------------------------------------------------------------------------------- */
 
 static int forward_piece(const job *j, int64_t piece, char *buffer) {
     const plan *p = j->p;
     const int64_t image = piece / p->bands, in_group = p->in_image / p->groups * p->item;
-    int64_t n, stride;
+    int64_t n;
     const fgd_patches patches = patches_of(p, piece % p->bands, &n);
     const int64_t at = (image * p->out_image + patches.first * patches.out_width) * p->item;
-    const int is_identity = j->activation->kind == FGD_ACTIVATION_identity;
-    char *product = j->z ? j->z : j->y;
+    char *product = (j->z ? j->z : j->y) + at;
     for (int64_t g = 0; g < p->groups; g++) {
         const char *x = j->x + image * p->in_image * p->item + g * in_group;
-        const char *columns = columns_of(p, &patches, x, buffer, &stride);
-        const int code = fgd_gemm(p->dtype, 'N', 'N', p->group_out, n, p->depth,
-                                  j->weight + g * p->group_out * p->depth * p->item, p->depth, columns, stride,
-                                  0, product + at + g * p->group_out * p->cols * p->item, p->cols);
+        const char *columns = columns_of(p, &patches, x, buffer), *weight = j->weight + g * of_group(p);
+        const int code = fgd_gemm(p->dtype, 'N', 'N', p->group_out, n, p->depth, weight, p->depth, columns,
+                                  patches.step, 0, product + g * p->group_out * p->cols * p->item, p->cols);
         if (code) return code;
     }
-    if (j->bias) fgd_convs_for(p->dtype)->add_bias(p->out, n, p->cols, j->bias, product + at);
-    if (!is_identity || j->z)
+    if (j->bias) fgd_convs_for(p->dtype)->add_bias(p->out, n, p->cols, j->bias, product);
+    if (j->activation->kind != FGD_ACTIVATION_identity)
         fgd_layers_for(p->dtype)->forward[j->activation->kind](j->activation, p->out, n, p->cols, NULL,
-                                                              product + at, NULL, j->y + at);
+                                                              product, NULL, j->y + at);
     return FGD_OK;
 }
 
@@ -182,15 +193,20 @@ static void forward_part(const void *what, int part, int parts) {
 static int backward_piece(const job *j, const fgd_patches *patches, int64_t group, const char *x,
                           const char *dz, char *dx, char *dweight, int accumulate, char *buffer) {
     const plan *p = j->p;
-    const int64_t n = patches->rows * patches->out_width, of_group = group * p->group_out * p->depth * p->item;
-    int64_t stride;
-    const char *columns = columns_of(p, patches, x, buffer, &stride);
-    int code = fgd_gemm(p->dtype, 'N', 'T', p->group_out, p->depth, n, dz, p->cols, columns, stride, accumulate,
-                        dweight + of_group, p->depth);
+    const int64_t n = patches->rows * patches->out_width;
+    const char *weight = j->weight + group * of_group(p), *columns = columns_of(p, patches, x, buffer);
+    int code;
+    dweight += group * of_group(p);
+    if (p->tall)
+        code = fgd_gemm(p->dtype, 'N', 'T', p->depth, p->group_out, n, columns, patches->step, dz, p->cols,
+                        accumulate, dweight, p->group_out);
+    else
+        code = fgd_gemm(p->dtype, 'N', 'T', p->group_out, p->depth, n, dz, p->cols, columns, patches->step,
+                        accumulate, dweight, p->depth);
     if (code || !dx) return code;
     char *into = p->pointwise ? dx + patches->first * patches->out_width * p->item : buffer;
-    code = fgd_gemm(p->dtype, 'T', 'N', p->depth, n, p->group_out, j->weight + of_group, p->depth, dz, p->cols,
-                    0, into, stride);
+    code = fgd_gemm(p->dtype, 'T', 'N', p->depth, n, p->group_out, weight, p->depth, dz, p->cols, 0, into,
+                    patches->step);
     if (!code && !p->pointwise) fgd_convs_for(p->dtype)->scatter(patches, p->group_in, buffer, dx);
     return code;
 }
@@ -209,11 +225,12 @@ static int backward_image(const job *j, int64_t image, char *dweight, int accumu
     for (int64_t band = 0; band < p->bands; band++) {
         int64_t n;
         const fgd_patches patches = patches_of(p, band, &n);
+        const char *of_band = dz + patches.first * patches.out_width * p->item;
         for (int64_t g = 0; g < p->groups; g++) {
             const int64_t from = image * p->in_image * p->item + g * in_group;
-            const char *of_band = dz + (g * p->group_out * p->cols + patches.first * patches.out_width) * p->item;
-            const int code = backward_piece(j, &patches, g, j->x + from, of_band, j->dx ? j->dx + from : NULL,
-                                            dweight, accumulate || band, buffer);
+            const int code = backward_piece(j, &patches, g, j->x + from,
+                                            of_band + g * p->group_out * p->cols * p->item,
+                                            j->dx ? j->dx + from : NULL, dweight, accumulate || band, buffer);
             if (code) return code;
         }
     }
@@ -225,7 +242,7 @@ static void backward_part(const void *what, int part, int parts) {
     const plan *p = j->p;
     char *buffer = j->columns + part * aligned(column_elements(p) * p->item);
     for (int64_t b = p->blocks * part / parts; b < p->blocks * (part + 1) / parts; b++) {
-        char *dweight = p->blocks > 1 ? j->partials + b * aligned(p->weights * p->item) : j->dweight;
+        char *dweight = has_partials(p) ? j->partials + b * aligned(p->weights * p->item) : j->dweight;
         double *sums = j->sums ? j->sums + b * p->out : NULL;
         const int64_t first = b * p->block, end = at_most(first + p->block, p->batch);
         if (sums) memset(sums, 0, (size_t)p->out * sizeof(double));
@@ -241,8 +258,20 @@ static void total_part(const void *what, int part, int parts) {
     const int64_t chunks = pieces(p->weights, FGD_CHUNK), stride = aligned(p->weights * p->item) / p->item;
     const int64_t from = chunks * part / parts * FGD_CHUNK;
     const int64_t to = at_most(chunks * (part + 1) / parts * FGD_CHUNK, p->weights);
+    char *out = p->tall ? j->partials : j->dweight;
     fgd_convs_for(p->dtype)->add_up(p->blocks, to - from, stride, j->partials + from * p->item,
-                                    j->dweight + from * p->item);
+                                    out + from * p->item);
+}
+
+/* dweight from the sum that lies transposed, group by group, in the first block's. */
+static void turn_over(const job *j) {
+    const plan *p = j->p;
+    const char *from = j->partials;
+    for (int64_t group = 0; group < p->groups; group++)
+        for (int64_t row = 0; row < p->depth; row++)
+            for (int64_t col = 0; col < p->group_out; col++, from += p->item)
+                memcpy(j->dweight + ((group * p->group_out + col) * p->depth + row) * p->item, from,
+                       (size_t)p->item);
 }
 
 /* ---- Entries --------------------------------------------------------------------------------------- */
@@ -256,8 +285,9 @@ static int run(job *j, void (*work)(const void *what, int part, int parts), int 
     return FGD_OK;
 }
 
-int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
-                         int64_t width, int64_t kernel_height, int64_t kernel_width, int backward) {
+int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out,
+                         int64_t height, int64_t width, int64_t kernel_height, int64_t kernel_width,
+                         int backward) {
     plan p;
     if (check_plan(&p, dtype, of, batch, in, out, (int64_t[]){height, width},
                    (int64_t[]){kernel_height, kernel_width}))
@@ -265,7 +295,7 @@ int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t i
     int64_t bytes = most_parts(&p, backward ? p.blocks : p.batch * p.bands) *
                     aligned(column_elements(&p) * p.item);
     if (backward) bytes += aligned(p.blocks * p.out * (int64_t)sizeof(double));
-    if (backward && p.blocks > 1) bytes += p.blocks * aligned(p.weights * p.item);
+    if (backward && has_partials(&p)) bytes += p.blocks * aligned(p.weights * p.item);
     return bytes / (int64_t)sizeof(double);
 }
 
@@ -307,6 +337,7 @@ int fgd_conv_backward(int dtype, const fgd_conv *of, int64_t batch, int64_t in, 
     code = run(&j, backward_part, threads_for(&p, p.blocks, dx ? 2 : 1));
     if (code) return code;
     if (dbias) fgd_convs_for(dtype)->add_up_sums(p.blocks, out, j.sums, dbias);
-    if (p.blocks > 1) fgd_in_parts(fgd_threads_for(p.blocks * p.weights), total_part, &j);
+    if (has_partials(&p)) fgd_in_parts(fgd_threads_for(p.blocks * p.weights), total_part, &j);
+    if (p.tall) turn_over(&j);
     return FGD_OK;
 }

@@ -45,22 +45,27 @@ INLINE part part_of(const fgd_patches *of, int64_t h, int64_t w) {
 /* Whether the rows follow each other in the image as they do in the columns: then they are one run, from the
  * first row's cols.from to the last one's cols.to, but for what lies between two rows' ranges. */
 INLINE int is_run(const fgd_patches *of, const part *p) {
-    return p->stride == 1 && p->step == of->out_width && p->rows.from < p->rows.to && p->cols.from < p->cols.to;
+    const int is_empty = p->rows.from == p->rows.to || p->cols.from == p->cols.to;
+    return p->stride == 1 && p->step == of->out_width && !is_empty;
 }
 
 /* Sets the elements of rows that look beside the image to 0. */
 INLINE void clear_sides(const fgd_patches *of, const part *p, REAL *columns) {
-    for (int64_t i = p->rows.from; i < p->rows.to; i++) {
-        REAL *row = columns + i * of->out_width;
-        for (int64_t j = 0; j < p->cols.from; j++) row[j] = 0;
-        for (int64_t j = p->cols.to; j < of->out_width; j++) row[j] = 0;
-    }
+    const int64_t wide = of->out_width;
+    for (int64_t j = 0; j < p->cols.from; j++)
+        for (int64_t i = p->rows.from; i < p->rows.to; i++) columns[i * wide + j] = 0;
+    for (int64_t j = p->cols.to; j < wide; j++)
+        for (int64_t i = p->rows.from; i < p->rows.to; i++) columns[i * wide + j] = 0;
+}
+
+INLINE void clear(int64_t n, REAL *columns) {
+    if (n) memset(columns, 0, (size_t)n * sizeof(REAL));
 }
 
 INLINE void gather_part(const fgd_patches *of, const part p, const REAL *x, REAL *columns) {
     const int64_t wide = of->out_width, from = p.cols.from, to = p.cols.to;
-    memset(columns, 0, (size_t)(p.rows.from * wide) * sizeof(REAL));
-    memset(columns + p.rows.to * wide, 0, (size_t)((of->rows - p.rows.to) * wide) * sizeof(REAL));
+    clear(p.rows.from * wide, columns);
+    clear((of->rows - p.rows.to) * wide, columns + p.rows.to * wide);
     if (is_run(of, &p)) {
         const int64_t begin = p.rows.from * wide + from, end = (p.rows.to - 1) * wide + to;
         memcpy(columns + begin, x + p.at + begin, (size_t)(end - begin) * sizeof(REAL));
@@ -101,21 +106,21 @@ INLINE void scatter_part(const fgd_patches *of, const part p, REAL *restrict col
 }
 
 static void gather(const fgd_patches *of, int64_t channels, const void *in, void *out) {
-    const int64_t size = of->height * of->width, n = of->rows * of->out_width;
+    const int64_t size = of->height * of->width;
     const REAL *x = in;
     REAL *columns = out;
     for (int64_t c = 0; c < channels; c++, x += size)
         for (int64_t h = 0; h < of->kernel[0]; h++)
-            for (int64_t w = 0; w < of->kernel[1]; w++, columns += n)
+            for (int64_t w = 0; w < of->kernel[1]; w++, columns += of->step)
                 gather_part(of, part_of(of, h, w), x, columns);
 }
 
 static void scatter(const fgd_patches *of, int64_t channels, void *from, void *out) {
-    const int64_t size = of->height * of->width, n = of->rows * of->out_width;
+    const int64_t size = of->height * of->width;
     REAL *columns = from, *x = out;
     for (int64_t c = 0; c < channels; c++, x += size)
         for (int64_t h = 0; h < of->kernel[0]; h++)
-            for (int64_t w = 0; w < of->kernel[1]; w++, columns += n)
+            for (int64_t w = 0; w < of->kernel[1]; w++, columns += of->step)
                 scatter_part(of, part_of(of, h, w), columns, x);
 }
 

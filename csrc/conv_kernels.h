@@ -10,10 +10,12 @@
 typedef struct fgd_patches {
     int64_t height, width, kernel[2], stride[2], padding[2], dilation[2];
     int64_t first, rows, out_width;
+    int64_t step; /* elements of the columns from kernel element to kernel element, rows out_width or more */
 } fgd_patches;
 
 typedef struct fgd_convs {
-    /* columns [channels, kernel, rows, out_width] of x [channels, height, width] */
+    /* columns [channels, kernel, rows, out_width], kernel elements `step` apart, of x [channels, height,
+     * width] */
     void (*gather)(const fgd_patches *of, int64_t channels, const void *x, void *columns);
     /* adds each element of the columns to the one it is of in x; columns are overwritten */
     void (*scatter)(const fgd_patches *of, int64_t channels, void *columns, void *x);

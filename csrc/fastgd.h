@@ -291,6 +291,9 @@ typedef struct fgd_labels {
     int64_t ignored;        /* rows with this label have neither loss nor gradient; -1 for none */
 } fgd_labels;
 
+/* FGD_ERROR_LABEL where a label [batch] is neither ignored nor 0 .. classes - 1. */
+int fgd_labels_check(int dtype, const fgd_labels *of, int64_t batch, int64_t classes, const int64_t *labels);
+
 /* The loss and its gradient [batch, classes] unless grad is NULL; grad may be logits. row_loss [batch]
  * receives each row's own loss. NaN where the divisor is 0. */
 int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, int64_t classes,
@@ -391,8 +394,8 @@ int fgd_batch_norm_backward(int dtype, const fgd_batch_norm *of, int64_t batch, 
                             int64_t length, const void *x, const void *weight, const double *stats,
                             const void *dy, void *dx, void *dweight, void *dbias);
 /* Convolution of images x [batch, in, height, width] with kernels weight [out, in / groups, kernel_height,
- * kernel_width] (as it is called; LeCun et al. 1998, section II A), for each output channel over its group of
- * input channels, in two dimensions; in one, height and kernel_height are 1. Pairs are for height and width. */
+ * kernel_width] (LeCun et al. 1998, section II A), for each output channel over its group of input channels,
+ * in two dimensions; in one, height and kernel_height are 1. Pairs are for height and width. */
 typedef struct fgd_conv {
     int64_t stride[2];
     int64_t padding[2][2]; /* zeros before the first element and behind the last */
@@ -401,10 +404,11 @@ typedef struct fgd_conv {
     const fgd_activation *activation;
 } fgd_conv;
 
-/* The elements that the scratch memory of the calls below has; backward: 1 for fgd_conv_backward. 0 where they
- * refuse the sizes. */
-int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out, int64_t height,
-                         int64_t width, int64_t kernel_height, int64_t kernel_width, int backward);
+/* The elements that the scratch memory of the calls below has; backward: 1 for fgd_conv_backward. 0 where
+ * they refuse the sizes. */
+int64_t fgd_conv_scratch(int dtype, const fgd_conv *of, int64_t batch, int64_t in, int64_t out,
+                         int64_t height, int64_t width, int64_t kernel_height, int64_t kernel_width,
+                         int backward);
 
 /* y = activation(z), z = convolution + bias [out], both [batch, out, out_height, out_width] with
  *   out_height = (height + padding - dilation (kernel_height - 1) - 1) / stride + 1.

@@ -208,6 +208,16 @@ int fgd_linear_backward(int dtype, const fgd_activation *activation, int64_t bat
     return code;
 }
 
+int fgd_labels_check(int dtype, const fgd_labels *of, int64_t batch, int64_t classes, const int64_t *labels) {
+    int code = check_dtype(dtype);
+    if (!code) code = check_matrix(batch, classes);
+    if (code) return code;
+    if (!of || (batch && !labels)) return FGD_ERROR_NULL;
+    for (int64_t row = 0; row < batch; row++)
+        if (labels[row] != of->ignored && (labels[row] < 0 || labels[row] >= classes)) return FGD_ERROR_LABEL;
+    return FGD_OK;
+}
+
 int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, int64_t classes,
                               const void *logits, const int64_t *labels, void *grad, double *row_loss,
                               double *loss) {
@@ -217,8 +227,8 @@ int fgd_softmax_cross_entropy(int dtype, const fgd_labels *of, int64_t batch, in
     if (code) return code;
     if (!loss || !of || (batch && (!labels || !row_loss || (classes && !logits)))) return FGD_ERROR_NULL;
     if (!(of->label_smoothing >= 0 && of->label_smoothing <= 1)) return FGD_ERROR_OPTION;
-    for (int64_t row = 0; row < batch; row++)
-        if (labels[row] != of->ignored && (labels[row] < 0 || labels[row] >= classes)) return FGD_ERROR_LABEL;
+    code = fgd_labels_check(dtype, of, batch, classes, labels);
+    if (code) return code;
     job j = {.kernels = fgd_layers_for(dtype), .of = of, .item = fgd_item_size(dtype), .rows = batch,
              .cols = classes, .tile_rows = rows_of_chunk(classes), .tile_cols = classes ? classes : 1,
              .divisor = of->divisor, .y = logits, .out = grad, .labels = labels, .partial = row_loss};

@@ -88,7 +88,8 @@ static int run(int dtype, job *j, void (*work)(const void *what, int part, int p
 
 int fgd_max_pool_forward(int dtype, const fgd_pool *of, int64_t planes, int64_t height, int64_t width,
                          int64_t out_height, int64_t out_width, const void *x, int32_t *index, void *y) {
-    job j = {.of = of, .sizes = {planes, height, width, out_height, out_width}, .x = x, .index = index, .y = y};
+    job j = {.of = of, .sizes = {planes, height, width, out_height, out_width}, .x = x, .index = index,
+             .y = y};
     const int code = check(dtype, of, &j.sizes);
     if (code || planes == 0) return code;
     return x && y ? run(dtype, &j, max_forward) : FGD_ERROR_NULL;

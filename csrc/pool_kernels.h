@@ -11,7 +11,8 @@ typedef struct fgd_plane_sizes {
 
 typedef struct fgd_pools {
     /* index, unless it is NULL, receives each largest element's place in its plane */
-    void (*max_forward)(const fgd_pool *of, const fgd_plane_sizes *sizes, const void *x, int32_t *index, void *y);
+    void (*max_forward)(const fgd_pool *of, const fgd_plane_sizes *sizes, const void *x, int32_t *index,
+                        void *y);
     void (*max_backward)(const fgd_pool *of, const fgd_plane_sizes *sizes, const int32_t *index,
                          const void *dy, void *dx);
     void (*average_forward)(const fgd_pool *of, const fgd_plane_sizes *sizes, const void *x, void *y);

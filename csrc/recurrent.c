@@ -29,9 +29,6 @@ int fgd_cell_find(const char *name) {
 
 /* ---- What a call works on --------------------------------------------------------------------------- */
 
-/* Rows of a part whose products are worth a thread of their own: with fewer, reading the weights takes longer
- * than multiplying them. */
-enum { ROWS_OF_PART = 8 };
 /* Rows of a matrix that are transposed together: a cache line of them. */
 enum { TRANSPOSED = 16 };
 
@@ -87,9 +84,7 @@ static int has_concurrent_products(int dtype) { return dtype == FGD_F32; }
 
 static int parts_of(const job *j) {
     const int threads = fgd_threads_for(j->first[j->time] * j->gates);
-    const int64_t most = j->batch / ROWS_OF_PART;
-    if (!has_concurrent_products(j->dtype) || most < 2) return 1;
-    return most < threads ? (int)most : threads;
+    return has_concurrent_products(j->dtype) ? (int)least(j->batch, threads) : 1;
 }
 
 /* The first row of a part: parts have about as many steps each. */

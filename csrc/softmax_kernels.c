@@ -13,9 +13,10 @@ static void forward(const fgd_softmax *of, int64_t rows, int64_t cols, const voi
     for (int64_t row = 0; row < rows; row++, x += cols, y += cols) {
         const REAL largest = max_of(cols, x);
         if (of->log) {
-            const double top = (double)largest, below = log_of(sum_of_exp(cols, x, largest, NULL));
+            /* neither x - m nor -log s is above 0: nothing cancels */
+            const REAL below = (REAL)log_of(sum_of_exp(cols, x, largest, NULL));
 #pragma omp simd
-            for (int64_t i = 0; i < cols; i++) y[i] = (REAL)(((double)x[i] - top) - below);
+            for (int64_t i = 0; i < cols; i++) y[i] = (x[i] - largest) - below;
         } else {
             const REAL scale = (REAL)(1 / sum_of_exp(cols, x, largest, y));
 #pragma omp simd
@@ -42,13 +43,13 @@ static void backward(const fgd_softmax *of, int64_t rows, int64_t cols, const vo
     REAL *dx = out;
     for (int64_t row = 0; row < rows; row++, y += cols, dy += cols, dx += cols) {
         if (of->log) {
-            const double sum = sum_of(cols, NULL, dy);
+            const REAL sum = (REAL)sum_of(cols, NULL, dy);
 #pragma omp simd
-            for (int64_t i = 0; i < cols; i++) dx[i] = (REAL)((double)dy[i] - (double)exp_of(y[i]) * sum);
+            for (int64_t i = 0; i < cols; i++) dx[i] = dy[i] - exp_of(y[i]) * sum;
         } else {
-            const double sum = sum_of(cols, y, dy);
+            const REAL sum = (REAL)sum_of(cols, y, dy);
 #pragma omp simd
-            for (int64_t i = 0; i < cols; i++) dx[i] = y[i] * (REAL)((double)dy[i] - sum);
+            for (int64_t i = 0; i < cols; i++) dx[i] = y[i] * (dy[i] - sum);
         }
     }
 }

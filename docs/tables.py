@@ -1,14 +1,16 @@
-"""Writes what follows from the table of rules: the tables in README.md and the type stub of the package.
+"""Writes what follows from the code: the tables in README.md and docs/models.md, and the package's stub.
 
 `python docs/tables.py` rewrites them, `python docs/tables.py --check` says whether they are up to date.
 """
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
 
 import fastgd
+from fastgd import nn
 from fastgd.optim import KEYWORDS
 from fastgd.rules import RULES, Rule
 from fastgd.settings import SETTINGS
@@ -34,6 +36,19 @@ def settings_table() -> str:
     lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
     for name, (default, entry) in SETTINGS.items():
         lines.append(f"| `{name}` | `{default!r}` | {entry.meaning} |")
+    return "\n".join(lines)
+
+
+def layers_table() -> str:
+    """Each layer and loss with the first paragraph of its documentation."""
+    lines = ["| class | what it is |", "| --- | --- |"]
+    for name in nn.__all__:
+        what = getattr(nn, name)
+        if inspect.isclass(what) and issubclass(what, (nn.Layer, nn.Loss)) and not inspect.isabstract(what):
+            first = inspect.cleandoc(what.__doc__ or "").split("\n\n")[0]
+            assert first, f"nn.{name} has no documentation"
+            text = " ".join(first.split()).replace("|", "\\|")
+            lines.append(f"| `{name}` | {text} |")
     return "\n".join(lines)
 
 
@@ -68,13 +83,14 @@ def stub() -> str:
 
 def replaced(text: str, name: str, new: str) -> str:
     pattern = re.compile(rf"(<!-- {name} begin.*?-->\n).*?(<!-- {name} end -->)", re.DOTALL)
-    assert pattern.search(text), f"README.md has lost its markers for {name}"
+    assert pattern.search(text), f"the markers for {name} are lost"
     return pattern.sub(lambda m: f"{m.group(1)}{new}\n{m.group(2)}", text)
 
 
 def outputs() -> dict[Path, str]:
-    readme = ROOT / "README.md"
+    readme, models = ROOT / "README.md", ROOT / "docs/models.md"
     return {
+        models: replaced(models.read_text(), "layers", layers_table()),
         readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
     }

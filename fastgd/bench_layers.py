@@ -28,16 +28,27 @@ Step = Callable[[], object]
 class Case(NamedTuple):
     """A layer or a loss on an array of this shape."""
 
-    what: Activation | nn.LayerNorm | nn.CrossEntropyLoss
     shape: Shape
+    #: made by fastgd.nn or torch.nn, whose names and arguments are the same
+    make: Callable[[Any], Any]
+    #: whether the gradient of the input is asked for, too
+    needs_dx: bool = True
 
 
 LARGE = (4096, 4096)
+SEQUENCES = (32, 64, 256)
 CASES = (
-    *(Case(layer, LARGE) for layer in (nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.GELU())),
-    Case(nn.GELU("tanh"), LARGE),
-    Case(nn.LayerNorm(1024), (4096, 1024)),
-    Case(nn.CrossEntropyLoss(), (4096, 8192)),
+    Case(LARGE, lambda package: package.ReLU()),
+    Case(LARGE, lambda package: package.Sigmoid()),
+    Case(LARGE, lambda package: package.Tanh()),
+    Case(LARGE, lambda package: package.SiLU()),
+    Case(LARGE, lambda package: package.GELU()),
+    Case(LARGE, lambda package: package.GELU(approximate="tanh")),
+    Case((4096, 1024), lambda package: package.LayerNorm(1024)),
+    Case((4096, 8192), lambda package: package.CrossEntropyLoss()),
+    Case(SEQUENCES, lambda package: package.LSTM(256, 256), needs_dx=False),
+    Case(SEQUENCES, lambda package: package.GRU(256, 256), needs_dx=False),
+    Case(SEQUENCES, lambda package: package.RNN(256, 256), needs_dx=False),
 )
 
 
@@ -51,18 +62,18 @@ def example(shape: Shape) -> tuple[Any, Any, Any]:
 def native(case: Case) -> Step:
     """fastgd's step, which writes to arrays that it has."""
     x, dy, labels = example(case.shape)
-    k = kernels_of("native")
-    if isinstance(case.what, nn.CrossEntropyLoss):
+    what, k = case.make(nn), kernels_of("native")
+    if isinstance(what, nn.CrossEntropyLoss):
         arrays = (x, labels, np.empty_like(x), np.empty(len(x)), np.empty(1))
         arguments = (k.dtype(x.dtype), k.describe("labels", None, 0.0, 0.0, -100), *x.shape)
         handles = [k.handle(array) for array in arrays]
         return lambda: k.check(k.softmax_cross_entropy(*arguments, *handles))
-    if isinstance(case.what, nn.LayerNorm):
-        passes = LayerPasses(case.what, k, (x.shape, x.dtype), x.dtype)
+    if not isinstance(what, Activation):
+        passes = LayerPasses(what, k, (x.shape, x.dtype), x.dtype, needs_dx=case.needs_dx)
         passes.bind(x, dy)
         return passes.run
     dtype, n = k.dtype(x.dtype), math.prod(case.shape)
-    does, saves_input = bound(k, case.what)
+    does, saves_input = bound(k, what)
     z, g, y, dz = (k.handle(array) for array in (x, dy, np.empty_like(x), np.empty_like(x)))
 
     def step() -> None:
@@ -77,24 +88,20 @@ def torchs(case: Case, threads: int) -> Step:
 
     torch.set_num_threads(threads)
     x, dy, labels = map(torch.from_numpy, example(case.shape))
-    module = vars(torch.nn)[type(case.what).__name__](**kwargs_of(case.what))
-    x.requires_grad_()
+    module = case.make(torch.nn)
+    x.requires_grad_(case.needs_dx)
+    module.batch_first = True  # of recurrent layers, fastgd's only order
 
     def step() -> None:
         x.grad = None
         module.zero_grad()
-        if isinstance(case.what, nn.CrossEntropyLoss):
+        if isinstance(module, torch.nn.CrossEntropyLoss):
             module(x, labels).backward()
         else:
-            module(x).backward(dy)
+            y = module(x)
+            (y[0] if isinstance(y, tuple) else y).backward(dy)
 
     return step
-
-
-def kwargs_of(what: Activation | nn.LayerNorm | nn.CrossEntropyLoss) -> dict[str, Any]:
-    if isinstance(what, nn.LayerNorm):
-        return {"normalized_shape": what.normalized_shape}
-    return {"approximate": what.approximate} if isinstance(what, nn.GELU) else {}
 
 
 def run(
@@ -114,13 +121,14 @@ def run(
     has_torch = find_spec("torch") is not None
     results = []
     for case in cases:
-        progress(f"{case.what} of {list(case.shape)}")
+        name = str(case.make(nn))
+        progress(f"{name} of {list(case.shape)}")
         sides = [native(case), *([torchs(case, threads)] if has_torch else [])]
         for step in sides:
             step()
         taken = [[timed(step, 1) for step in sides] for _ in range(rounds)]
         result = {
-            "name": str(case.what),
+            "name": name,
             "shape": list(case.shape),
             "seconds": statistics.median(turn[0] for turn in taken),
         }

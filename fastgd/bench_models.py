@@ -46,11 +46,28 @@ def mlp(batch: int, *widths: int, repeats: int) -> Case:
     return Case("MLP " + "-".join(map(str, widths)), (batch, widths[0]), layers, repeats)
 
 
+def small_cnn(package: Any) -> list[Any]:
+    """Two convolutions, two dense layers, on images of 28 x 28."""
+    return [
+        package.Conv2d(1, 16, 3, padding=1),
+        package.ReLU(),
+        package.MaxPool2d(2),
+        package.Conv2d(16, 32, 3, padding=1),
+        package.ReLU(),
+        package.MaxPool2d(2),
+        package.Flatten(),
+        package.Linear(32 * 7 * 7, 128),
+        package.ReLU(),
+        package.Linear(128, CLASSES),
+    ]
+
+
 CASES = (
     mlp(32, 64, 128, CLASSES, repeats=200),
     mlp(32, 784, 256, 128, CLASSES, repeats=40),
     mlp(256, 784, 512, 512, CLASSES, repeats=8),
     mlp(128, 784, 1024, 1024, 1024, CLASSES, repeats=3),
+    Case("CNN 16-32, 3 x 3", (64, 1, 28, 28), small_cnn, repeats=3),
 )
 
 
@@ -112,9 +129,9 @@ def jaxs(case: Case, threads: int) -> Step:
     jitted = jax.jit(step_of, donate_argnums=(0, 1))
     held = [weights, rule.init(weights)]
 
-    def step() -> None:
+    def step() -> Any:
         held[0], held[1], value = jitted(*held)
-        value.block_until_ready()
+        return value.block_until_ready()
 
     return step
 

@@ -54,6 +54,24 @@ def test_bits_of_the_reference(dtype, affine, running, isa, threads):
             same_bits(mine, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1, 35])
+def test_outputs_may_be_inputs(dtype, length, isa):
+    k, shape = kernels_of("native"), (3, 20, length)
+    x, dy = (numbers(60 * length, dtype, seed=s).reshape(shape) for s in (0, 1))
+    of, stats, null = k.describe("batch_norm", 0, 1e-5, 0.1), np.empty((20, 2)), k.null
+    y, dx, kept = np.empty_like(x), np.empty_like(x), x.copy()
+    before, behind = (null, null, null, null, null, k.handle(stats)), (k.handle(kept), null, k.handle(stats))
+    for out in (y, x):
+        at = k.handle(x), *before, k.handle(out)
+        assert k.batch_norm_forward(k.dtype(dtype), of, *shape, *at) == 0
+    same_bits(x, y)
+    for out in (dx, dy):
+        at = *behind, k.handle(dy), k.handle(out), null, null
+        assert k.batch_norm_backward(k.dtype(dtype), of, *shape, *at) == 0
+    same_bits(dy, dx)
+
+
 def layers(dtype):
     """With the shapes of their inputs."""
     yield nn.BatchNorm1d(3, dtype=dtype), (5, 3)

@@ -196,3 +196,19 @@ def test_bad_programs_are_refused():
     assert lib.fgd_run(ffi.NULL, 1, failed) == lib.FGD_ERROR_NULL
     assert lib.fgd_run(ops, 1, ffi.NULL) == lib.FGD_ERROR_NULL
     assert lib.fgd_run(ffi.NULL, 0, failed) == 0 and failed[0] == -1
+
+
+def test_a_bad_label_leaves_masks_and_statistics_as_they_were(backend):
+    layers = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+    model = nn.Sequential(*layers, loss=nn.CrossEntropyLoss(), seed=0, backend=backend)
+    opt = fastgd.AdamW(model.named_parameters(), backend=backend)
+    x, y = batch()
+    model.train_step(x, y, opt)
+    before = model.state_dict()
+    assert before["2.counter"] == 1 and before["1.num_batches_tracked"] == 1
+    with pytest.raises(ValueError, match=r"y\[4\] is 3, but labels are 0 .. 2"):
+        model.train_step(x, np.where(np.arange(12) == 4, 3, y), opt)
+    for name, array in model.state_dict().items():
+        assert np.array_equal(array, before[name]), name
+    model.train_step(x, y, opt)
+    assert model.state_dict()["2.counter"] == 2

@@ -7,6 +7,7 @@ from models import both, central_differences, numbers, passed, same_bits
 from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
+from fastgd.nn.kernels import kernels_of
 
 SHAPES = [(1, 1), (3, 2), (1, 15), (5, 16), (7, 17), (33, 65), (700, 129), (3, 16384), (9, 20001)]
 LAYERS = [nn.Softmax, nn.LogSoftmax]
@@ -92,6 +93,20 @@ def test_bad_arguments_are_refused(layer):
         layer(1.0)
     with pytest.raises(ValueError, match=r"\(dim=-1\) takes \[batch, ..., classes\], not \[3\]"):
         layer().output_shape((3,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_outputs_may_be_inputs(dtype, isa):
+    k = kernels_of("native")
+    for log in (0, 1):
+        of, x = k.describe("softmax", log), numbers(7 * 33, dtype).reshape(7, 33)
+        y, dy = np.empty_like(x), numbers(7 * 33, dtype, seed=1).reshape(7, 33)
+        assert k.softmax_forward(k.dtype(dtype), of, *x.shape, k.handle(x), k.handle(y)) == 0
+        assert k.softmax_forward(k.dtype(dtype), of, *x.shape, k.handle(x), k.handle(x)) == 0
+        same_bits(x, y)
+        assert k.softmax_backward(k.dtype(dtype), of, *x.shape, k.handle(y), k.handle(dy), k.handle(x)) == 0
+        assert k.softmax_backward(k.dtype(dtype), of, *x.shape, k.handle(y), k.handle(dy), k.handle(dy)) == 0
+        same_bits(x, dy)
 
 
 def test_bad_native_calls_are_refused_before_anything_is_written():

@@ -1,4 +1,4 @@
-"""The Python blocks of README.md run as they stand."""
+"""The Python blocks of README.md and docs/models.md run as they stand."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,14 @@ import pytest
 import fastgd
 
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+MODELS = README.parent / "docs" / "models.md"
+
+
+def blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks(README)
 
 
 def names():
@@ -41,6 +48,13 @@ def test_block(block, tmp_path, monkeypatch):
         known |= {"torch": torch, "module": module, "inputs": inputs, "targets": targets}
     exec(block, known)
     assert known["opt"].state_dict()["state"]
+
+
+def test_the_blocks_on_models_run_one_behind_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    for block in blocks(MODELS):
+        exec(block, known)
 
 
 def test_the_commands_are_the_ones_ci_runs():

@@ -1,5 +1,6 @@
 """Neural networks: layers, losses and Sequential, forward and backward in native code."""
 
+from fastgd.nn import functional, init
 from fastgd.nn.activations import (
     ELU,
     GELU,
@@ -101,4 +102,6 @@ __all__ = [
     "TrainStep",
     "Unflatten",
     "Value",
+    "functional",
+    "init",
 ]

@@ -142,7 +142,8 @@ def compiled(
 class LayerPasses:
     """One layer's passes, forward and backward, as a program of its own: to time it and to test it.
 
-    x: the shape and dtype of its input. needs_dx: whether its derivative is asked for. Runs overwrite dy where the layer's backward pass does.
+    x: the shape and dtype of its input. needs_dx: whether its derivative is asked for, where it has the
+    layer's dtype. Runs overwrite dy where the layer's backward pass does.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class LayerPasses:
 
     def bind(self, x: Array, dy: Array) -> None:
         """Sets the inputs, which are not copied."""
-        self._dy = dy
+        self._x, self._dy = x, dy
         self._program.bind("x", x)
         self._program.bind("dy", dy)
 

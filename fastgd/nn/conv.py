@@ -14,6 +14,9 @@ from fastgd.nn.base import Backward, Layer
 from fastgd.nn.layers import checked_dtype, checked_size
 from fastgd.nn.program import Builder, Shape, Value
 
+#: what they are called by their number
+DIMENSIONS = {1: "length", 2: "height, width"}
+
 
 def checked_sizes(name: str, value: Any, dims: int, least: int = 1) -> tuple[int, ...]:
     """value, an integer or one for each dimension, as a tuple; TypeError or ValueError that names it."""
@@ -104,9 +107,10 @@ class ConvNd(Layer):
             parameter[...] = rng.uniform(-bound, bound, parameter.shape)
 
     def output_shape(self, shape: Shape) -> Shape:
-        names = ", ".join(("height", "width")[-self.dims :])
         if len(shape) != self.dims + 2 or shape[1] != self.in_channels:
-            raise ValueError(f"{self} takes [batch, {self.in_channels}, {names}], not {list(shape)}")
+            raise ValueError(
+                f"{self} takes [batch, {self.in_channels}, {DIMENSIONS[self.dims]}], not {list(shape)}"
+            )
         sizes = []
         for axis, (size, (before, behind)) in enumerate(zip(shape[2:], self._zeros, strict=True)):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1

@@ -42,6 +42,9 @@ class Dropout(Layer):
     def buffers(self) -> dict[str, Array]:
         return {"counter": self._counter}
 
+    def torch_buffers(self) -> dict[str, Array]:
+        return {}
+
     def reset_parameters(self, rng: np.random.Generator) -> None:
         self._stream[0] = rng.integers(2**64, dtype=np.uint64)
         self._counter[0] = 0

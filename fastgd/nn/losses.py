@@ -41,7 +41,9 @@ class CrossEntropyPass(LossPass):
         divisor = 0.0 if of.reduction == "mean" else _DIVISORS[of.reduction](rows)
         weights = None if of.weight is None else of.weight.astype(to.dtype)
         labels = to.kernels.describe("labels", weights, of.label_smoothing, divisor, of.ignore_index)
-        arguments = (logits, to.input("target", self._shape, INT64), self.dy)
+        target = to.input("target", self._shape, INT64)
+        to.emit_first("labels_check", labels, (rows, self._classes), (target,))
+        arguments = (logits, target, self.dy)
         row_loss = to.value((rows,), np.float64)
         to.emit("softmax_cross_entropy", labels, (rows, self._classes), (*arguments, row_loss, self.value))
 

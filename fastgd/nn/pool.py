@@ -9,7 +9,7 @@ import numpy as np
 
 from fastgd.nn.activations import Activation
 from fastgd.nn.base import Backward, Layer
-from fastgd.nn.conv import both_axes, checked_sizes
+from fastgd.nn.conv import DIMENSIONS, both_axes, checked_sizes
 from fastgd.nn.program import Builder, Shape, Value
 
 
@@ -26,9 +26,8 @@ class Windows(Layer):
         raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
-        names = ", ".join(("height", "width")[-self.dims :])
         if len(shape) != self.dims + 2 or 0 in shape:
-            raise ValueError(f"{self} takes [batch, channels, {names}], not {list(shape)}")
+            raise ValueError(f"{self} takes [batch, channels, {DIMENSIONS[self.dims]}], not {list(shape)}")
         return (*shape[:2], *self.output_size(shape))
 
     def output_size(self, shape: Shape) -> tuple[int, ...]:
@@ -115,7 +114,9 @@ class MaxPoolNd(Sliding):
 
 
 class MaxPool2d(MaxPoolNd):
-    """The largest element of each window of x [batch, channels, height, width] (Ranzato et al. 2007, section 3).
+    """The largest element of each window of x [batch, channels, height, width].
+
+    Ranzato et al. 2007, section 3.
 
     kernel_size: of the windows, an integer for both dimensions or one for each, 1 or more.
     stride: elements from window to window. Default None: kernel_size.

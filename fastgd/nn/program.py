@@ -156,6 +156,13 @@ class Builder:
                 argument.storage.used_by(len(self.ops))
         self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments), refusal))
 
+    def emit_first(self, entry: str, of: Any, sizes: Sequence[int], arguments: Sequence[Argument]) -> None:
+        """Puts a call that checks inputs before all others, so that nothing has changed when it refuses."""
+        self.ops.insert(0, Op(entry, self.dtype, of, tuple(sizes), tuple(arguments)))
+        for storage in self._storages:
+            if storage.first >= 0:
+                storage.first, storage.last = storage.first + 1, storage.last + 1
+
     def keep(self, value: Value) -> None:
         """Has a value stay until the end of the program, to be read by the caller."""
         value.storage.kept = True

@@ -14,9 +14,10 @@ from fastgd.nn.reference import Bound
 OK = 0
 
 #: as in csrc/conv.c: they fix what is summed together
-BAND = 1 << 17
+BAND = 1 << 18
 MAX_BLOCKS = 32
 PARTIALS = 1 << 22
+FEW = 16
 
 Pair = tuple[int, int]
 
@@ -44,6 +45,7 @@ class Plan:
         self.y_shape = (batch, out, *self.out_size)
         self.group_in, self.group_out = inside // of.groups, out // of.groups
         self.depth = self.group_in * kernel[0] * kernel[1]
+        self.tall = self.depth < min(FEW, self.group_out)
         height, width = self.out_size
         self.band = min(max(BAND // self.depth // width, 1), height)
         most = min(batch, MAX_BLOCKS, PARTIALS // (out * self.depth))
@@ -158,7 +160,7 @@ def _backward_of_block(
             own = plan.of_group(of_image, group, plan.group_out)[:, rows].reshape(plan.group_out, -1)
             columns = plan.gather(plan.of_group(image, group, plan.group_in), rows)
             into = plan.of_group(partial, group, plan.group_out)
-            product = np.matmul(own, columns.T)
+            product = np.matmul(columns, own.T).T if plan.tall else np.matmul(own, columns.T)
             into[...] = product + into if i or rows.start else product
             if dx is not None:
                 columns = np.matmul(plan.of_group(weight, group, plan.group_out).T, own)

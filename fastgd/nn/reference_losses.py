@@ -127,6 +127,11 @@ class Labels(NamedTuple):
     ignored: int = -1
 
 
+def labels_check(dtype: Any, of: Labels, batch: int, classes: int, labels: Array) -> int:
+    counted = labels[labels != of.ignored]
+    return ERROR_LABEL if ((counted < 0) | (counted >= classes)).any() else OK
+
+
 def softmax_cross_entropy(
     dtype: Any,
     of: Labels,
@@ -139,9 +144,9 @@ def softmax_cross_entropy(
     loss: Array,
 ) -> int:
     logits, labels = logits.reshape(batch, classes), labels.reshape(batch)
-    counted = labels != of.ignored
-    if ((labels[counted] < 0) | (labels[counted] >= classes)).any():
+    if labels_check(dtype, of, batch, classes, labels):
         return ERROR_LABEL
+    counted = labels != of.ignored
     rows, label = np.arange(batch), np.where(counted, labels, 0)
     real = logits.dtype.type
     weights = np.ones(classes) if of.weights is None else of.weights.astype(np.float64)
@@ -177,6 +182,7 @@ def softmax_cross_entropy(
 ENTRIES = {
     "loss_and_grad": loss_and_grad,
     "loss_scratch": loss_scratch,
+    "labels_check": labels_check,
     "softmax_cross_entropy": softmax_cross_entropy,
 }
 DESCRIPTIONS = {"labels": Labels}

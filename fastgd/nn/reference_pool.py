@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.reference_norms import LANES, lane_sums
+from fastgd.backends.reference_norms import lane_sums
 
 OK = 0
 
@@ -29,9 +29,9 @@ def _begins(of: Pool, axis: int, outputs: int) -> Array:
 
 
 def _places(of: Pool, sizes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Of each output's window [out_height, out_width, kernel height, width] the elements' places in the plane.
+    """Of each output's window the elements' places in the plane, and whether they lie in it.
 
-    And whether they lie in it; those that do not have the place 0.
+    Both are [out_height, out_width, kernel height, kernel width]; those outside have the place 0.
     """
     _, height, width, *outputs = sizes
     rows, cols = (_begins(of, i, outputs[i])[:, None] + np.arange(of.kernel[i]) for i in (0, 1))
@@ -39,7 +39,7 @@ def _places(of: Pool, sizes: tuple[int, ...]) -> tuple[Array, Array]:
     return np.where(inside, rows[:, None, :, None] * width + cols[:, None, :], 0), inside
 
 
-def _divisors(of: Pool, sizes: tuple[int, ...]) -> Array:
+def _shares(of: Pool, sizes: tuple[int, ...]) -> Array:
     counts = []
     for axis, (size, outputs) in enumerate(zip(sizes[1:3], sizes[3:], strict=True)):
         begin = _begins(of, axis, outputs)
@@ -48,8 +48,8 @@ def _divisors(of: Pool, sizes: tuple[int, ...]) -> Array:
             counts.append(np.minimum(end, size + of.padding[axis]) - begin)
         else:
             counts.append(np.minimum(end, size) - np.maximum(begin, 0))
-    divisors: Array = np.multiply.outer(*counts).astype(np.float64)
-    return divisors
+    shares: Array = 1 / np.multiply.outer(*counts).astype(np.float64)
+    return shares
 
 
 def max_forward(dtype: Any, of: Pool, *given: Any) -> int:
@@ -90,10 +90,9 @@ def average_forward(dtype: Any, of: Pool, *given: Any) -> int:
     sizes, (x, y) = given[:5], given[5:]
     places, inside = _places(of, sizes)
     elements = np.where(inside, x.reshape(sizes[0], -1)[:, places], 0).astype(np.float64)
-    lanes = -of.kernel[1] % LANES
-    rows = np.pad(elements, [(0, 0)] * 4 + [(0, lanes)]).reshape(elements[..., 0, 0].size, -1)
+    windows = elements.reshape(-1, of.kernel[0] * of.kernel[1])
     with np.errstate(all="ignore"):
-        y[...] = (lane_sums(rows).reshape(-1, *places.shape[:2]) / _divisors(of, sizes)).reshape(y.shape)
+        y[...] = (lane_sums(windows).reshape(-1, *sizes[3:]) * _shares(of, sizes)).reshape(y.shape)
     return OK
 
 
@@ -102,7 +101,7 @@ def average_backward(dtype: Any, of: Pool, *given: Any) -> int:
     sizes, (dy, dx) = given[:5], given[5:]
     places, inside = _places(of, sizes)
     with np.errstate(all="ignore"):
-        each = (dy.reshape(-1, *sizes[3:]) / _divisors(of, sizes)).astype(dy.dtype)
+        each = (dy.reshape(-1, *sizes[3:]) * _shares(of, sizes)).astype(dy.dtype)
         planes = dx.reshape(sizes[0], -1)
         planes[...] = 0
         for i in np.ndindex(sizes[3:]):

@@ -25,10 +25,8 @@ def forward(dtype: Any, of: Softmax, rows: int, cols: int, x: Array, y: Array) -
         largest = np.fmax.reduce(z, axis=1, initial=-np.inf)[:, None]
         e = exp(z - largest)
         sums = lane_sums(e.astype(np.float64))[:, None]
-        if of.log:
-            result = (z.astype(np.float64) - largest.astype(np.float64)) - log(sums)
-        else:
-            result = e * (1 / sums).astype(z.dtype)
+        below = log(sums).astype(z.dtype)
+        result = (z - largest) - below if of.log else e * (1 / sums).astype(z.dtype)
         y[...] = result.reshape(y.shape)
     return OK
 
@@ -38,10 +36,10 @@ def backward(dtype: Any, of: Softmax, rows: int, cols: int, y: Array, dy: Array,
         out, g = y.reshape(rows, cols), dy.reshape(rows, cols)
         wide = g.astype(np.float64)
         if of.log:
-            result = wide - exp(out).astype(np.float64) * lane_sums(wide)[:, None]
+            result = g - exp(out) * lane_sums(wide).astype(g.dtype)[:, None]
         else:
-            sums = lane_sums(out.astype(np.float64) * wide)[:, None]
-            result = out * (wide - sums).astype(out.dtype)
+            sums = lane_sums(out.astype(np.float64) * wide)
+            result = out * (g - sums.astype(g.dtype)[:, None])
         dx[...] = result.reshape(dx.shape)
     return OK
 

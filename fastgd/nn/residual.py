@@ -84,6 +84,9 @@ class Residual(Layer):
     def buffers(self) -> dict[str, Array]:
         return self._all({prefix: layer.buffers() for prefix, layer in self._named.items()})
 
+    def torch_buffers(self) -> dict[str, Array]:
+        return self._all({prefix: layer.torch_buffers() for prefix, layer in self._named.items()})
+
     @staticmethod
     def _all(arrays: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
         return {f"{prefix}.{name}": array for prefix, own in arrays.items() for name, array in own.items()}

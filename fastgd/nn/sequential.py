@@ -97,6 +97,11 @@ class Sequential(ModelState):
         self._loss = loss
         self._kernels: Kernels = kernels_of(backend)
         super().__init__(layers)
+        names: dict[int, str] = {}
+        for name, array in self._named:
+            other = names.setdefault(id(array), name)
+            if other != name:
+                raise ValueError(f"{name} is {other}: a layer is in the model twice; make one for each place")
         dtypes = {array.dtype for array in self._parameters}
         if len(dtypes) > 1:
             found = ", ".join(f"{name} {array.dtype}" for name, array in self._named)

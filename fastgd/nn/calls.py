@@ -1,0 +1,163 @@
+"""Calls of single kernels on plain arrays: checked input, room for output, and what the way back needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgd.arrays import DTYPES, Array
+from fastgd.nn.base import Loss
+from fastgd.nn.kernels import OperationFailed, kernels_of
+from fastgd.nn.program import Builder, Shape
+
+
+def checked(
+    name: str, array: Any, dtype: np.dtype[Any] | None = None, shape: Sequence[Any] = (...,)
+) -> Array:
+    """The array, contiguous; TypeError or ValueError that names it unless it is of this dtype and shape.
+
+    dtype: None for float32 or float64. shape: sizes, names of sizes that may be any, and first perhaps `...`.
+    """
+    given = np.asarray(array)
+    if dtype is None and given.dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32 or float64, not {given.dtype}")
+    if dtype is not None and given.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, not {given.dtype}: {name}.astype('{dtype}')")
+    sizes = [size for size in shape if size is not ...]
+    fits = given.ndim == len(sizes) or (len(sizes) < len(shape) and given.ndim > len(sizes))
+    last = given.shape[given.ndim - len(sizes) :] if fits else ()
+    if not fits or any(isinstance(w, int) and w != n for w, n in zip(sizes, last, strict=True)):
+        wanted = ", ".join("..." if size is ... else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape [{wanted}], not {list(given.shape)}")
+    return given if given.flags.c_contiguous and given.flags.aligned else np.require(given, None, ("C", "A"))
+
+
+def optional(name: str, array: Any, dtype: np.dtype[Any], shape: Sequence[Any]) -> Array | None:
+    return None if array is None else checked(name, array, dtype, shape)
+
+
+def room(name: str, out: Any, shape: Shape, dtype: np.dtype[Any], apart: Sequence[Array | None]) -> Array:
+    """A new array, or `out` if it can be written and shares no memory with the arrays `apart`."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, not {type(out).__name__}")
+    checked(name, out, dtype, shape)
+    if not out.flags.carray:
+        raise ValueError(f"{name} must be contiguous, aligned and writeable")
+    if any(other is not None and np.may_share_memory(out, other) for other in apart):
+        raise ValueError(f"{name} shares memory with an array that is still needed")
+    return out
+
+
+class Saved(NamedTuple):
+    """What a forward pass leaves for the backward pass of its function: to be handed over as it is.
+
+    It refers to arrays that went in and came out, which must stay as they are until then.
+    """
+
+    function: str
+    #: of y
+    shape: Shape
+    dtype: np.dtype[Any]
+    #: the gradients by name, and their shapes; None for what was not given
+    gradients: Mapping[str, Shape | None]
+    kept: Sequence[Array | None]
+    #: fills the gradients, which it gets behind dy
+    run: Callable[..., None]
+    #: whether dx may lie where dy does
+    in_place: bool
+
+    def __repr__(self) -> str:
+        return f"Saved({self.function}, y {self.dtype} {list(self.shape)})"
+
+
+class Call:
+    """Calls of one backend's kernels for numbers of one dtype."""
+
+    def __init__(self, backend: str, dtype: np.dtype[Any]) -> None:
+        self.kernels, self.real = kernels_of(backend), dtype
+        self._dtype = self.kernels.dtype(dtype)
+
+    def __call__(self, entry: str, of: Any, sizes: Sequence[int], arrays: Sequence[Array | None]) -> None:
+        handles = [self.kernels.null if a is None else self.kernels.handle(a) for a in arrays]
+        self.kernels.check(getattr(self.kernels, entry)(self._dtype, of, *sizes, *handles))
+
+    def saved(
+        self,
+        function: str,
+        y: Array,
+        gradients: Mapping[str, Array | None],
+        kept: Sequence[Array | None],
+        run: Callable[..., None],
+        in_place: bool = False,
+    ) -> Saved:
+        """gradients: by name the arrays that they are the derivatives with respect to."""
+        shapes = {name: None if of is None else of.shape for name, of in gradients.items()}
+        return Saved(function, y.shape, self.real, shapes, kept, run, in_place)
+
+
+def _places(out: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """Where each gradient of these names is to be put, by name, if anywhere."""
+    if out is None:
+        return {}
+    if len(names) == 1 and not isinstance(out, dict):
+        return {names[0]: out}
+    if not isinstance(out, dict) or set(out) - set(names):
+        given = sorted(out) if isinstance(out, dict) else type(out).__name__
+        raise TypeError(f"out must be a dict with arrays for some of {[*names]}, not {given}")
+    return out
+
+
+def backward_of(function: str, gradients: str) -> Callable[..., Any]:
+    """The backward pass of a function; gradients: what it returns, for its documentation."""
+
+    def backward(dy: Any, saved: Saved, *, out: Any = None, needs_dx: bool = True) -> Any:
+        if not isinstance(saved, Saved) or saved.function != function:
+            given = f"{saved.function}'s" if isinstance(saved, Saved) else type(saved).__name__
+            raise TypeError(f"saved must be what {function} gave beside y, not {given}")
+        dy = checked("dy", dy, saved.dtype, saved.shape)
+        made: list[Array | None] = []
+        places = _places(out, [*saved.gradients])
+        for name, shape in saved.gradients.items():
+            into = places.get(name)
+            apart = [*saved.kept, *made, *([] if saved.in_place and into is dy else [dy])]
+            wanted = shape is not None and (needs_dx or name != "dx")
+            made.append(room(f"out of {name}", into, shape or (), saved.dtype, apart) if wanted else None)
+        saved.run(dy, *made)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    backward.__name__ = backward.__qualname__ = f"{function}_backward"
+    backward.__doc__ = f"""{gradients} of `{function}`, from dy and what it gave beside y.
+
+    dy: the loss's derivative with respect to y, of its shape and dtype. It stays as it is.
+    out: where to put gradients, a dict by their names, or an array where there is just one; dx may be put
+        where dy is if y has its shape, but for linear. Default: new arrays.
+    needs_dx: False when dx is not needed; it is None then.
+
+    What was not given has None for a gradient. Raises TypeError or ValueError for arguments that are none.
+    """
+    return backward
+
+
+def loss_and_grad(loss: Loss, prediction: Any, y: Any, out: Any, backend: str) -> tuple[float, Array]:
+    """The loss of a prediction against y, and its gradient with respect to the prediction."""
+    given = checked("prediction", prediction)
+    grad = room("out", out, given.shape, given.dtype, [given])
+    to = Builder(kernels_of(backend), given.dtype, gradients={id(given): grad})
+    bound = loss.bind(to, to.input("prediction", given.shape, given.dtype))
+    assert bound.dy is not None
+    to.keep(bound.dy)
+    target = bound.target(y)
+    to.allocate()
+    program = to.kernels.program(to.ops, [(0, 0)] * len(to.ops))
+    program.bind("prediction", given)
+    program.bind("target", target)
+    try:
+        program.run()
+    except OperationFailed as failed:
+        raise bound.refusal(failed.code, target) or failed from None
+    np.copyto(grad, bound.dy.array)
+    return float(bound.value[0]), grad

@@ -1,0 +1,139 @@
+"""The kernels of recurrent layers: the reference's bits for every cell, direction, option and length."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from models import both, numbers, same_bits
+
+from fastgd import gemm
+from fastgd._native import ffi, lib
+from fastgd.arrays import DTYPES
+from fastgd.nn.reference_recurrent import CELLS
+
+#: batch, time, in, hidden
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 3, 2, 1),
+    (5, 1, 3, 2),
+    (3, 4, 1, 17),
+    (4, 5, 17, 16),
+    (19, 6, 3, 33),
+    (41, 9, 5, 65),
+]
+
+
+@pytest.fixture
+def numpy_products():
+    gemm.use("numpy")
+    for dtype in DTYPES:
+        gemm.ensure(dtype.name)
+    yield
+    gemm.use(None)
+
+
+def lengths_of(batch, time):
+    """Of all kinds, the shortest and the longest among them where there is room."""
+    lengths = np.random.default_rng(batch).integers(1, time + 1, batch)
+    lengths[:2] = [1, time][: len(lengths[:2])]
+    return lengths
+
+
+def one_number_a_line(gates, hidden, dtype):
+    """[gates hidden, hidden] with one number in each column and one at most in each row.
+
+    A sum of one number is the same in whatever order: products with the state are exact, however many rows a
+    thread takes at once.
+    """
+    w = np.zeros((gates, hidden, hidden), dtype)
+    for u in range(hidden):
+        w[u % gates, (u * 5 + 3) % hidden if hidden % 5 else u, u] = 1.5 - u % 3
+    return w.reshape(gates * hidden, hidden)
+
+
+def test_the_reference_has_every_cell_of_the_table():
+    infos = [lib.fgd_cell_at(i) for i in range(lib.fgd_cell_count())]
+    assert [ffi.string(info.name).decode() for info in infos] == [*CELLS]
+    for i, (info, (name, cell)) in enumerate(zip(infos, CELLS.items(), strict=True)):
+        assert (info.gates, info.shared, info.has_cell) == (cell.gates, cell.shared, cell.has_cell)
+        assert lib.fgd_cell_find(name.encode()) == i
+    assert lib.fgd_cell_at(-1) == lib.fgd_cell_at(len(infos)) == ffi.NULL
+    assert lib.fgd_cell_find(b"none") == lib.fgd_cell_find(ffi.NULL) == lib.FGD_ERROR_OPTION
+
+
+class Case(NamedTuple):
+    """What a call is given; arrays may be None."""
+
+    sizes: tuple[int, ...]
+    of: tuple[int, ...]
+    inputs: tuple[np.ndarray, ...]
+    dy: np.ndarray
+    #: y, hn, cn, dx and the gradients of the parameters
+    outputs: tuple[np.ndarray, ...]
+
+    def run(self, k, *outputs):
+        """Forward, then backward."""
+        real, of, has_bias = (
+            k.dtype(self.dy.dtype),
+            k.describe("recurrent", *self.of),
+            self.inputs[4] is not None,
+        )
+        saved = np.full(k.recurrent_saved(of, *self.sizes), np.nan, self.dy.dtype)
+        batch, time, _, hidden = self.sizes
+        scratch = np.full(k.recurrent_scratch(real, of, batch, time, hidden), np.nan)
+        given = [k.null if array is None else k.handle(array) for array in self.inputs]
+        y, hn, cn, dx, dw_ih, dw_hh, *biases = map(k.handle, outputs)
+        memory = k.handle(saved), k.handle(scratch)
+        code = k.recurrent_forward(real, of, *self.sizes, *given, y, hn, cn, *memory)
+        scratch.fill(np.nan)
+        gradients = dw_ih, dw_hh, *(bias if has_bias else k.null for bias in biases)
+        dy = k.handle(self.dy)
+        return code or k.recurrent_backward(real, of, *self.sizes, *given[1:4], dy, dx, *gradients, *memory)
+
+
+def case(dtype, cell, sizes, reverse, directions, last, adds):
+    batch, time, inside, hidden = sizes
+    gates = CELLS[cell].gates
+    full = reverse == last
+
+    def drawn(seed, *shape):
+        return numbers(math.prod(shape), dtype, seed=seed, special=False).reshape(shape)
+
+    x, w_ih, w_hh = (
+        drawn(0, batch, time, inside),
+        drawn(1, gates * hidden, inside),
+        one_number_a_line(gates, hidden, dtype),
+    )
+    biases = (drawn(2, gates * hidden), drawn(3, gates * hidden)) if full else (None, None)
+    states = (drawn(4, batch, hidden), drawn(5, batch, hidden)) if full else (None, None)
+    lengths = None if last and not reverse else lengths_of(batch, time)
+    dy = drawn(6, *((batch,) if last else (batch, time)), directions * hidden)
+    shapes = (
+        dy.shape,
+        (batch, hidden),
+        (batch, hidden),
+        x.shape,
+        w_ih.shape,
+        w_hh.shape,
+        (gates * hidden,),
+        (gates * hidden,),
+    )
+    of = list(CELLS).index(cell), reverse, directions, last, adds
+    return Case(
+        sizes,
+        of,
+        (x, lengths, w_ih, w_hh, *biases, *states),
+        dy,
+        [np.full(shape, 9, dtype) for shape in shapes],
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_bits_of_the_reference(dtype, cell, isa, threads, numpy_products):
+    for sizes, of in itertools.product(SHAPES, ((0, 1, 0, 0), (1, 2, 0, 1), (0, 2, 1, 0), (1, 1, 1, 0))):
+        given = case(dtype, cell, sizes, *of)
+        for mine, expected in both(given.run, *given.outputs):
+            same_bits(mine, expected)
