@@ -137,3 +137,21 @@ def test_bits_of_the_reference(dtype, cell, isa, threads, numpy_products):
         given = case(dtype, cell, sizes, *of)
         for mine, expected in both(given.run, *given.outputs):
             same_bits(mine, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_products_of_several_threads_agree_with_the_reference(cell, threads):
+    """With the best product there is, of which each thread computes its own rows."""
+    for of in ((0, 1, 0, 0), (1, 2, 1, 0)):
+        given = case(np.float32, cell, (37, 30, 20, 64), *of)
+        w_ih, w_hh = (np.random.default_rng(0).uniform(-0.1, 0.1, w.shape) for w in given.inputs[2:4])
+        biases = (None, None) if given.inputs[4] is None else (np.float32([0.1] * len(w_ih)),) * 2
+        x = np.random.default_rng(1).standard_normal(given.inputs[0].shape)
+        arrays = [array.astype(np.float32) for array in (x, w_ih, w_hh)]
+        given = given._replace(
+            inputs=(arrays[0], given.inputs[1], *arrays[1:], *biases, None, None),
+            dy=np.random.default_rng(2).standard_normal(given.dy.shape).astype(np.float32),
+        )
+        for mine, expected in both(given.run, *given.outputs):
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=2e-5 * scale)
