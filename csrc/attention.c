@@ -1,10 +1,9 @@
 /* Multi-head self-attention, forward and backward: checks everything, then runs heads over threads.
  *
- * Vaswani et al. 2017, section 3.2: for each head  y = softmax(q k' / sqrt(width)) v  with the queries, keys
- * and values of its columns. Probabilities p are computed for a few rows at a time and, where the gradients
- * need them, once more, which takes no longer than to keep and fetch them: memory grows with time, not with
- * its square. From dy:  dv = p' dy,  ds = p (dp - sum_j p_j dp_j)  with  dp = dy v',  dk = ds' q / sqrt(width),
- * dq = ds k / sqrt(width). */
+ * Vaswani et al. 2017, section 3.2: for each head  y = p v,  p = softmax(q k' / sqrt(width)),  with the
+ * queries, keys and values of its columns. From dy:  dv = p' dy,  dp = dy v',  ds = p (dp - sum_j p_j dp_j),
+ * dk = ds' q / sqrt(width),  dq = ds k / sqrt(width).  p is computed for a few queries at a time, and for the
+ * gradients once more: memory grows with time, not with its square. */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -15,7 +14,7 @@
 
 /* Neither depends on the number of threads, so that results do not either. */
 enum {
-    ROWS = 64,      /* queries whose scores are computed together: with 1000 keys they stay in a core's cache */
+    ROWS = 64,      /* queries whose scores are computed together, and stay in a core's cache */
     MAX_PARTS = 32, /* the most threads of a call, each with scratch memory of its own */
 };
 

@@ -505,8 +505,8 @@ int fgd_attention_backward(int dtype, const fgd_attention *of, int64_t batch, in
                            const void *qkv, const int64_t *lengths, const void *dy, void *dqkv,
                            double *scratch);
 
-/* y = x + weight, for x [batch, time, dim] and the first steps of weight [max_time, dim]; y may be x. dweight:
- * the sums of dy over the batch, in order and in double, and 0 behind `time`. */
+/* y = x + weight, for x [batch, time, dim] and the first steps of weight [max_time, dim]; y may be x.
+ * dweight: the sums of dy over the batch, in order and in double, and 0 behind `time`. */
 typedef struct fgd_positions {
     int64_t max_time; /* time or more */
 } fgd_positions;

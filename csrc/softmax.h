@@ -27,22 +27,24 @@ INLINE REAL max_of(int64_t n, const REAL *z) {
 INLINE double sum_of_exp(int64_t n, const REAL *z, REAL largest, REAL *kept) {
     double sum[FGD_LANES] = {0};
     REAL lanes[FGD_LANES];
-    for (int64_t i = 0; i < n; i += FGD_LANES) {
-        const int64_t left = n - i < FGD_LANES ? n - i : FGD_LANES;
-        const REAL *from = z + i;
-        if (left < FGD_LANES) {
-            for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
-            memcpy(lanes, from, (size_t)left * sizeof(REAL));
-            from = lanes;
-        }
+    int64_t i = 0;
+    for (; i + FGD_LANES <= n; i += FGD_LANES) {
 #pragma omp simd
         for (int k = 0; k < FGD_LANES; k++) {
-            const REAL e = exp_of(from[k] - largest);
-            lanes[k] = e;
+            const REAL e = exp_of(z[i + k] - largest);
             sum[k] += (double)e;
+            if (kept) kept[i + k] = e;
         }
-        if (kept) memcpy(kept + i, lanes, (size_t)left * sizeof(REAL));
     }
+    if (i == n) return fgd_fold_lanes(sum);
+    for (int k = 0; k < FGD_LANES; k++) lanes[k] = -(REAL)INFINITY;
+    memcpy(lanes, z + i, (size_t)(n - i) * sizeof(REAL));
+#pragma omp simd
+    for (int k = 0; k < FGD_LANES; k++) {
+        lanes[k] = exp_of(lanes[k] - largest);
+        sum[k] += (double)lanes[k];
+    }
+    if (kept) memcpy(kept + i, lanes, (size_t)(n - i) * sizeof(REAL));
     return fgd_fold_lanes(sum);
 }
 

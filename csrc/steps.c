@@ -5,8 +5,8 @@
 #include "dispatch.h"
 #include "pieces.h"
 
-/* Forward x [batch, cols] + weight [cols] = y, backward the sums y [cols] of the columns of x. Columns are cut
- * for threads at multiples of FGD_COLUMNS. */
+/* Forward y = x [batch, cols] + weight [cols], backward y [cols] = the sums of the columns of x. Columns are
+ * cut for threads at multiples of FGD_COLUMNS. */
 typedef struct job {
     int dtype;
     int64_t batch, cols;

@@ -53,15 +53,18 @@ def _heads(
 
 def _softmax_rows(of: Attention, first: int, p: Array, dp: Array | None = None) -> None:
     """Of scores p [rows, keys] in place, or of the gradients dp of its output p."""
-    into = p if dp is None else dp
-    for row in range(len(p)):
-        seen = first + row + 1 if of.causal else p.shape[1]
-        at = slice(row, row + 1), slice(0, seen)
-        if dp is None:
-            reference_softmax.forward(p.dtype, _PLAIN, 1, seen, p[at], p[at])
-        else:
-            reference_softmax.backward(p.dtype, _PLAIN, 1, seen, p[at], dp[at], dp[at])
-        into[row, seen:] = 0
+    rows, keys = p.shape
+    last = np.arange(first, first + rows) if of.causal else np.full(rows, keys)
+    unseen = np.arange(keys) > last[:, None]
+    # in sums they count as 0, as if they were not there
+    if dp is None:
+        p[unseen] = -np.inf
+        reference_softmax.forward(p.dtype, _PLAIN, rows, keys, p, p)
+        p[unseen] = 0
+    else:
+        dp[unseen] = 0
+        reference_softmax.backward(p.dtype, _PLAIN, rows, keys, p, dp, dp)
+        dp[unseen] = 0
 
 
 def _probabilities(of: Attention, head: _Head, first: int) -> tuple[Array, Array]:
