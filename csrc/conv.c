@@ -122,13 +122,9 @@ typedef struct job {
     int *codes; /* of each part */
 } job;
 
-/* Whether products may be computed by several threads at once, each on its own. oneDNN's may, which is the
- * product of float32; those of float64 are another library's, with threads of its own. */
-static int products_nest(int dtype) { return dtype == FGD_F32; }
-
 /* The threads worth starting for a pass. */
 static int threads_for(const plan *p, int64_t n, int products) {
-    if (n < 2 || !products_nest(p->dtype)) return 1;
+    if (n < 2 || !fgd_gemm_nests(p->dtype)) return 1;
     const double elements = (double)p->batch * (double)(p->in_image + p->out_image);
     const double multiplied = (double)products * (double)p->batch * (double)p->out_image * (double)p->depth;
     const double work = elements + multiplied / 64;
