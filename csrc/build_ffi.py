@@ -1,17 +1,21 @@
-"""Describes the extension fastgd._native to cffi: its interface is the marked region of fastgd.h."""
+"""Describes the extension fastgd._native to cffi: its interface is the marked regions of the headers."""
 
 import re
 from pathlib import Path
 
 from cffi import FFI
 
-HEADER = Path(__file__).with_name("fastgd.h")
+HEADERS = ("fastgd.h", "fastgd_layers.h")
 
 
 def cdef() -> str:
-    region = re.search(r"/\* cdef begin.*?\*/(.*?)/\* cdef end \*/", HEADER.read_text(), re.DOTALL)
-    assert region, "fastgd.h has lost its cdef markers"
-    return region.group(1)
+    regions = []
+    for name in HEADERS:
+        text = Path(__file__).with_name(name).read_text()
+        region = re.search(r"/\* cdef begin.*?\*/(.*?)/\* cdef end \*/", text, re.DOTALL)
+        assert region, f"{name} has lost its cdef markers"
+        regions.append(region.group(1))
+    return "".join(regions)
 
 
 # The matrix products fastgd/gemm.py provides when no library does.

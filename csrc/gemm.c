@@ -82,8 +82,8 @@ static int threads_for(int64_t m, int64_t n, int64_t k) {
 }
 
 /* Sets the number of the product's threads, and returns what it was; 0 where it need not be set back. With
- * OpenMP it is the number for this thread's next region, which a product that runs on the same OpenMP takes: so
- * it follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
+ * OpenMP it is the number for this thread's next region, which a product that runs on the same OpenMP takes:
+ * so it follows fgd_set_num_threads, and does not wait in a forked child for threads only its parent has. */
 static int limit_threads(int dtype, int wanted) {
 #ifdef _OPENMP
     if (omp_in_parallel()) return 0;

@@ -78,13 +78,9 @@ static void sort_rows(const job *j) {
     for (int64_t s = 0; s < j->time; s++) at[s + 1] += at[s];
 }
 
-/* Whether products of this dtype may be computed in several threads at once. Those of float64 are never
- * oneDNN's: BLAS has threads of its own, which would be too many. */
-static int has_concurrent_products(int dtype) { return dtype == FGD_F32; }
-
 static int parts_of(const job *j) {
     const int threads = fgd_threads_for(j->first[j->time] * j->gates);
-    return has_concurrent_products(j->dtype) ? (int)least(j->batch, threads) : 1;
+    return fgd_gemm_nests(j->dtype) ? (int)least(j->batch, threads) : 1;
 }
 
 /* The first row of a part: parts have about as many steps each. */

@@ -63,7 +63,7 @@ def finite(name: str, value: Any, least: float = -math.inf, *, above: bool = Fal
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     number = float(value)
-    if math.isnan(number) or number < least or (above and number == least) or number == math.inf:
+    if math.isnan(number) or number < least or (above and number == least) or math.isinf(number):
         bound = "finite" if least == -math.inf else f"finite and {'above' if above else 'at least'} {least:g}"
         raise ValueError(f"{name} must be {bound}, not {value}")
     return number
