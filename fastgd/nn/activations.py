@@ -58,6 +58,16 @@ def bound(kernels: Kernels, activation: Activation | None) -> tuple[Any, bool]:
     return kernels.activation(kind, *values), FUNCTIONS[kind].saves_input
 
 
+def activation_of(activation: str | Activation | None) -> Activation | None:
+    """The activation of a name, or as it is; ValueError for what is neither."""
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return ACTIVATIONS[activation]()
+    if activation is None or isinstance(activation, Activation):
+        return activation
+    wanted = f"None, a layer such as nn.LeakyReLU(0.1) or one of {[*ACTIVATIONS]}"
+    raise ValueError(f"activation must be {wanted}, not {activation!r}")
+
+
 def finite(name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
     """value as a float; TypeError or ValueError that names it unless it is finite and at least, or above."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):

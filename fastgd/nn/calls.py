@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -52,6 +53,21 @@ def room(name: str, out: Any, shape: Shape, dtype: np.dtype[Any], apart: Sequenc
     return out
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def presented(function: F, name: str, cls: type) -> F:
+    """The function by its name, with a class's documentation, and its parameters for *parameters."""
+    own = inspect.signature(function).parameters.values()
+    first = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+    last = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    chosen = [*first, *inspect.signature(cls).parameters.values(), *last]
+    function.__signature__ = inspect.Signature(chosen)  # type: ignore[attr-defined]  # for help()
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = cls.__doc__
+    return function
+
+
 class Saved(NamedTuple):
     """What a forward pass leaves for the backward pass of its function: to be handed over as it is.
 
@@ -72,6 +88,10 @@ class Saved(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Saved({self.function}, y {self.dtype} {list(self.shape)})"
+
+
+#: what a function returns
+Pair = tuple[Array, Saved]
 
 
 class Call:

@@ -21,17 +21,17 @@
 
 A function `name` returns (y, saved), and `name_backward(dy, saved)` returns its gradients, in the order of
 its arguments. A loss returns (loss, its gradient with respect to the prediction). There is a function for
-every activation, by its name: `relu`, `gelu`, `leaky_relu` and so on.
+every activation, by its name: `relu`, `gelu`, `leaky_relu` and so on. Convolutions and pooling
+are written in functional_spatial.py, recurrent layers and attention in functional_sequences.py.
 
-x is [..., features] of float32 or float64, and other arrays are of its dtype. What went in and came out must
-stay as it is until the backward pass. out: an array to put y in, or the gradient of a loss; it shares no
-memory with what goes in. backend: "auto" (default), "native" or "reference" (NumPy). Raises TypeError or
-ValueError, naming the argument, for what is wrong with one.
+x is [..., features] of float32 or float64 where nothing else is said, and other arrays are of its dtype.
+What went in and came out must stay as it is until the backward pass. out: an array to put y in, or the
+gradient of a loss; it shares no memory with what goes in. backend: "auto" (default), "native" or "reference"
+(NumPy). Raises TypeError or ValueError, naming the argument, for what is wrong with one.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,22 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.nn import losses
-from fastgd.nn.activations import ACTIVATIONS, Activation, bound, finite
+from fastgd.nn.activations import ACTIVATIONS, Activation, activation_of, bound, finite
 from fastgd.nn.base import Loss
-from fastgd.nn.calls import Call, Saved, backward_of, checked, loss_and_grad, optional, room
+from fastgd.nn.calls import (
+    Call,
+    Pair,
+    backward_of,
+    checked,
+    loss_and_grad,
+    optional,
+    presented,
+    room,
+)
 from fastgd.nn.dropout import checked_probability
 from fastgd.nn.embedding import INT64, checked_padding, out_of_range
+from fastgd.nn.functional_sequences import *  # noqa: F403
+from fastgd.nn.functional_spatial import *  # noqa: F403
 from fastgd.nn.layers import checked_size
 
 if TYPE_CHECKING:
@@ -52,8 +63,6 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> Callable[..., Any]:
         """The activations and their backward passes, which come of the table of activations."""
 
-
-Pair = tuple[Array, Saved]
 
 # ---- Activations -------------------------------------------------------------------------------------
 
@@ -73,27 +82,12 @@ def _activation(kind: str, cls: type[Activation]) -> Callable[..., Pair]:
 
         return y, call.saved(kind, y, {"dx": x}, [kept], backward, in_place=True)
 
-    own = inspect.signature(forward).parameters
-    theirs = inspect.signature(cls).parameters.values()
-    chosen = [own["x"], *theirs, own["out"], own["backend"]]
-    forward.__signature__ = inspect.Signature(chosen)  # type: ignore[attr-defined]  # for help()
-    forward.__name__ = forward.__qualname__ = kind
-    forward.__doc__ = cls.__doc__
-    return forward
+    return presented(forward, kind, cls)
 
 
 for _kind, _cls in ACTIVATIONS.items():
     globals()[_kind] = _activation(_kind, _cls)
     globals()[f"{_kind}_backward"] = backward_of(_kind, "dx")
-
-
-def _of_name(activation: str | Activation | None) -> Activation | None:
-    if isinstance(activation, str) and activation in ACTIVATIONS:
-        return ACTIVATIONS[activation]()
-    if activation is None or isinstance(activation, Activation):
-        return activation
-    wanted = f"None, a layer such as nn.LeakyReLU(0.1) or one of {[*ACTIVATIONS]}"
-    raise ValueError(f"activation must be {wanted}, not {activation!r}")
 
 
 # ---- Layers with parameters --------------------------------------------------------------------------
@@ -116,7 +110,7 @@ def linear(
     weight = checked("weight", weight, x.dtype, ("out", x.shape[-1]))
     bias = optional("bias", bias, x.dtype, weight.shape[:1])
     call = Call(backend, x.dtype)
-    does, saves_input = bound(call.kernels, _of_name(activation))
+    does, saves_input = bound(call.kernels, activation_of(activation))
     sizes = math.prod(x.shape[:-1]), weight.shape[1], weight.shape[0]
     y = room("out", out, (*x.shape[:-1], weight.shape[0]), x.dtype, [x, weight, bias])
     z = np.empty_like(y) if saves_input else None
@@ -336,13 +330,7 @@ def _loss(name: str, cls: type[Loss]) -> Callable[..., tuple[float, Array]]:
     ) -> tuple[float, Array]:
         return loss_and_grad(cls(*parameters, **named), prediction, y, out, backend)
 
-    own = inspect.signature(call).parameters
-    theirs = inspect.signature(cls).parameters.values()
-    chosen = [own["prediction"], own["y"], *theirs, own["out"], own["backend"]]
-    call.__signature__ = inspect.Signature(chosen)  # type: ignore[attr-defined]  # for help()
-    call.__name__ = call.__qualname__ = name
-    call.__doc__ = cls.__doc__
-    return call
+    return presented(call, name, cls)
 
 
 cross_entropy = _loss("cross_entropy", losses.CrossEntropyLoss)

@@ -152,7 +152,7 @@ class Recurrent(Layer):
         of = to.kernels.describe("recurrent", cell, reverse, self.directions, last, reverse)
         names = (f"{name}_l{k}{'_reverse' if reverse else ''}" for name in PARAMETERS)
         parameters = [self._parameters.get(name) for name in names]
-        states = self._carried_states(batch, k)
+        states = self.carried_states(batch, k)
         saved = to.value((to.kernels.recurrent_saved(of, *sizes),))
         count = to.kernels.recurrent_scratch(to.kernels.dtype(to.dtype), of, batch, time, self.hidden_size)
 
@@ -169,7 +169,7 @@ class Recurrent(Layer):
 
         return backward
 
-    def _carried_states(self, batch: int, k: int) -> tuple[Array | None, Array | None]:
+    def carried_states(self, batch: int, k: int) -> tuple[Array | None, Array | None]:
         """h and c that go from batch to batch, where they do, of layer k and batches of so many rows."""
         if self.carry and batch not in self._carried:
             self._carried[batch] = [
