@@ -44,8 +44,8 @@ typedef void (*fgd_function)(void);
 int fgd_set_gemm(int dtype, int kind, fgd_function function); /* NULL with FGD_GEMM_NONE */
 
 /* For a product that has threads of its own: functions that tell and set their number, as OpenBLAS has them,
- * or NULL. For the time of each product it is that of fgd_get_num_threads, or 1 for little work and in a
- * forked child. fgd_set_gemm sets them to NULL. A product on the OpenMP of this library needs none. */
+ * or NULL. For the time of each product it is at most that of fgd_get_num_threads, and 1 for little work and
+ * in a forked child. fgd_set_gemm sets them to NULL. A product on the OpenMP of this library needs none. */
 typedef int (*fgd_threads_getter)(void);
 typedef void (*fgd_threads_setter)(int n);
 int fgd_set_gemm_threads(int dtype, fgd_threads_getter getter, fgd_threads_setter setter);

@@ -90,7 +90,7 @@ static int limit_threads(int dtype, int wanted) {
 #endif
     if (set[dtype].set_threads) {
         const int before = set[dtype].get_threads();
-        if (before == wanted) return 0;
+        if (before <= wanted) return 0;
         set[dtype].set_threads(wanted);
         return before;
     }

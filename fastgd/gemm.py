@@ -3,7 +3,7 @@
 Nothing is loaded before a product is needed or asked about. Products are the one thing whose last bits may
 differ between machines, libraries and numbers of threads. oneDNN computes on the OpenMP threads that all else
 runs on. OpenBLAS, which SciPy and NumPy bring, has threads of its own: for the time of a product their number
-is set to that of `fastgd.set_num_threads`, and then set back.
+is limited to that of `fastgd.set_num_threads`, and then set back.
 """
 
 from __future__ import annotations

@@ -35,6 +35,10 @@ def build(folder, compiler, extra, machine, with_openmp=True):
     return linked(folder, compiler, units, [*extra, *openmp, "-lm", "-pthread"])
 
 
+#: compiling all of csrc/ takes half a minute each time
+COMPILERS = ["gcc", pytest.param("clang", marks=pytest.mark.slow)]
+
+
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory):
     """A function that builds the program in one way, runs it and returns its digest of all results."""
@@ -54,7 +58,7 @@ def digest(tmp_path_factory):
 
 
 @pytest.mark.parametrize("sanitizer", ["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", COMPILERS)
 def test_program(compiler, sanitizer, digest):
     required(compiler)
     extra = list(SANITIZERS[sanitizer])
@@ -65,7 +69,7 @@ def test_program(compiler, sanitizer, digest):
     digest(compiler, tuple(extra))
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_races(compiler, tmp_path):
     """The thread sanitizer over calls from several threads.
 
@@ -82,6 +86,7 @@ def test_no_races(compiler, tmp_path):
     assert re.fullmatch(r"[1-9]\d+ passed, 0 failed", printed[-1]), printed
 
 
+@pytest.mark.slow
 def test_gcc_and_clang_give_the_same_bits(digest):
     assert digest(required("gcc"), ()) == digest(required("clang"), ())
 

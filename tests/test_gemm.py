@@ -207,7 +207,7 @@ def test_products_in_a_forked_child_do_not_hang():
         pytest.skip(skipped)
 
 
-def test_a_product_with_threads_of_its_own_has_as_many_as_are_set(threads):
+def test_a_product_with_threads_of_its_own_has_no_more_than_are_set(threads):
     told = [7]
 
     @ffi.callback("fgd_threads_getter")
@@ -225,9 +225,10 @@ def test_a_product_with_threads_of_its_own_has_as_many_as_are_set(threads):
     assert lib.fgd_set_gemm_threads(0, getter, setter) == 0
     large, small = np.ones((200, 200), np.float32), np.ones((3, 3), np.float32)
     assert product("N", "N", large, large, np.empty_like(large)) == 0
-    assert told == [7, threads, 7]
+    limits = [threads, 7] if threads < 7 else []
+    assert told == [7, *limits]
     assert product("N", "N", small, small, np.empty_like(small)) == 0
-    assert told[3:] == [1, 7]
+    assert told[1 + len(limits) :] == [1, 7]
 
 
 @pytest.mark.parametrize("provider", ["scipy", "numpy"])
