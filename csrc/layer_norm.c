@@ -3,7 +3,7 @@
 
 /* Rows whose sums for weight and bias are taken together. It depends on the shape alone, so that gradients do
  * not depend on the number of threads. */
-static int64_t rows_of_block(int64_t cols) { return cols < FGD_CHUNK ? 4 * FGD_CHUNK / cols : 4; }
+static int64_t rows_of_block(int64_t cols) { return cols < FGD_CHUNK ? 16 * FGD_CHUNK / cols : 16; }
 
 static int64_t blocks_of(int64_t rows, int64_t cols) {
     const int64_t step = rows_of_block(cols);

@@ -13,8 +13,9 @@
 
 #include "real.h"
 
-/* Rows whose columns are summed together: the sums are read and written once for them. */
-#define GROUP 4
+/* Rows whose columns are summed together, so that the sums are read and written once for them; with more of
+ * them they and the sums of 1024 columns would not stay in the first-level cache. */
+#define GROUP 2
 
 typedef struct row_stats {
     REAL high, low, scale; /* the mean in two parts, and 1 / s */
@@ -80,28 +81,25 @@ static void forward(const fgd_layer_norm *of, int64_t rows, int64_t cols, const 
 INLINE void sum_row(int64_t n, const REAL *x, const REAL *w, const row_stats s, const REAL *dy, double *of_g,
                     double *of_gh) {
     double g_lanes[FGD_LANES] = {0}, gh_lanes[FGD_LANES] = {0};
-    for (int64_t i = 0; i < n; i += FGD_LANES) {
-        const int64_t left = n - i < FGD_LANES ? n - i : FGD_LANES;
-        if (left == FGD_LANES) {
+    int64_t i = 0;
+    for (; i + FGD_LANES <= n; i += FGD_LANES) {
 #pragma omp simd
-            for (int k = 0; k < FGD_LANES; k++) {
-                const REAL h = normalised(x[i + k], s), g = w ? dy[i + k] * w[i + k] : dy[i + k];
-                g_lanes[k] += (double)g;
-                gh_lanes[k] += (double)g * (double)h;
-            }
-        } else {
-            for (int k = 0; k < left; k++) {
-                const REAL h = normalised(x[i + k], s), g = w ? dy[i + k] * w[i + k] : dy[i + k];
-                g_lanes[k] += (double)g;
-                gh_lanes[k] += (double)g * (double)h;
-            }
+        for (int k = 0; k < FGD_LANES; k++) {
+            const REAL g = w ? dy[i + k] * w[i + k] : dy[i + k];
+            g_lanes[k] += (double)g;
+            gh_lanes[k] += (double)(g * normalised(x[i + k], s));
         }
+    }
+    for (int k = 0; i < n; i++, k++) {
+        const REAL g = w ? dy[i] * w[i] : dy[i];
+        g_lanes[k] += (double)g;
+        gh_lanes[k] += (double)(g * normalised(x[i], s));
     }
     *of_g = fgd_fold_lanes(g_lanes);
     *of_gh = fgd_fold_lanes(gh_lanes);
 }
 
-/* Adds dy h and dy of some rows, one after the other, to the columns' sums. */
+/* Adds dy h and dy of some rows, put together one after the other, to the columns' sums in double. */
 INLINE void sum_columns(int64_t n, const int rows, const REAL *x, const double *stats, const REAL *dy,
                         double *sums) {
     double *restrict of_w = sums, *restrict of_b = sums + n;
@@ -109,13 +107,13 @@ INLINE void sum_columns(int64_t n, const int rows, const REAL *x, const double *
     for (int r = 0; r < rows; r++) s[r] = stats_of(stats + 2 * r);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-        double w = of_w[i], b = of_b[i];
-        for (int r = 0; r < rows; r++) {
-            w += (double)dy[r * n + i] * (double)normalised(x[r * n + i], s[r]);
-            b += (double)dy[r * n + i];
+        REAL w = dy[i] * normalised(x[i], s[0]), b = dy[i];
+        for (int r = 1; r < rows; r++) {
+            w += dy[r * n + i] * normalised(x[r * n + i], s[r]);
+            b += dy[r * n + i];
         }
-        of_w[i] = w;
-        of_b[i] = b;
+        of_w[i] += (double)w;
+        of_b[i] += (double)b;
     }
 }
 
@@ -136,8 +134,11 @@ INLINE void row_gradient(int64_t n, const REAL *x, const REAL *w, const row_stat
 INLINE void group(const fgd_layer_norm *of, const int rows, int64_t n, const REAL *x, const REAL *w,
                   const double *stats, const REAL *dy, REAL *dx, double *sums) {
     double g[GROUP], gh[GROUP];
-    for (int r = 0; r < rows && dx; r++)
-        sum_row(n, x + r * n, w, stats_of(stats + 2 * r), dy + r * n, &g[r], &gh[r]);
+    for (int r = 0; r < rows && dx; r++) {
+        const row_stats s = stats_of(stats + 2 * r);
+        if (w) sum_row(n, x + r * n, w, s, dy + r * n, &g[r], &gh[r]);
+        else sum_row(n, x + r * n, NULL, s, dy + r * n, &g[r], &gh[r]);
+    }
     if (sums) sum_columns(n, rows, x, stats, dy, sums);
     for (int r = 0; r < rows && dx; r++)
         row_gradient(n, x + r * n, w, stats_of(stats + 2 * r), dy + r * n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,9 @@ from fastgd.arrays import Array
 from fastgd.backends.reference_norms import CHUNK, lane_sums
 
 OK = 0
+
+#: rows whose columns are summed together, as in csrc/layer_norm_kernels.c
+GROUP = 2
 
 
 class LayerNorm(NamedTuple):
@@ -20,7 +24,7 @@ class LayerNorm(NamedTuple):
 
 
 def _rows_of_block(cols: int) -> int:
-    return 4 * CHUNK // cols if cols < CHUNK else 4
+    return 16 * CHUNK // cols if cols < CHUNK else 16
 
 
 def _normalised(x: Array, stats: Array) -> tuple[Array, Array]:
@@ -82,26 +86,32 @@ def backward(
         x, dy = x.reshape(rows, cols), dy.reshape(rows, cols)
         h, scale = _normalised(x, stats)
         g = dy if weight is None else dy * weight.reshape(-1)
-        wide_g, wide_h, wide_dy = (a.astype(np.float64) for a in (g, h, dy))
         if dweight is not None:
-            dweight.reshape(-1)[...] = _column_sums(wide_dy * wide_h)
+            dweight.reshape(-1)[...] = _column_sums(dy * h)
         if dbias is not None:
-            dbias.reshape(-1)[...] = _column_sums(wide_dy)
+            dbias.reshape(-1)[...] = _column_sums(dy)
         if dx is not None:
             real, n = x.dtype.type, np.float64(cols)
-            g_mean = (lane_sums(wide_g) / n).astype(real)[:, None] if of.centered else real(0)
-            gh_mean = (lane_sums(wide_g * wide_h) / n).astype(real)[:, None]
+            g_mean = (lane_sums(g.astype(np.float64)) / n).astype(real)[:, None] if of.centered else real(0)
+            gh_mean = (lane_sums((g * h).astype(np.float64)) / n).astype(real)[:, None]
             dx[...] = (((g - g_mean) - h * gh_mean) * scale).reshape(dx.shape)
     return OK
 
 
 def _column_sums(terms: Array) -> Array:
-    """Over the rows of each block in order, then over the blocks in order."""
+    """Over the groups of rows of each block in order, then over the blocks in order, both in float64.
+
+    A group's rows are put together in their own precision; rows at the end that make no group are groups.
+    """
     step = _rows_of_block(terms.shape[1])
     total = np.zeros(terms.shape[1])
     for first in range(0, len(terms), step):
         block = np.zeros(terms.shape[1])
-        for row in terms[first : first + step]:
+        rows = terms[first : first + step]
+        whole = len(rows) // GROUP * GROUP
+        for group in np.split(rows[:whole], whole // GROUP) if whole else []:
+            block += functools.reduce(np.add, group)
+        for row in rows[whole:]:
             block += row
         total += block
     return total
