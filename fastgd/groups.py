@@ -141,6 +141,17 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
+def by_position(rule: Rule, positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters given by position, by name; TypeError for too many, or for one given twice."""
+    if len(positional) > len(rule.defaults):
+        raise TypeError(f"{rule.title} takes at most {len(rule.defaults)} hyperparameters")
+    values = dict(zip(rule.defaults, positional, strict=False))
+    twice = values.keys() & named.keys()
+    if twice:
+        raise TypeError(f"{rule.title} got {sorted(twice)[0]!r} twice")
+    return values
+
+
 def make_groups(
     rule: Rule, params: Any, defaults: Mapping[str, Any], changed: Callable[[int], None]
 ) -> list[ParamGroup]:

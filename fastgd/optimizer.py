@@ -16,7 +16,7 @@ from fastgd import backends
 from fastgd.arrays import DTYPES, Array, listed
 from fastgd.backends.base import UNMEASURED, Backend, Options, Program
 from fastgd.checks import flag, named, whole
-from fastgd.groups import by_name, check_memory, give_copies, make_groups
+from fastgd.groups import by_name, by_position, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
 from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
 from fastgd.options import asked_with, step_options
@@ -82,13 +82,7 @@ class Optimizer:
         if cls is Optimizer:
             titles = ", ".join(rule.title for rule in RULES.values())
             raise TypeError(f"Optimizer has no rule of its own: use one of {titles}")
-        if len(positional) > len(cls.rule.defaults):
-            raise TypeError(f"{cls.rule.title} takes at most {len(cls.rule.defaults)} hyperparameters")
-        values = dict(zip(cls.rule.defaults, positional, strict=False))
-        twice = values.keys() & named.keys()
-        if twice:
-            raise TypeError(f"{cls.rule.title} got {sorted(twice)[0]!r} twice")
-        return {**cls.rule.defaults, **DEFAULTS, **values, **named}
+        return {**cls.rule.defaults, **DEFAULTS, **by_position(cls.rule, positional, named), **named}
 
     def __repr__(self) -> str:
         head = f"{self.rule.title} ({len(self._planner.parameters)} parameters, backend {self.backend.name})"
@@ -180,17 +174,8 @@ class Optimizer:
         """
         # a tuple of our own keeps gradients alive though another thread may empty the caller's list
         grads = tuple(grads if isinstance(grads, (list, tuple)) else self._listed(grads))
-        asked = (
-            clip_norm,
-            clip_value,
-            grad_scale,
-            skip_nonfinite,
-            clip_scope,
-            normalize,
-            total_norm,
-            clip_adaptive,
-            clip_adaptive_eps,
-        )
+        clipped = clip_norm, clip_value, grad_scale, skip_nonfinite, clip_scope, normalize
+        asked = (*clipped, total_norm, clip_adaptive, clip_adaptive_eps)
         return self._step(grads, asked, None)
 
     def step_behind(self, program: Program, grads: Sequence[Array], **options: Any) -> StepReport:
