@@ -231,3 +231,27 @@ def test_state_goes_to_torch_and_back():
         model.load_torch_state_dict(wrong)
     for name, array in model.state_dict().items():
         same_bits(array, before[name])
+
+
+@pytest.mark.peer
+def test_buffers_go_to_torch_and_back_but_for_counters_of_masks():
+    torch = pytest.importorskip("torch", reason="torch is in the extra `peers`")
+
+    def layers(package):
+        convolution = package.Conv2d(2, 3, 3, padding=1), package.BatchNorm2d(3), package.ReLU()
+        return [*convolution, package.Flatten(), package.Dropout(0.5), package.Linear(48, 5)]
+
+    model = nn.Sequential(*layers(nn), loss=nn.CrossEntropyLoss(), seed=0)
+    theirs = torch.nn.Sequential(*layers(torch.nn))
+    x = np.random.default_rng(0).standard_normal((6, 2, 4, 4), np.float32)
+    for _ in range(3):
+        model.loss_and_grad(x, np.arange(6) % 5)
+    assert model.state_dict()["4.counter"] == 3
+    theirs.load_state_dict(model.to_torch_state_dict())
+    theirs.eval()
+    np.testing.assert_allclose(theirs(torch.from_numpy(x)).detach(), model.forward(x), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        theirs[1].running_mean.add_(0.5)
+    model.load_torch_state_dict(theirs.state_dict())
+    np.testing.assert_allclose(theirs(torch.from_numpy(x)).detach(), model.forward(x), rtol=1e-4, atol=1e-5)
+    assert model.state_dict()["4.counter"] == 3 and model.state_dict()["1.num_batches_tracked"] == 3
