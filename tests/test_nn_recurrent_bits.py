@@ -24,6 +24,15 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """Fewer numbers of them than elsewhere: a call takes long, and cuts its rows for 3 as for any."""
+    before = lib.fgd_get_num_threads()
+    assert lib.fgd_set_num_threads(request.param) == 0
+    yield request.param
+    lib.fgd_set_num_threads(before)
+
+
 def lengths_of(batch, time):
     """Of all kinds, the shortest and the longest among them where there is room."""
     lengths = np.random.default_rng(batch).integers(1, time + 1, batch)
