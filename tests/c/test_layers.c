@@ -2,6 +2,7 @@
  * compilers used here evaluate lists from left to right, which the random numbers follow. */
 #include <math.h>
 
+#include "check.h"
 #include "trial.h"
 
 static int64_t any_rows(trial *t) { return t->number % 8 == 7 && !t->is_large ? 0 : any_size(t); }
@@ -120,6 +121,18 @@ static void build_batch_norm(trial *t) {
     emit(t, "activation_forward", "!!", OF(sigmoid), SIZES_ARE(channels), POINTERS_ARE(var, squares));
     emit(t, "batch_norm_forward", "!..!!.!!", OF(running), SIZES_ARE(batch, channels, length),
          POINTERS_ARE(x, weight, bias, mean, squares, NULL, fixed, reals(t, RESULT, n)));
+}
+
+/* One number has no unbiased variance. */
+static void check_one_number(void) {
+    const fgd_batch_norm of = {0, 1e-5, 0.1};
+    const double x = 1;
+    double mean = 2, var = 3, stats[2] = {4, 5}, y = 6;
+    int64_t count = 7;
+    const int code = fgd_batch_norm_forward(FGD_F64, &of, 1, 1, 1, &x, NULL, NULL, &mean, &var, &count, stats,
+                                            &y);
+    CHECK(code == FGD_ERROR_SIZE, "%s", fgd_error_text(code));
+    CHECK(mean == 2 && var == 3 && stats[0] == 4 && stats[1] == 5 && y == 6 && count == 7, "%g", y);
 }
 
 static int64_t outputs(int64_t size, int64_t padding, int64_t reach, int64_t stride) {
@@ -289,6 +302,7 @@ void test_layers(void) {
     every_trial("embedding", build_embedding, 60);
     every_trial("dropout", build_dropout, 60);
     every_trial("batch norm", build_batch_norm, 60);
+    check_one_number();
     every_trial("convolution", build_conv, 120);
     every_trial("pooling", build_pool, 80);
     every_trial("recurrent", build_recurrent, 80);
