@@ -60,7 +60,8 @@ static int check_plan(plan *p, int dtype, const fgd_conv *of, int64_t batch, int
         out_size[axis] = output_size(size[axis], padding, dilation, kernel[axis], stride);
         if (out_size[axis] < 1) return FGD_ERROR_SIZE;
     }
-    if (is_too_large(batch, in, size[0], size[1]) || is_too_large(batch, out, out_size[0], out_size[1]) ||
+    const int64_t images = batch ? batch : 1;
+    if (is_too_large(images, in, size[0], size[1]) || is_too_large(images, out, out_size[0], out_size[1]) ||
         is_too_large(in, out, kernel[0], kernel[1]) ||
         is_too_large(in * kernel[0], kernel[1], out_size[1] + MORE, MAX_BLOCKS))
         return FGD_ERROR_SIZE;

@@ -43,7 +43,8 @@ int fgd_layer_norm_forward(int dtype, const fgd_layer_norm *of, int64_t rows, in
 }
 
 int64_t fgd_layer_norm_scratch(int64_t rows, int64_t cols) {
-    return rows > 0 && cols > 0 ? 2 * blocks_of(rows, cols) * cols : 0;
+    const int taken = rows > 0 && cols > 0 && rows <= INT64_MAX / 64 / cols;
+    return taken ? 2 * blocks_of(rows, cols) * cols : 0;
 }
 
 int fgd_layer_norm_backward(int dtype, const fgd_layer_norm *of, int64_t rows, int64_t cols, const void *x,

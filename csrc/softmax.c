@@ -14,7 +14,8 @@ int fgd_softmax_forward(int dtype, const fgd_softmax *of, int64_t rows, int64_t 
                         void *y) {
     const int code = check(dtype, of, rows, cols);
     if (code) return code;
-    if (rows && cols && (!x || !y)) return FGD_ERROR_NULL;
+    if (rows == 0 || cols == 0) return FGD_OK;
+    if (!x || !y) return FGD_ERROR_NULL;
     const fgd_softmaxes *kernels = fgd_softmaxes_for(dtype);
     const int64_t step = rows_of_chunk(cols), blocks = pieces(rows, step);
     const int64_t bytes = cols * fgd_item_size(dtype);
@@ -30,7 +31,8 @@ int fgd_softmax_backward(int dtype, const fgd_softmax *of, int64_t rows, int64_t
                          const void *dy, void *dx) {
     const int code = check(dtype, of, rows, cols);
     if (code) return code;
-    if (rows && cols && (!y || !dy || !dx)) return FGD_ERROR_NULL;
+    if (rows == 0 || cols == 0) return FGD_OK;
+    if (!y || !dy || !dx) return FGD_ERROR_NULL;
     const fgd_softmaxes *kernels = fgd_softmaxes_for(dtype);
     const int64_t step = rows_of_chunk(cols), blocks = pieces(rows, step);
     const int64_t bytes = cols * fgd_item_size(dtype);

@@ -47,7 +47,8 @@ int fgd_positions_forward(int dtype, const fgd_positions *of, int64_t batch, int
     const int code = check(dtype, batch, time, dim);
     if (code) return code;
     if (time > of->max_time) return FGD_ERROR_SIZE;
-    if (batch && time && dim && (!x || !weight || !y)) return FGD_ERROR_NULL;
+    if (batch == 0 || time == 0 || dim == 0) return FGD_OK;
+    if (!x || !weight || !y) return FGD_ERROR_NULL;
     const job j = {dtype, batch, time * dim, x, weight, y};
     fgd_in_parts(fgd_threads_for(batch * j.cols), forward_part, &j);
     return FGD_OK;
