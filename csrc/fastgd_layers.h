@@ -44,8 +44,9 @@ typedef void (*fgd_function)(void);
 int fgd_set_gemm(int dtype, int kind, fgd_function function); /* NULL with FGD_GEMM_NONE */
 
 /* For a product that has threads of its own: functions that tell and set their number, as OpenBLAS has them,
- * or NULL. For the time of each product it is at most that of fgd_get_num_threads, and 1 for little work and
- * in a forked child. fgd_set_gemm sets them to NULL. A product on the OpenMP of this library needs none. */
+ * or NULL. It is then computed on the threads of this library, each calling it for a part of c at the same
+ * time, while its own number is 1; afterwards that is what it was. fgd_set_gemm sets them to NULL. A product
+ * on the OpenMP of this library needs none. */
 typedef int (*fgd_threads_getter)(void);
 typedef void (*fgd_threads_setter)(int n);
 int fgd_set_gemm_threads(int dtype, fgd_threads_getter getter, fgd_threads_setter setter);

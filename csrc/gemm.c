@@ -115,6 +115,57 @@ static void restore_threads(int dtype, int before) {
 #endif
 }
 
+typedef struct product {
+    int dtype;
+    char transa, transb;
+    int64_t m, n, k, lda, ldb, ldc;
+    const char *a, *b;
+    int accumulate;
+    char *c;
+    int *failed; /* receives the code of a slice that fails */
+} product;
+
+static int compute(const product *p) {
+    if (p->dtype == FGD_F32)
+        return sgemm_product(p->transa, p->transb, p->m, p->n, p->k, (const float *)p->a, p->lda,
+                             (const float *)p->b, p->ldb, p->accumulate ? 1 : 0, (float *)p->c, p->ldc);
+    return dgemm_product(p->transa, p->transb, p->m, p->n, p->k, (const double *)p->a, p->lda,
+                         (const double *)p->b, p->ldb, p->accumulate ? 1 : 0, (double *)p->c, p->ldc);
+}
+
+/* Rows or columns of a product that one thread computes are a multiple of this. */
+enum { SLICE = 16 };
+
+/* A part of the rows of c, or of its columns where these are more. */
+static void compute_slice(const void *what, int part, int parts) {
+    product p = *(const product *)what;
+    const int by_rows = p.m >= p.n;
+    const int64_t size = by_rows ? p.m : p.n, item = fgd_item_size(p.dtype);
+    const int64_t step = ((size + parts - 1) / parts + SLICE - 1) / SLICE * SLICE, from = step * part;
+    const int64_t left = size - from, count = left < step ? left : step;
+    if (count <= 0) return;
+    if (by_rows) {
+        p.m = count;
+        p.a += (p.transa == 'T' ? from : from * p.lda) * item;
+        p.c += from * p.ldc * item;
+    } else {
+        p.n = count;
+        p.b += (p.transb == 'T' ? from * p.ldb : from) * item;
+        p.c += from * item;
+    }
+    const int code = compute(&p);
+    if (code) __atomic_store_n(p.failed, code, __ATOMIC_RELAXED);
+}
+
+/* A product with threads of its own is computed on ours, a slice of c on each: its own would go on waiting
+ * for work when it is done, and take the time of those that have some. */
+static int is_sliced(int dtype, int threads) {
+#ifdef _OPENMP
+    if (omp_in_parallel()) return 0;
+#endif
+    return threads > 1 && set[dtype].set_threads;
+}
+
 int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
              const void *b, int64_t ldb, int accumulate, void *c, int64_t ldc) {
     const int ta = transa == 'T', tb = transb == 'T';
@@ -132,11 +183,11 @@ int fgd_gemm(int dtype, char transa, char transb, int64_t m, int64_t n, int64_t 
             memset((char *)c + row * ldc * item, 0, (size_t)(n * item));
         return FGD_OK;
     }
-    const int before = limit_threads(dtype, threads_for(m, n, k));
-    if (dtype == FGD_F32)
-        code = sgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
-    else
-        code = dgemm_product(transa, transb, m, n, k, a, lda, b, ldb, accumulate ? 1 : 0, c, ldc);
+    const product p = {dtype, transa, transb, m, n, k, lda, ldb, ldc, a, b, accumulate, c, &code};
+    const int threads = threads_for(m, n, k), sliced = is_sliced(dtype, threads);
+    const int before = limit_threads(dtype, sliced ? 1 : threads);
+    if (sliced) fgd_in_parts(threads, compute_slice, &p);
+    else code = compute(&p);
     restore_threads(dtype, before);
     return code ? FGD_ERROR_GEMM : FGD_OK;
 }

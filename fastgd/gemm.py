@@ -1,9 +1,9 @@
 """Finds the matrix product the native layers use: oneDNN's, else SciPy's BLAS, else numpy.matmul.
 
 Nothing is loaded before a product is needed or asked about. Products are the one thing whose last bits may
-differ between machines, libraries and numbers of threads. oneDNN computes on the OpenMP threads that all else
-runs on. OpenBLAS, which SciPy and NumPy bring, has threads of its own: for the time of a product their number
-is limited to that of `fastgd.set_num_threads`, and then set back.
+differ between machines, libraries and numbers of threads. All are computed on the OpenMP threads that all
+else runs on: oneDNN uses them itself; OpenBLAS, which SciPy and NumPy bring, is called by each of them for a
+part of the result, and for that time told not to use threads of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Matrix products: each provider right in every form, choosing one, errors, and forked children."""
 
 import importlib.util
+import itertools
 import os
 import signal
 import subprocess
@@ -207,7 +208,7 @@ def test_products_in_a_forked_child_do_not_hang():
         pytest.skip(skipped)
 
 
-def test_a_product_with_threads_of_its_own_has_no_more_than_are_set(threads):
+def test_a_product_with_threads_of_its_own_has_one_on_each_of_ours(threads):
     told = [7]
 
     @ffi.callback("fgd_threads_getter")
@@ -225,10 +226,9 @@ def test_a_product_with_threads_of_its_own_has_no_more_than_are_set(threads):
     assert lib.fgd_set_gemm_threads(0, getter, setter) == 0
     large, small = np.ones((200, 200), np.float32), np.ones((3, 3), np.float32)
     assert product("N", "N", large, large, np.empty_like(large)) == 0
-    limits = [threads, 7] if threads < 7 else []
-    assert told == [7, *limits]
+    assert told == [7, 1, 7]
     assert product("N", "N", small, small, np.empty_like(small)) == 0
-    assert told[1 + len(limits) :] == [1, 7]
+    assert told == [7, 1, 7, 1, 7]
 
 
 @pytest.mark.parametrize("provider", ["scipy", "numpy"])
@@ -250,3 +250,23 @@ def test_the_number_of_openblas_threads_is_the_users_after_a_product(provider):
     finally:
         setter(before)
         fastgd.set_num_threads(wanted)
+
+
+@pytest.mark.parametrize("provider", ["scipy", "numpy"])
+def test_slices_of_a_product_are_all_of_it(provider, threads):
+    """Sizes at which more than one thread computes, and slices of 16 do not come out even."""
+    if not isinstance(gemm._find(provider, "float64"), gemm.Product):
+        pytest.skip(f"{provider} is not installed")
+    gemm.use(provider)
+    gemm.ensure("float64")
+    rng = np.random.default_rng(2)
+    for m, n, k in [(400, 33, 401), (33, 411, 400), (170, 170, 170), (1, 5000, 1000), (5000, 1, 1000)]:
+        for transa, transb in itertools.product("NT", "NT"):
+            a = padded(rng, *((k, m) if transa == "T" else (m, k)), np.float64)
+            b = padded(rng, *((n, k) if transb == "T" else (k, n)), np.float64)
+            c = padded(rng, m, n, np.float64)
+            whole = (a.T if transa == "T" else a) @ (b.T if transb == "T" else b)
+            beside, expected = c.base[:, n:].copy(), c + whole
+            assert product(transa, transb, a, b, c, accumulate=1) == 0
+            np.testing.assert_allclose(c, expected, rtol=1e-11, atol=1e-11)
+            assert np.array_equal(c.base[:, n:], beside)
