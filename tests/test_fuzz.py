@@ -84,7 +84,7 @@ def fuzzed(program, folder, *options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [45])
+@pytest.mark.parametrize("seconds", [20])
 def test_no_call_breaks_a_promise(seconds, program, corpus, tmp_path, capsys):
     printed, status = fuzzed(program, tmp_path, str(corpus), f"-max_total_time={seconds}", "-seed=1")
     found = {path.name: base64.b64encode(path.read_bytes()).decode() for path in tmp_path.glob("*-*")}
