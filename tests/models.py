@@ -93,3 +93,34 @@ def central_differences(f, array, step=1e-6):
         numeric[i] = (up - f()) / (2 * step)
         array[i] = before
     return numeric
+
+
+def check_gradients(layer, x, dy, backend, step=1e-5, rtol=1e-6):
+    """The gradients of a float64 layer, of its input and its parameters, against central differences."""
+    _, gradients, dx = passed(layer, x, dy, backend)
+    # the next pass fills the same arrays
+    pairs = [(x, dx.copy()), *((layer.parameters()[name], grad.copy()) for name, grad in gradients.items())]
+    for array, grad in pairs:
+        numeric = central_differences(lambda: (passed(layer, x, dy, backend)[0] * dy).sum(), array, step)
+        np.testing.assert_allclose(grad, numeric, rtol=rtol, atol=1e-8, err_msg=str(layer))
+
+
+def torchs(torch, layer, dtype):
+    """torch's module of the same name, arguments and state."""
+    module = eval(f"torch.nn.{layer}", {"torch": torch}).to(getattr(torch, np.dtype(dtype).name))
+    state = {**layer.parameters(), **layer.torch_buffers()}
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    return module
+
+
+def check_torch(torch, module, layer, x, dy, backend, tolerance):
+    """Output and gradients of a layer against those of torch's module."""
+    theirs = torch.from_numpy(x).requires_grad_()
+    module.zero_grad()
+    expected = module(theirs)
+    expected.backward(torch.from_numpy(dy))
+    y, gradients, dx = passed(layer, x, dy, backend)
+    np.testing.assert_allclose(y, expected.detach().numpy(), **tolerance)
+    np.testing.assert_allclose(dx, theirs.grad.numpy(), **tolerance)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), **tolerance)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import both, central_differences, numbers, passed, same_bits
+from models import both, check_gradients, check_torch, numbers, passed, same_bits, torchs
 
 import fastgd
 from fastgd import nn
@@ -92,15 +92,7 @@ def drawn(layer, shape, dtype):
 
 def test_gradients_against_central_differences(backend):
     for layer, shape in layers(np.float64):
-        x, dy = drawn(layer, shape, np.float64)
-        _, gradients, dx = passed(layer, x, dy, backend)
-        for array, grad in [(x, dx), *((layer.parameters()[name], g) for name, g in gradients.items())]:
-
-            def f(layer=layer, x=x, dy=dy):
-                return (passed(layer, x, dy, backend)[0] * dy).sum()
-
-            numeric = central_differences(f, array, 1e-5)
-            np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8, err_msg=str(layer))
+        check_gradients(layer, *drawn(layer, shape, np.float64), backend)
 
 
 @pytest.mark.peer
@@ -110,19 +102,9 @@ def test_agrees_with_torch(dtype, backend):
     tolerance = {"rtol": 2e-5, "atol": 2e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-12}
     for layer, shape in layers(dtype):
         x, dy = drawn(layer, shape, dtype)
-        peer = eval(f"torch.nn.{layer}", {"torch": torch}).to(torch.from_numpy(x).dtype)
-        state = {**layer.parameters(), **layer.buffers()}
-        peer.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+        peer = torchs(torch, layer, dtype)
         for _ in range(3):
-            theirs = torch.from_numpy(x).requires_grad_()
-            peer.zero_grad()
-            expected = peer(theirs)
-            expected.backward(torch.from_numpy(dy))
-            y, gradients, dx = passed(layer, x, dy, backend)
-            np.testing.assert_allclose(y, expected.detach().numpy(), **tolerance)
-            np.testing.assert_allclose(dx, theirs.grad.numpy(), **tolerance)
-            for name, parameter in peer.named_parameters():
-                np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), **tolerance)
+            check_torch(torch, peer, layer, x, dy, backend, tolerance)
             x = (x * 1.5 + 0.5).astype(dtype)
         buffers = dict(peer.named_buffers())
         assert [*buffers] == [*layer.buffers()]

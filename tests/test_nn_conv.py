@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
-from models import both, central_differences, numbers, same_bits
+from models import (
+    both,
+    central_differences,
+    check_gradients,
+    check_torch,
+    numbers,
+    passed,
+    same_bits,
+    torchs,
+)
 
 from fastgd import gemm, nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
 from fastgd.nn import reference_conv
-from fastgd.nn.compiled import LayerPasses
 from fastgd.nn.kernels import kernels_of
 
 #: (sizes, stride, padding, dilation, groups): batch, in, out, height, width, kernel height and width
@@ -114,14 +122,6 @@ def layers(dtype):
     yield nn.Conv1d(4, 6, 4, padding="same", dtype=dtype, seed=0), row
 
 
-def run(layer, x, dy, backend):
-    """(y, gradients of the parameters by name, dx) of x [batch, ...]."""
-    passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), x.dtype)
-    passes.bind(x, dy.copy())
-    passes.run()
-    return passes.y, passes.gradients, passes.dx
-
-
 def drawn(layer, shape, dtype):
     rng = np.random.default_rng(0)
     return (rng.standard_normal(s).astype(dtype) for s in (shape, layer.output_shape(shape)))
@@ -129,15 +129,7 @@ def drawn(layer, shape, dtype):
 
 def test_gradients_against_central_differences(backend):
     for layer, shape in layers(np.float64):
-        x, dy = drawn(layer, shape, np.float64)
-        _, gradients, dx = run(layer, x, dy, backend)
-        for array, grad in [(x, dx), *((layer.parameters()[name], g) for name, g in gradients.items())]:
-
-            def f(layer=layer, x=x, dy=dy):
-                return (run(layer, x, dy, backend)[0] * dy).sum()
-
-            numeric = central_differences(f, array, 1e-5)
-            np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8, err_msg=str(layer))
+        check_gradients(layer, *drawn(layer, shape, np.float64), backend)
 
 
 @pytest.mark.peer
@@ -148,16 +140,7 @@ def test_agrees_with_torch(dtype, backend):
     tolerance = {"rtol": 2e-5, "atol": 2e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-12}
     for layer, shape in layers(dtype):
         x, dy = drawn(layer, shape, dtype)
-        peer = eval(f"torch.nn.{layer}", {"torch": torch}).to(torch.from_numpy(x).dtype)
-        peer.load_state_dict({name: torch.from_numpy(array) for name, array in layer.parameters().items()})
-        theirs = torch.from_numpy(x).requires_grad_()
-        expected = peer(theirs)
-        expected.backward(torch.from_numpy(dy))
-        y, gradients, dx = run(layer, x, dy, backend)
-        np.testing.assert_allclose(y, expected.detach().numpy(), **tolerance)
-        np.testing.assert_allclose(dx, theirs.grad.numpy(), **tolerance)
-        for name, parameter in peer.named_parameters():
-            np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), **tolerance)
+        check_torch(torch, torchs(torch, layer, dtype), layer, x, dy, backend, tolerance)
 
 
 def network(backend, dtype=np.float64):
@@ -193,7 +176,7 @@ def test_gradients_have_the_same_bits_with_any_number_of_threads():
         # products themselves may differ between one thread and several: both runs have several
         for threads in (2, 3, 16):
             lib.fgd_set_num_threads(threads)
-            y, gradients, dx = run(layer, x, dy, "native")
+            y, gradients, dx = passed(layer, x, dy, "native")
             results.append([array.copy() for array in (y, dx, *gradients.values())])
     finally:
         lib.fgd_set_num_threads(before)

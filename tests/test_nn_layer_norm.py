@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from models import both, central_differences, numbers, same_bits
+from models import both, check_gradients, check_torch, numbers, passed, same_bits, torchs
 
 from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
-from fastgd.nn.compiled import LayerPasses
-from fastgd.nn.kernels import kernels_of
 
 SHAPES = [(1, 1), (3, 2), (1, 15), (5, 16), (7, 17), (33, 65), (700, 129), (3, 16384), (9, 20001)]
 
@@ -61,14 +59,6 @@ def layers(dtype):
     yield nn.RMSNorm(6, elementwise_affine=False)
 
 
-def run(layer, x, dy, backend):
-    """(y, gradients of the parameters by name, dx) of x [batch, ...]."""
-    passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), x.dtype)
-    passes.bind(x, dy.copy())
-    passes.run()
-    return passes.y, passes.gradients, passes.dx
-
-
 def drawn(layer, dtype):
     rng = np.random.default_rng(0)
     for array in layer.parameters().values():
@@ -78,15 +68,7 @@ def drawn(layer, dtype):
 
 def test_gradients_against_central_differences(backend):
     for layer in layers(np.float64):
-        x, dy = drawn(layer, np.float64)
-        _, gradients, dx = run(layer, x, dy, backend)
-        for array, grad in [(x, dx), *((layer.parameters()[name], g) for name, g in gradients.items())]:
-
-            def f(layer=layer, x=x, dy=dy):
-                return (run(layer, x, dy, backend)[0] * dy).sum()
-
-            numeric = central_differences(f, array, 1e-5)
-            np.testing.assert_allclose(grad, numeric, rtol=1e-6, atol=1e-8, err_msg=str(layer))
+        check_gradients(layer, *drawn(layer, np.float64), backend)
 
 
 @pytest.mark.peer
@@ -96,16 +78,7 @@ def test_agrees_with_torch(dtype, backend):
     tolerance = {"rtol": 2e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-12}
     for layer in layers(dtype):
         x, dy = drawn(layer, dtype)
-        peer = eval(f"torch.nn.{layer}", {"torch": torch}).to(torch.from_numpy(x).dtype)
-        peer.load_state_dict({name: torch.from_numpy(array) for name, array in layer.parameters().items()})
-        theirs = torch.from_numpy(x).requires_grad_()
-        expected = peer(theirs)
-        expected.backward(torch.from_numpy(dy))
-        y, gradients, dx = run(layer, x, dy, backend)
-        np.testing.assert_allclose(y, expected.detach().numpy(), **tolerance)
-        np.testing.assert_allclose(dx, theirs.grad.numpy(), **tolerance)
-        for name, parameter in peer.named_parameters():
-            np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), **tolerance)
+        check_torch(torch, torchs(torch, layer, dtype), layer, x, dy, backend, tolerance)
 
 
 def test_a_large_mean_does_not_spoil_the_deviation(backend):
@@ -119,7 +92,7 @@ def test_a_large_mean_does_not_spoil_the_deviation(backend):
 
 def test_a_row_without_deviation_is_0_and_its_gradient_finite(backend):
     x = np.full((2, 8), 3.0, np.float32)
-    y, _, dx = run(nn.LayerNorm(8), x, np.ones_like(x), backend)
+    y, _, dx = passed(nn.LayerNorm(8), x, np.ones_like(x), backend)
     assert not y.any() and not dx.any()
 
 

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from models import SPECIAL, both, central_differences, numbers, same_bits
+from models import SPECIAL, both, check_gradients, check_torch, numbers, passed, same_bits, torchs
 
 from fastgd import nn
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPES
-from fastgd.nn.compiled import LayerPasses
-from fastgd.nn.kernels import kernels_of
 
 #: (planes, height, width, out_height, out_width), kernel, stride, padding
 CASES = [
@@ -106,13 +104,6 @@ def layers():
     yield nn.Flatten(1, -2), image
 
 
-def run(layer, x, dy, backend):
-    passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), x.dtype)
-    passes.bind(x, dy.copy())
-    passes.run()
-    return passes.y, passes.dx
-
-
 def drawn(layer, shape, dtype):
     rng = np.random.default_rng(0)
     return (rng.standard_normal(s).astype(dtype) for s in (shape, layer.output_shape(shape)))
@@ -122,13 +113,7 @@ def test_gradients_against_central_differences(backend):
     for layer, shape in layers():
         if isinstance(layer, nn.Flatten):
             continue  # its output is its input, of which LayerPasses keeps no copy
-        x, dy = drawn(layer, shape, np.float64)
-
-        def f(layer=layer, x=x, dy=dy):
-            return (run(layer, x, dy, backend)[0] * dy).sum()
-
-        numeric = central_differences(f, x)
-        np.testing.assert_allclose(run(layer, x, dy, backend)[1], numeric, atol=1e-8, err_msg=str(layer))
+        check_gradients(layer, *drawn(layer, shape, np.float64), backend, 1e-6, rtol=1e-7)
 
 
 @pytest.mark.peer
@@ -137,18 +122,12 @@ def test_agrees_with_torch(dtype, backend):
     torch = pytest.importorskip("torch", reason="torch is in the extra `peers`")
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-13}
     for layer, shape in layers():
-        peer = eval(f"torch.nn.{layer}", {"torch": torch})
+        module = torchs(torch, layer, dtype)
         x, dy = drawn(layer, shape, dtype)
         x = np.round(x * 2) / 2  # many that are equal
-        theirs = torch.from_numpy(x).requires_grad_()
-        expected = peer(theirs)
-        assert layer.output_shape(shape) == tuple(expected.shape)
-        if isinstance(layer, nn.Flatten):
-            continue
-        expected.backward(torch.from_numpy(dy))
-        y, dx = run(layer, x, dy, backend)
-        np.testing.assert_allclose(y, expected.detach().numpy(), **tolerance)
-        np.testing.assert_allclose(dx, theirs.grad.numpy(), **tolerance)
+        assert layer.output_shape(shape) == tuple(module(torch.from_numpy(x)).shape)
+        if not isinstance(layer, nn.Flatten):
+            check_torch(torch, module, layer, x, dy, backend, tolerance)
 
 
 @pytest.mark.peer
@@ -161,7 +140,7 @@ def test_special_numbers_are_pooled_as_torch_pools_them(backend):
         expected = eval(f"torch.nn.{layer}", {"torch": torch})(theirs)
         dy = rng.standard_normal(expected.shape).astype(np.float32)
         expected.backward(torch.from_numpy(dy))
-        y, dx = run(layer, x, dy, backend)
+        y, _, dx = passed(layer, x, dy, backend)
         same_bits(y, expected.detach().numpy())
         np.testing.assert_allclose(dx, theirs.grad.numpy(), rtol=1e-6, atol=1e-6)
 

@@ -86,10 +86,6 @@ class LossPass(ABC):
         """How many labels the prediction has right, and how many there are; 0 and 0 where y has no labels."""
         return 0, 0
 
-    def refusal(self, code: int, target: Array) -> Exception | None:
-        """What to raise when the program ends with this code, if that is the target's fault."""
-        return None
-
 
 class Loss(ABC):
     """A number to make small, from the model's output and a target."""

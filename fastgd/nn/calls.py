@@ -10,6 +10,7 @@ import numpy as np
 
 from fastgd.arrays import DTYPES, Array
 from fastgd.nn.base import Loss
+from fastgd.nn.compiled import explained
 from fastgd.nn.kernels import OperationFailed, kernels_of
 from fastgd.nn.program import Builder, Shape
 
@@ -178,6 +179,6 @@ def loss_and_grad(loss: Loss, prediction: Any, y: Any, out: Any, backend: str) -
     try:
         program.run()
     except OperationFailed as failed:
-        raise bound.refusal(failed.code, target) or failed from None
+        raise explained(failed, to.ops, {"prediction": given, "target": target}) from None
     np.copyto(grad, bound.dy.array)
     return float(bound.value[0]), grad

@@ -48,14 +48,8 @@ class Compiled(NamedTuple):
     def refusal(
         self, failed: OperationFailed, x: Array, lengths: Array | None, target: Array | None = None
     ) -> Exception:
-        """What to raise: what the operation says itself, or the loss, or else what there is."""
-        inputs = {"x": x, "lengths": lengths, "target": target}
-        op = self.ops[failed.op]
-        if op.refusal:
-            own = op.refusal(failed.code, [_array_of(argument, inputs) for argument in op.arguments])
-            return own or failed
-        ours = self.loss.refusal(failed.code, target) if self.loss and target is not None else None
-        return ours or failed
+        """What to raise: what the operation says itself, or else what there is."""
+        return explained(failed, self.ops, {"x": x, "lengths": lengths, "target": target})
 
     def bind(self, x: Array, lengths: Array | None, target: Array) -> LossPass:
         """Sets the inputs of the next run, which must be kept until then."""
@@ -68,6 +62,13 @@ class Compiled(NamedTuple):
         self.program.bind("x", x)
         if lengths is not None:
             self.program.bind("lengths", lengths)
+
+
+def explained(failed: OperationFailed, ops: Sequence[Op], inputs: Mapping[str, Array | None]) -> Exception:
+    """What the operation that failed says about its arguments, or else the failure itself."""
+    op = ops[failed.op]
+    own = op.refusal(failed.code, [_array_of(a, inputs) for a in op.arguments]) if op.refusal else None
+    return own or failed
 
 
 def _array_of(argument: Argument, inputs: Mapping[str, Array | None]) -> Array | None:

@@ -54,8 +54,8 @@ from fastgd.nn.calls import (
 )
 from fastgd.nn.dropout import checked_probability
 from fastgd.nn.embedding import INT64, checked_padding, out_of_range
-from fastgd.nn.functional_sequences import *  # noqa: F403
-from fastgd.nn.functional_spatial import *  # noqa: F403
+from fastgd.nn.functional_sequences import *  # noqa: F403  (what their __all__ names)
+from fastgd.nn.functional_spatial import *  # noqa: F403  (what their __all__ names)
 from fastgd.nn.layers import checked_size
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class CrossEntropyPass(LossPass):
         weights = None if of.weight is None else of.weight.astype(to.dtype)
         labels = to.kernels.describe("labels", weights, of.label_smoothing, divisor, of.ignore_index)
         target = to.input("target", self._shape, INT64)
-        to.emit_first("labels_check", labels, (rows, self._classes), (target,))
+        to.emit_first("labels_check", labels, (rows, self._classes), (target,), self._refusal)
         arguments = (logits, target, self.dy)
         row_loss = to.value((rows,), np.float64)
         to.emit("softmax_cross_entropy", labels, (rows, self._classes), (*arguments, row_loss, self.value))
@@ -80,8 +80,9 @@ class CrossEntropyPass(LossPass):
         counted = target != self._ignored
         return int((prediction.argmax(axis=-1)[counted] == target[counted]).sum()), int(counted.sum())
 
-    def refusal(self, code: int, target: Array) -> Exception | None:
-        return self._out_of_range(target) if code == self._error_label else None
+    def _refusal(self, code: int, arguments: Sequence[Array | None]) -> Exception | None:
+        labels = arguments[0]
+        return self._out_of_range(labels) if code == self._error_label and labels is not None else None
 
 
 class CrossEntropyLoss(Loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -21,17 +22,18 @@ class Windows(Layer):
     largest: ClassVar[bool]
     count_include_pad = False
 
+    @abstractmethod
     def windows(self, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """kernel, stride and padding for an input of this shape."""
-        raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.dims + 2 or 0 in shape:
             raise ValueError(f"{self} takes [batch, channels, {DIMENSIONS[self.dims]}], not {list(shape)}")
         return (*shape[:2], *self.output_size(shape))
 
+    @abstractmethod
     def output_size(self, shape: Shape) -> tuple[int, ...]:
-        raise NotImplementedError
+        """The output's sizes behind the channels, for an input of this shape."""
 
     def bind(self, to: Builder, x: Value, activation: Activation | None = None) -> tuple[Value, Backward]:
         y = to.value(self.output_shape(x.shape))

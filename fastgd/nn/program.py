@@ -156,9 +156,11 @@ class Builder:
                 argument.storage.used_by(len(self.ops))
         self.ops.append(Op(entry, self.dtype, of, tuple(sizes), tuple(arguments), refusal))
 
-    def emit_first(self, entry: str, of: Any, sizes: Sequence[int], arguments: Sequence[Argument]) -> None:
+    def emit_first(
+        self, entry: str, of: Any, sizes: Sequence[int], arguments: Sequence[Argument], refusal: Refusal
+    ) -> None:
         """Puts a call that checks inputs before all others, so that nothing has changed when it refuses."""
-        self.ops.insert(0, Op(entry, self.dtype, of, tuple(sizes), tuple(arguments)))
+        self.ops.insert(0, Op(entry, self.dtype, of, tuple(sizes), tuple(arguments), refusal))
         for storage in self._storages:
             if storage.first >= 0:
                 storage.first, storage.last = storage.first + 1, storage.last + 1
