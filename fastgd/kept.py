@@ -60,7 +60,7 @@ class Residual(NamedTuple):
 
 
 #: by rounding
-_RESIDUALS = {
+RESIDUALS = {
     "kahan": Residual(lambda param: param.dtype),
     "master": Residual(lambda param: np.dtype(np.float32)),
     "split": Residual(lambda param: np.dtype(np.int16), ("bfloat16", "the upper half of a float32")),
@@ -69,18 +69,18 @@ _RESIDUALS = {
 
 def keeps_residual(values: Mapping[str, Any]) -> bool:
     """Whether rounding keeps what 16-bit parameters lose."""
-    return values["rounding"] in _RESIDUALS
+    return values["rounding"] in RESIDUALS
 
 
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the residual is stored in; None where there is none."""
-    kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
+    kind = RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
     return kind and kind.dtype(param)
 
 
 def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
     """TypeError for a rounding that the parameter's dtype does not have."""
-    kind, name = _RESIDUALS.get(values["rounding"]), param.dtype.name
+    kind, name = RESIDUALS.get(values["rounding"]), param.dtype.name
     if kind and kind.only and has_16_bits(param) and name != kind.only[0]:
         only, why = kind.only
         raise TypeError(f"{what} is {name}: rounding {values['rounding']!r} is for {only}, {why}")
