@@ -134,7 +134,7 @@ def _dlpack_device(value: Any) -> tuple[int, int]:
 
 
 def mark(value: Any) -> tuple[Any, ...] | None:
-    """What tells in little time whether a value on a device is over the same memory in the same way as before.
+    """What tells in little time whether a value on a device lies in the same memory as before, and alike.
 
     None for one that only a new conversion can tell.
     """

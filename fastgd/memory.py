@@ -190,7 +190,7 @@ class DeviceArray:
         return self
 
     def transpose(self, *axes: Any) -> DeviceArray:
-        """The same memory with its axes in that order, given as one sequence or each; reversed when none is."""
+        """The same memory with its axes in that order, given as one or several; reversed when not."""
         order = tuple(axes[0]) if len(axes) == 1 and not isinstance(axes[0], int) else axes
         order = order or tuple(range(self.ndim))[::-1]
         if sorted(order) != list(range(self.ndim)):

@@ -24,7 +24,7 @@ from fastgd.planner import Planner
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
-from fastgd.state import VERSION, checked_state, named_arrays, summary
+from fastgd.state import checked_state, snapshot, summary
 from fastgd.storage import arithmetic
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
@@ -294,27 +294,8 @@ class Optimizer:
         rounding the parameter lost and "average" its running average, where there are. What a rule carries
         from step to step beside arrays stands in an entry as a float.
         """
-        planner = self._planner
-        state: dict[int, dict[str, Any]] = {}
-        groups = []
         with self._lock:
-            for i in range(len(planner.parameters)):
-                if planner.steps[i]:
-                    # a switch may have been turned on since the last step
-                    arrays = named_arrays(self.rule, planner.keep(i))
-                    names = (name for name, _ in self.rule.carried)
-                    carried = dict(zip(names, planner.carried_by(i), strict=True))
-                    copies = {name: array.copy() for name, array in arrays.items()}
-                    state[i] = {"step": int(planner.steps[i]), **carried, **copies}
-            first = 0
-            for group in self.param_groups:
-                numbers = list(range(first, first + len(group.members)))
-                groups.append({**group.values_in_place, "params": numbers})
-                first += len(numbers)
-        head = {"rule": self.rule.name, "version": VERSION, "seed": planner.seed}
-        if self.rule.average:
-            head["training"] = self._training
-        return {**head, "state": state, "param_groups": groups}
+            return snapshot(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.

@@ -34,7 +34,31 @@ SCALES = "{}_scales"
 REMEDY = "load_state_dict(state, convert=True) converts it"
 
 
-def named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
+def snapshot(opt: Optimizer) -> dict[str, Any]:
+    """The state dict of an optimizer whose lock is held, all of it copied."""
+    planner = opt._planner
+    state: dict[int, dict[str, Any]] = {}
+    for i in range(len(planner.parameters)):
+        if planner.steps[i]:
+            # a switch may have been turned on since the last step
+            arrays = _named_arrays(opt.rule, planner.keep(i))
+            names = (name for name, _ in opt.rule.carried)
+            carried = dict(zip(names, planner.carried_by(i), strict=True))
+            copies = {name: array.copy() for name, array in arrays.items()}
+            state[i] = {"step": int(planner.steps[i]), **carried, **copies}
+    groups = []
+    first = 0
+    for group in opt.param_groups:
+        numbers = list(range(first, first + len(group.members)))
+        groups.append({**group.values_in_place, "params": numbers})
+        first += len(numbers)
+    head = {"rule": opt.rule.name, "version": VERSION, "seed": planner.seed}
+    if opt.rule.average:
+        head["training"] = opt.training
+    return {**head, "state": state, "param_groups": groups}
+
+
+def _named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
     """The arrays of an entry by name."""
     arrays: dict[str, Array] = {}
     for slot, state in zip(rule.slots, kept.slots, strict=True):
