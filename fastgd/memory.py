@@ -277,7 +277,12 @@ def device_of(kind: str, pointer: int) -> int:
 
 def on_host(array: Array) -> Array:
     """The array, or a copy of it if it is on a device."""
-    return memory_of(array).to_host(array) if isinstance(array, DeviceArray) else array
+    return to_host(array) if isinstance(array, DeviceArray) else array
+
+
+def to_host(array: Array) -> Array:
+    """A copy on the host."""
+    return memory_of(array).to_host(array)
 
 
 def placed(memory: Memory, values: Array) -> Array:

@@ -15,7 +15,7 @@ from fastgd.backends.base import BLOCK, Codes, State
 from fastgd.checks import finite, flag, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
-from fastgd.memory import like, memory_of, on_host, placed
+from fastgd.memory import like, memory_of, on_host, placed, to_host
 from fastgd.rules import Carried, Rule, Slot
 from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
 from fastgd.storage import arithmetic, decode, encode, load, store
@@ -37,6 +37,7 @@ REMEDY = "load_state_dict(state, convert=True) converts it"
 def snapshot(opt: Optimizer) -> dict[str, Any]:
     """The state dict of an optimizer whose lock is held, all of it copied."""
     planner = opt._planner
+    planner.settle()
     state: dict[int, dict[str, Any]] = {}
     for i in range(len(planner.parameters)):
         if planner.steps[i]:
@@ -44,7 +45,7 @@ def snapshot(opt: Optimizer) -> dict[str, Any]:
             arrays = _named_arrays(opt.rule, planner.keep(i))
             names = (name for name, _ in opt.rule.carried)
             carried = dict(zip(names, planner.carried_by(i), strict=True))
-            copies = {name: array.copy() for name, array in arrays.items()}
+            copies = {name: to_host(array) for name, array in arrays.items()}
             state[i] = {"step": int(planner.steps[i]), **carried, **copies}
     groups = []
     first = 0

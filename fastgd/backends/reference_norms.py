@@ -132,7 +132,7 @@ def norm_of(grads: Sequence[Array], options: Options) -> float:
 # ---- Clipping ---------------------------------------------------------------------------------------
 
 
-def _clip_coef(norm: float, options: Options) -> float:
+def clip_coef(norm: float, options: Options) -> float:
     if options.normalize and norm == 0:
         return 1.0
     ratio = options.clip_norm / (norm + 1e-6)
@@ -145,7 +145,7 @@ def _scoped(grads: Sequence[Array], groups: Sequence[int], options: Options) -> 
     coefs: list[float] = []
     for _, members in groupby(range(len(grads)), scopes.__getitem__):
         own = [grads[i] for i in members]
-        coefs += [_clip_coef(norm_of(own, options), options)] * len(own)
+        coefs += [clip_coef(norm_of(own, options), options)] * len(own)
     return coefs
 
 
@@ -179,7 +179,7 @@ def judged(grads: Sequence[Array], groups: Sequence[int], options: Options) -> t
     coef, coefs = 1.0, [1.0] * len(grads)
     if not math.isinf(options.clip_norm):
         if options.scope == "all" or options.total_norm is not None:
-            coef = _clip_coef(norm, options)
+            coef = clip_coef(norm, options)
             coefs = [coef] * len(grads)
         else:
             coefs = _scoped(grads, groups, options)
