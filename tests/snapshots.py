@@ -13,7 +13,8 @@ import fastgd
 from fastgd import backends
 from fastgd.rules import RULES
 
-BACKENDS = tuple(backends.MODULES)
+#: those that work on arrays of NumPy's
+BACKENDS = tuple(name for name in backends.MODULES if name != backends.AUTO["cuda"])
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:

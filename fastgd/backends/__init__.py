@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from importlib import import_module
 
 from fastgd.backends.base import Backend
+from fastgd.memory import Memory, kind_of
 
-#: name -> module with a BACKEND; "auto" is the first, and never something slower in silence
-MODULES = {"native": "fastgd.backends.native", "reference": "fastgd.backends.reference"}
+#: name -> module with a BACKEND
+MODULES = {
+    "native": "fastgd.backends.native",
+    "reference": "fastgd.backends.reference",
+    "cuda": "fastgd.backends.cuda",
+}
+
+#: kind of memory -> what "auto" is for arrays in it, and never something slower in silence
+AUTO = {"host": "native", "cuda": "cuda"}
 
 
 @functools.cache
@@ -22,13 +31,13 @@ def unavailable(name: str) -> str | None:
 
 
 @functools.cache
-def get(name: str = "auto") -> Backend:
-    """The backend of that name; "auto" is the native one.
+def get(name: str = "auto", kind: str = "host") -> Backend:
+    """The backend of that name; "auto" is the one for that kind of memory.
 
     Raises ValueError for an unknown name and ImportError, with the reason, for one that cannot be used here.
     """
     if name == "auto":
-        name = next(iter(MODULES))
+        name = AUTO[kind]
     if name not in MODULES:
         raise ValueError(f"there is no backend {name!r}; there are auto, {', '.join(MODULES)}")
     reason = unavailable(name)
@@ -36,3 +45,34 @@ def get(name: str = "auto") -> Backend:
         raise ImportError(f"backend {name!r} cannot be used here: {reason}")
     backend: Backend = import_module(MODULES[name]).BACKEND
     return backend
+
+
+def chosen(name: str, memory: Memory, what: str) -> Backend:
+    """The backend of that name for an array in this memory; otherwise as `get`.
+
+    ValueError, naming the array as `what`, for one that does not work on such memory.
+    """
+    kind = kind_of(memory)
+    backend = get(name, kind)
+    if backend.memory != kind:
+        raise ValueError(
+            f"{what} is on {memory.name}: the {backend.name} backend works on memory of kind "
+            f"{backend.memory}; backend='auto' is {AUTO[kind]} there"
+        )
+    return backend
+
+
+def for_all(name: str, memories: Iterable[Memory], what: str = "array") -> Backend:
+    """What works on arrays in these memories, of each array one: one backend, or one for each memory.
+
+    what: they are called "what 0", "what 1", ... in errors, which are those of `chosen`.
+    """
+    found: dict[Memory, Backend] = {}
+    for i, memory in enumerate(memories):
+        if memory not in found:
+            found[memory] = chosen(name, memory, f"{what} {i}")
+    if len(found) > 1:
+        from fastgd.backends.several import Several
+
+        return Several(name, found)
+    return next(iter(found.values())) if found else get(name)

@@ -276,6 +276,9 @@ class _Step:
             return _all_finite((norm, report.clip_coef, None, False))
         return _measured(report)
 
+    def settle(self) -> int:
+        return 0
+
 
 def _set_group(group: Any, block: Block) -> None:
     values = block.values
@@ -299,6 +302,7 @@ class NativeBackend:
     """See the module."""
 
     name = "native"
+    memory = "host"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         return rule.name in KERNELS and code_of(np.dtype(dtype)) is not None

@@ -50,7 +50,7 @@ class Driver(Protocol):
         """MemoryError, with what is free, when there is not enough."""
 
     def upload(self, pointer: int, values: Array, stream: int) -> None:
-        """Copies C-contiguous host memory there, before what comes next on the stream; it can be reused at once."""
+        """Copies C-contiguous host memory there before what comes next on the stream; it can be reused."""
 
     def download(self, pointer: int, values: Array, stream: int) -> None:
         """Copies from there into C-contiguous host memory, after what came before on the stream; waits."""

@@ -166,7 +166,7 @@ def traced(variant: Variant) -> Traced:
         unsigned = variant.unsigned(name)
         outputs[f"x_{name}"] = store(new_state[name], dtype_named(kind), unsigned=unsigned, random=bits)
     if variant.average:
-        outputs["average"] = moved(trace.argument("average", real), new_x, uniform("average_weight"))
+        outputs["average"] = moved(element("average", real.name), new_x, uniform("average_weight"))
     if variant.copy:
         outputs["copy"] = store(new_x, dtype_named(variant.copy))
     return Traced(trace, outputs, tried)
@@ -183,9 +183,10 @@ def _gradient(variant: Variant, g: Value, uniform: Any) -> Value:
 
 def _loaded(trace: Trace, name: str, kind: str, variant: Variant) -> Value:
     if kind != CODED:
-        return load(trace.argument(f"x_{name}", dtype_named(kind)), variant.real)
-    code = trace.argument(f"x_{name}", np.uint8).astype(np.uint32)
-    scale = trace.argument(f"scale_{name}", np.float32)
+        stored: Value = trace.argument(f"x_{name}", dtype_named(kind))
+        return load(stored, variant.real)
+    code: Value = trace.argument(f"x_{name}", np.uint8).astype(np.uint32)
+    scale: Value = trace.argument(f"scale_{name}", np.float32)
     return decoded(code, scale, variant.unsigned(name)).astype(variant.real)
 
 
@@ -258,7 +259,7 @@ def traced_codes(variant: Variant, slot: str) -> tuple[Trace, Value]:
     if variant.state_rounding == "stochastic":
         operand = variant.operand(slot)
         below = random_below(half(_random_word(trace, operand & ~1), operand))
-    inverse = trace.argument(f"inverse_{slot}", np.float32)
+    inverse: Value = trace.argument(f"inverse_{slot}", np.float32)
     code: Any = encoded(bits, inverse, below, variant.unsigned(slot))
     largest = trace.argument(f"largest_{slot}", np.uint32)
     return trace, np.where(is_broken(largest), np.uint8(0), code)

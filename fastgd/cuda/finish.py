@@ -1,4 +1,4 @@
-"""The kernels between measuring and updating: what chunks sum up to becomes a norm, coefficients and counters.
+"""The kernels between measuring and updating: what chunks sum up to becomes a norm and coefficients.
 
 One block of threads; each thread takes every so-manieth segment of the chunks, and adds up in their order. A
 segment is that of a scope: all gradients first, then, where clipping has other scopes, each of them.
@@ -91,7 +91,7 @@ class _Finish:
     # ---- sums ----
 
     def add_up(self, column: int) -> None:
-        """Writes `total`, `largest` and `bad`, the first that is not finite, of the chunks from `at` to `last`."""
+        """Writes `total`, `largest` and `bad`, the first not finite, of the chunks from `at` to `last`."""
         writer = self.writer
         writer.lines(f"""
 total, largest, bad = {self.constant(0.0)}, {self.constant(0.0)}, {NONE}
@@ -353,7 +353,7 @@ params, others, descending = {zero}, {zero}, {zero}
         trust: Any = trace.constant(1.0, F64)
         if rule.trust is not None:
             norms: list[Any] = [np.sqrt(value) for value in (params, others, size)]
-            trust = rule.trust.ratio(*norms, scalars)
+            trust = rule.trust.ratio(norms[0], norms[1], norms[2], scalars)
         scale = 1.0 / counted(descending / size) if variant.cautious else trace.constant(1.0, F64)
         return [trust, scale]
 

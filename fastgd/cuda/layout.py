@@ -1,6 +1,6 @@
 """Where things lie in the memory that kernels share: tables of tensors, of tiles, and the numbers of a step.
 
-All entries are 8 bytes. Kernels are given the addresses of tables; the offsets in them are part of their text.
+All entries are 8 bytes. Kernels are given addresses of tables; the offsets in them are part of their text.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def sums_text(grad: str, real: str, *, clamped: bool, scaled: bool = False, thre
 
 
 def _square(trace: Trace, g: Any, scale: Any) -> Any:
-    """Of the prepared gradient, NaN where a clamp would hide that it is not finite: reference_norms.norm_of."""
+    """Of the prepared gradient; NaN where a clamp would hide it, or infinity: reference_norms.norm_of."""
     prepared: Any = bounded(g * trace.argument("unscale", g.dtype), trace.argument("bound", g.dtype))
     value = prepared.astype(F64)
     if scale is not None:
@@ -187,8 +187,8 @@ def trial_text(variant: Variant, threads: int = THREADS) -> Text:
             wide = tried[vector].astype(F64)
             results[name] = wide * wide
     if "change" in tried:
-        change: Any = tried["change"]
-        results["descending"] = descends(change, tried["g"]).astype(F64)  # type: ignore[arg-type]
+        change, g = (tried[name] for name in ("change", "g"))
+        results["descending"] = descends(change, g).astype(F64)
     outputs = list(results.values())
     needed = trace.arguments(outputs)
     uniform = Uniform(writer, variant)

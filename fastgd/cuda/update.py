@@ -1,4 +1,4 @@
-"""The kernels that update: one pass over all memory of a step, a block of threads for each tile of a tensor."""
+"""The kernels that update: one pass over all memory of a step, a block of threads for each tile."""
 
 from __future__ import annotations
 
