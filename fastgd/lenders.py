@@ -55,13 +55,14 @@ def on_device(value: Any, what: str, stream: int = LEGACY_STREAM) -> DeviceArray
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{what} does not lend its memory ({error})") from None
     dtype = _dtype(lent.dtype, what)
-    memory = _opened(kind, lent.device, what)
+    memory = _opened(kind, what, number=lent.device)
     return DeviceArray(memory, lent.pointer, lent.shape, lent.strides, dtype, lent, lent.writeable)
 
 
-def _opened(kind: str, number: int, what: str) -> Memory:
+def _opened(kind: str, what: str, *, number: int = 0, pointer: int = 0) -> Memory:
+    """The memory of a device; of the one that the pointer belongs to if it is not 0."""
     try:
-        return open_device(kind, number)
+        return open_device(kind, device_of(kind, pointer) if pointer else number)
     except ImportError as error:
         raise ImportError(f"{what}: {error}") from None
 
@@ -99,7 +100,7 @@ def _from_torch(tensor: Any, what: str) -> DeviceArray:
         pointer, owner = tensor.data_ptr(), tensor.detach()
     except RuntimeError as error:  # sparse, or of no memory of its own
         raise TypeError(f"{what} does not lend its memory ({error})") from None
-    memory = _opened("cuda", tensor.device.index or 0, what)
+    memory = _opened("cuda", what, number=tensor.device.index or 0)
     return DeviceArray(memory, pointer, tensor.shape, strides, dtype, owner)
 
 
@@ -115,8 +116,7 @@ def _from_interface(value: Any, interface: dict[str, Any], what: str) -> DeviceA
     if dtype.kind == "V" and isinstance(own, np.dtype) and own.itemsize == dtype.itemsize:
         dtype = own  # bfloat16, for which the interface has no name
     # an array without elements has no pointer to tell its device by
-    number = device_of("cuda", pointer) if pointer else max(_dlpack_device(value)[1], 0)
-    memory = _opened("cuda", number, what)
+    memory = _opened("cuda", what, number=max(_dlpack_device(value)[1], 0), pointer=pointer)
     shape, strides = interface["shape"], interface.get("strides")
     return DeviceArray(memory, pointer, shape, strides, dtype, value, not read_only)
 

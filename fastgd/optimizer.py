@@ -298,8 +298,8 @@ class Optimizer:
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
         copies on the host, in the dtypes they are kept in. A slot in 8 bits is two arrays: its codes, uint8
         in the parameter's shape, and "<slot>_scales", a float32 for each 256 codes in C order. "residual" is
-        what rounding the parameter lost and "average" its running average, where there are. What a rule carries
-        from step to step beside arrays stands in an entry as a float.
+        what rounding the parameter lost and "average" its running average, where there are. What a rule
+        carries from step to step beside arrays stands in an entry as a float.
         """
         with self._lock:
             return snapshot(self)
