@@ -189,7 +189,7 @@ total, largest, bad = {self.constant(0.0)}, {self.constant(0.0)}, {NONE}
             writer.line(f"scope = scopes + segment * {SCOPE_BYTES}")
             writer.line("norm = load_f64(scope + 24)")
             if judging.told:
-                self.number("norm")
+                writer.line(f"norm = load_f64(numbers + {control('total_norm')})")
             made = self.trace("c", self._coefficient, "norm", "clip_norm", "unscale")
             writer.line(f"store_f64(scope + 16, {made[0]})")
             writer.line(f"store_f64(scope, {made[1]})")
@@ -209,7 +209,7 @@ total, largest, bad = {self.constant(0.0)}, {self.constant(0.0)}, {NONE}
         writer, judging = self.writer, self.judging
         with writer.indented("if thread() == 0:"):
             if judging.told:
-                self.number("norm")
+                writer.line(f"norm = load_f64(numbers + {control('total_norm')})")
             else:
                 writer.line(
                     "norm = load_f64(scopes + 24)"

@@ -50,8 +50,10 @@ CONTROL = (
     "bound",  # clip_value
     "bound32",
     "clip_norm",
+    "total_norm",  # the norm, if others have measured it
     "clip_unit",
     "unit_eps",
+    "reports",  # address of the last REPORTS reports
     # what kernels find
     "made",  # steps since the plan was made
     "row",  # address of this step's row in `rows`
@@ -62,7 +64,6 @@ CONTROL = (
     "norm",
     "clip_coef",
     "rescaled",  # whether squares overflow or vanish, so that another pass is needed
-    "reports",  # address of the last REPORTS reports
     "issued",  # reports so far
 )
 
