@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from fastgd.tracing import Operation, number
+from fastgd.tracing import STORED, Operation, number
 
 #: what 16-bit floats are to Numba: bits that are loaded, seen as such and stored
-_STORED = {"bfloat16": "uint16", "float16": "uint16"}
+_BITS = dict.fromkeys(STORED, "uint16")
 
 _FLOAT_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
@@ -27,12 +27,12 @@ Builder = Callable[[Any, Operation, list[Any]], Any]
 
 def numba_type(types: Any, dtype: np.dtype[Any]) -> Any:
     """The type of a dtype in `numba.types`, or in numba-cuda's."""
-    name = _STORED.get(dtype.name, dtype.name)
+    name = _BITS.get(dtype.name, dtype.name)
     return types.boolean if name == "bool" else getattr(types, name)
 
 
 def llvm_type(dtype: np.dtype[Any]) -> Any:
-    name = _STORED.get(dtype.name, dtype.name)
+    name = _BITS.get(dtype.name, dtype.name)
     known = {"float32": ir.FloatType(), "float64": ir.DoubleType(), "bool": ir.IntType(1)}
     return known.get(name) or ir.IntType(8 * np.dtype(name).itemsize)
 

@@ -41,7 +41,7 @@ CODES = {
 }
 
 #: what is stored only: it can be seen as bits, and that is all
-_STORED = ("bfloat16", "float16")
+STORED = ("bfloat16", "float16")
 
 
 def code_of(dtype: DType) -> str:
@@ -399,7 +399,7 @@ def numpy_operation(operation: Operation) -> Callable[..., Any]:
 
 def _computed(dtype: DType) -> None:
     """TraceError for a dtype that nothing is computed in."""
-    if dtype.name in _STORED:
+    if dtype.name in STORED:
         raise TraceError(f"nothing is computed in {dtype}: it can only be seen as bits")
     code_of(dtype)
 

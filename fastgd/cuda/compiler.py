@@ -6,6 +6,7 @@ from typing import Any
 
 from fastgd.cuda.device import primitive
 from fastgd.cuda.writer import Text
+from fastgd.tracing import STORED, Operation, numpy_operation
 
 #: what generated code is called in tracebacks
 FILE = "<fastgd kernel {}>"
@@ -15,15 +16,22 @@ def scope_of(text: Text, *, simulated: bool) -> dict[str, Any]:
     """What the names in a kernel's text stand for."""
     scope: dict[str, Any] = {name: primitive(name) for name in text.primitives}
     if simulated:
-        from fastgd.tracing import number, numpy_operation
+        from fastgd.tracing import number
 
-        scope |= {name: numpy_operation(operation) for name, operation in text.operations.items()}
+        scope |= {name: _simulated(operation) for name, operation in text.operations.items()}
         return scope | {name: number(constant) for name, constant in text.constants.items()}
     from numba.cuda import extending, types
 
     from fastgd.llvm import namespace
 
     return scope | namespace(extending, types, text.operations.values(), text.constants, rounded=True)
+
+
+def _simulated(operation: Operation) -> Any:
+    """The operation on NumPy's scalars, 16-bit floats being their bits as they are in Numba."""
+    if operation.name == "view" and {operation.kind.name, operation.dtype.name} & set(STORED):
+        return lambda bits: bits
+    return numpy_operation(operation)
 
 
 def function_of(text: Text, *, simulated: bool) -> Any:

@@ -216,7 +216,8 @@ def _ruled(
     if not variant.cautious:
         return *body(), tried
     change, new_state = body(decay=0.0)
-    tried["change"], tried["g"] = change, g
+    # the trust ratio, which is not known yet, does not change a sign
+    tried["change"], tried["g"] = body(decay=0.0, trust=1.0)[0] if rule.trust else change, g
     scaled = uniform("cautious_scale") * kept_if_descending(change, g)
     return uniform("s_decay") * x + scaled, new_state, tried
 

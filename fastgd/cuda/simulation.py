@@ -8,6 +8,7 @@ within a warp by itself.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Any
 
@@ -18,6 +19,10 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 PATIENCE = 60.0
 
 _lock = threading.Lock()
+
+if SIMULATED:
+    # the simulator asks without end whether its threads are done, and takes their time
+    sys.setswitchinterval(1e-4)
 
 
 def _current() -> Any:
@@ -37,8 +42,16 @@ def barrier() -> None:
     _current().syncthreads()
 
 
-def _warp() -> tuple[int, threading.Barrier, dict[int, Any]]:
-    """The lane of this thread, and what its warp meets at and exchanges through."""
+class _Warp:
+    """Where 32 threads meet, and two boxes that they exchange through in turn, so that one meeting is enough."""
+
+    def __init__(self, lanes: int) -> None:
+        self.meeting = threading.Barrier(lanes, timeout=PATIENCE)
+        self.boxes: tuple[dict[int, Any], ...] = {}, {}
+
+
+def _warp() -> tuple[int, _Warp]:
+    """The lane of this thread, and its warp."""
     current = _current()
     manager = current._manager
     warp, lane = divmod(current.thread_id, 32)
@@ -46,15 +59,16 @@ def _warp() -> tuple[int, threading.Barrier, dict[int, Any]]:
         warps = manager.__dict__.setdefault("warps", {})
         if warp not in warps:
             threads = manager._block_dim[0] * manager._block_dim[1] * manager._block_dim[2]
-            warps[warp] = threading.Barrier(min(32, threads - 32 * warp), timeout=PATIENCE), {}
-    return lane, *warps[warp]
+            warps[warp] = _Warp(min(32, threads - 32 * warp))
+    return lane, warps[warp]
 
 
 def shuffle(value: Any, lane: int) -> Any:
     """The value that a lane of the warp has; all of them must take part."""
-    own, meeting, box = _warp()
+    own, warp = _warp()
+    current = _current()
+    current.shuffles = turn = getattr(current, "shuffles", 0) + 1
+    box = warp.boxes[turn % 2]
     box[own] = value
-    meeting.wait()
-    result = box[int(lane)]
-    meeting.wait()
-    return result
+    warp.meeting.wait()
+    return box[int(lane)]
