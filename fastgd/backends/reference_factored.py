@@ -44,7 +44,11 @@ def updated_moments(
     row_mean = lane_sums(squares.reshape(count * rows, cols)).reshape(count, rows) / cols
     row, col = state[names[-1]].reshape(count, rows), state[names[-2]].reshape(count, cols)
     means = row_mean, col_sums(squares) / rows
-    row, col, row_factor, col_factor = rule.factored(np, row, col, *means, SimpleNamespace(**scalars))
+    s = SimpleNamespace(**scalars)
+    row, col = (rule.factored.average(*pair, s) for pair in zip((row, col), means, strict=True))
+    # added up from the first row to the last
+    mean = np.cumsum(row, axis=1)[:, -1:] / rows
+    row_factor, col_factor = rule.factored.row_factor(np, row, mean, s), rule.factored.col_factor(np, col)
     spread = np.broadcast_arrays(
         row_factor.astype(g.dtype)[:, :, None], col_factor.astype(g.dtype)[:, None], squares
     )

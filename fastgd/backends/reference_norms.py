@@ -164,9 +164,13 @@ def smallest(coefs: Sequence[float]) -> float:
 def unit_coefs(x: Array, g: Array, unit: int, options: Options) -> Array:
     """What each unit of `unit` elements of a prepared gradient is to be multiplied by, float64.
 
-    x: the parameter. Brock et al. 2021, equation 3.
+    x: the parameter.
     """
-    param, grad = unit_norms(x, unit), unit_norms(g, unit)
+    return unit_coef(unit_norms(x, unit), unit_norms(g, unit), options)
+
+
+def unit_coef(param: Array, grad: Array, options: Any) -> Array:
+    """That of units with these norms (Brock et al. 2021, equation 3). options: of Options, or alike."""
     limit = options.clip_unit * np.where(param > options.unit_eps, param, options.unit_eps)
     return np.where(grad <= limit, 1.0, limit / grad)
 

@@ -14,7 +14,7 @@ from fastgd.arrays import Array
 from fastgd.backends.base import Block, Codes, Item, Options, State
 from fastgd.backends.reference_factored import updated_moments
 from fastgd.backends.reference_norms import smallest, tensor_norm, transformed, unit_coefs
-from fastgd.rules import Slot
+from fastgd.rules import Orthogonal, Slot
 from fastgd.settings import state_rounding
 from fastgd.storage import (
     Bits,
@@ -281,9 +281,23 @@ def _ruled(
     # without the parameter, which enters the step of such a rule only where it decays
     change, new_state = body(x if rule.orthogonal is None else np.zeros_like(x), decay=0.0)
     if rule.orthogonal is not None:
-        matrix, s = change.reshape(shape), SimpleNamespace(**scalars)
-        change, scale = rule.orthogonal(np, matrix, tensor_norm(change), s).reshape(-1), scalars["lr"]
+        change, scale = _turned(rule.orthogonal, change, shape, scalars), scalars["lr"]
     if cautious:
         share = np.count_nonzero(descends(change, g)) / x.size
         change, scale = kept_if_descending(change, g), scale / counted(share)
     return real(scalars["decay"]) * x + real(scale) * change, new_state
+
+
+def _turned(orthogonal: Orthogonal, change: Array, shape: tuple[int, ...], scalars: dict[str, float]) -> Array:
+    """A flat change made orthogonal as a matrix of that shape, in its precision."""
+    real = change.dtype.type
+    s = SimpleNamespace(**{name: real(value) for name, value in scalars.items()})
+    first = orthogonal.scale(tensor_norm(change), SimpleNamespace(**scalars))
+
+    def polynomial(gram: Array, square: Array) -> Array:
+        value: Array = orthogonal.polynomial(np.eye(len(gram), dtype=real), gram, square, s)
+        return value
+
+    matrix = change.reshape(shape) * real(first)
+    turned: Array = orthogonal.turned(matrix, polynomial, int(scalars[orthogonal.steps]))
+    return turned.reshape(-1)

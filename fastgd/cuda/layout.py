@@ -11,7 +11,11 @@ from fastgd.backends.reference_norms import LANES as LANES
 #: slots of state that a rule may have: FGD_MAX_SLOTS
 MOST_SLOTS = 8
 
-#: a tensor: pointers, but for size and unit (elements), noise (of storage.noise_key) and block (a number)
+#: dimensions that an array may have once neighbouring ones are merged, if it has gaps or another order
+MOST_DIMENSIONS = 8
+
+#: a tensor: pointers, but for size and unit (elements), noise (of storage.noise_key), block (a number), width
+#: (elements of a row), lines and columns (of one of its matrices)
 TENSOR = (
     "size",
     "param",
@@ -25,6 +29,14 @@ TENSOR = (
     "unit",
     "unit_coefs",
     "ratios",
+    "layout",
+    "rows",
+    "width",
+    "lines",
+    "columns",
+    "row_factors",
+    "col_factors",
+    "work",
     *(f"state{k}" for k in range(MOST_SLOTS)),
     *(f"scales{k}" for k in range(MOST_SLOTS)),
 )
@@ -82,6 +94,18 @@ TRIED_BYTES = 24
 
 #: bytes of a tensor's ratios: trust and cautious scale, float64, then both in float32
 RATIO_BYTES = 24
+
+
+#: columns of TENSOR whose arrays may lie in memory in any way
+STRIDED = ("param", "grad", "residual", "average", "copy", *(f"state{k}" for k in range(MOST_SLOTS)))
+
+#: words of a tensor's layout: the number of dimensions, their lengths, then strides in bytes for each of STRIDED
+LAYOUT_WORDS = 1 + MOST_DIMENSIONS * (1 + len(STRIDED))
+
+
+def stride(column: str, dimension: int = 0) -> int:
+    """The offset in a tensor's layout of an array's stride."""
+    return 8 * (1 + MOST_DIMENSIONS * (1 + STRIDED.index(column)) + dimension)
 
 
 def tensor(name: str) -> int:

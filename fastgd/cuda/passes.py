@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
 from fastgd.arrays import dtype_named
 from fastgd.cuda.element import Variant, traced_keys
-from fastgd.cuda.layout import TENSOR_BYTES, TILE, TILE_BYTES, control, tensor
+from fastgd.cuda.layout import STRIDED, TENSOR_BYTES, TILE, TILE_BYTES, control, stride, tensor
 from fastgd.cuda.writer import Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK
@@ -23,7 +26,8 @@ I64, U32, U64 = (np.dtype(kind) for kind in (np.int64, np.uint32, np.uint64))
 
 def of_element(name: str) -> bool:
     """Whether an argument of a step differs from element to element."""
-    return name in ("p", "g", "low", "residual", "average", "unit_coef") or name.startswith(("x_", "scale_"))
+    own = ("p", "g", "low", "residual", "average", "unit_coef", "work", "total")
+    return name in own or name.startswith(("x_", "scale_", "factor_"))
 
 
 class Operand:
@@ -48,7 +52,10 @@ def operands_of(variant: Variant) -> list[Operand]:
     """The parameter, the gradient, and all that lies beside them."""
     slots = [s.name for s in variant.of.slots]
     found = [Operand("p", "param", variant.param), Operand("g", "grad", variant.grad, writes=False)]
-    found += [Operand(f"x_{s}", f"state{slots.index(s)}", kind) for s, kind in variant.slots.items()]
+    if variant.of.orthogonal is not None:
+        found.append(Operand("work", "work", variant.real.name, writes=False))
+    else:
+        found += states_of(variant, [s for s in variant.slots if s not in variant.lines])
     if variant.residual:
         found.append(Operand("residual", "residual", variant.residual))
     if variant.average:
@@ -56,6 +63,12 @@ def operands_of(variant: Variant) -> list[Operand]:
     if variant.copy:
         found.append(Operand("copy", "copy", variant.copy, reads=False))
     return found
+
+
+def states_of(variant: Variant, names: Iterable[str]) -> list[Operand]:
+    """The state of these slots."""
+    slots = [s.name for s in variant.of.slots]
+    return [Operand(f"x_{s}", f"state{slots.index(s)}", variant.slots[s]) for s in names]
 
 
 def begin_tile(writer: Writer) -> None:
@@ -70,20 +83,73 @@ if end > size:
     end = size""")
 
 
+class Places:
+    """Writes where the elements of operands lie in a layout of element.LAYOUTS."""
+
+    def __init__(self, writer: Writer, layout: str, operands: Sequence[Operand]) -> None:
+        """operands: those whose elements are asked for; their addresses must have been written."""
+        self.writer, self.layout = writer, layout
+        self._strided = [o for o in operands if layout == "strided" and o.column in STRIDED]
+        if layout == "strided":
+            writer.line(f"layout = load_i64(of + {tensor('layout')})")
+            writer.line("dimensions = load_i64(layout)")
+        elif layout == "rows":
+            writer.line(f"rows = load_i64(of + {tensor('rows')})")
+            writer.line(f"width = load_i64(of + {tensor('width')})")
+
+    def find(self, suffix: str, number: str) -> str:
+        """Writes what the places of an element follow from; `number` is its own among those gone over.
+
+        Returns its number among the elements of the parameter.
+        """
+        writer = self.writer
+        if self.layout == "rows":
+            row = f"load_i64(rows + ({number}) // width * 8)"
+            writer.line(f"own{suffix} = {row} * width + ({number}) % width")
+            return f"own{suffix}"
+        if self.layout == "strided":
+            for o in self._strided:
+                writer.line(f"{o.name}_place{suffix} = {o.at}")
+            writer.line(f"rest = {number}")
+            writer.line("dimension = dimensions")
+            with writer.indented("while dimension > 0:"):
+                writer.line("dimension -= 1")
+                writer.line("length = load_i64(layout + 8 + dimension * 8)")
+                writer.line("index = rest % length")
+                writer.line("rest = rest // length")
+                for o in self._strided:
+                    step = f"load_i64(layout + {stride(o.column)} + dimension * 8)"
+                    writer.line(f"{o.name}_place{suffix} += index * {step}")
+        return number
+
+    def of(self, operand: Operand, suffix: str, number: str) -> str:
+        """The address of an element that was found."""
+        if operand in self._strided:
+            return f"{operand.name}_place{suffix}"
+        if self.layout == "rows" and operand.column != "grad":
+            return f"{operand.at} + own{suffix} * {operand.size}"
+        return f"{operand.at} + ({number}) * {operand.size}"
+
+
 class Uniform:
     """Writes what is the same for all elements of a tile: addresses, scalars, keys."""
 
-    def __init__(self, writer: Writer, variant: Variant) -> None:
+    def __init__(self, writer: Writer, variant: Variant, real: np.dtype[Any] | None = None) -> None:
+        """real: what is computed in, where that is not the variant's."""
         self.writer, self.variant = writer, variant
-        self.real = variant.real
+        self.real = real or variant.real
         self.code, self.size = code_of(self.real), self.real.itemsize
 
-    def addresses(self, operands: list[Operand]) -> None:
+    def varies(self, name: str) -> bool:
+        """Whether an argument differs from element to element; keys do where rows are far apart."""
+        return of_element(name) or (self.variant.layout == "rows" and name in self._key_names())
+
+    def addresses(self, operands: Sequence[Operand]) -> None:
         for operand in operands:
             self.writer.line(f"{operand.at} = load_i64(of + {tensor(operand.column)})")
         for k, kind in enumerate(self.variant.state):
-            if kind == CODED:
-                name = self.variant.of.slots[k].name
+            name = self.variant.of.slots[k].name
+            if kind == CODED and any(o.name == f"x_{name}" for o in operands):
                 self.writer.line(f"scale_{name}_at = load_i64(of + {tensor(f'scales{k}')})")
 
     def scalars(self, needed: set[str]) -> None:
@@ -113,17 +179,23 @@ class Uniform:
             if name in needed:
                 place = control(f"{name}32" if narrow else name)
                 writer.line(f"{name} = load_{self.code}(numbers + {place})")
-        if self.variant.random and needed & set(self._key_names()):
+        if needed & set(self._key_names()):
             self._keys(count)
+        if "length" in needed:
+            length = f"load_i64(of + {tensor('width')})"
+            writer.line(f"length = {writer.operation('convert', I64, self.real)}({length})")
 
     def _key_names(self) -> list[str]:
         return [f"key{operand}_{part}" for operand in self.variant.random for part in ("first", "second")]
 
-    def units(self) -> None:
-        """Loads where the coefficients of units are."""
-        if self.variant.units:
+    def lines(self, needed: set[str]) -> None:
+        """Loads where what units, rows and columns have in common is."""
+        if "unit_coef" in needed:
             self.writer.line(f"unit = load_i64(of + {tensor('unit')})")
             self.writer.line(f"unit_coefs = load_i64(of + {tensor('unit_coefs')})")
+        if any(name.startswith("factor_") for name in needed):
+            for name in ("lines", "columns", "row_factors", "col_factors"):
+                self.writer.line(f"{name} = load_i64(of + {tensor(name)})")
 
     def operations(self, trace: Trace, outputs: list[Symbol]) -> dict[int, str]:
         """Writes the operations that follow from uniform arguments alone, and gives their names."""
@@ -131,7 +203,7 @@ class Uniform:
         varies: set[int] = set()
         for i in needed:
             operation = trace.operations[i]
-            own = operation.name == "argument" and of_element(operation.what)
+            own = operation.name == "argument" and self.varies(operation.what)
             if own or varies.intersection(operation.operands):
                 varies.add(i)
         known: dict[int, str] = {}
@@ -141,11 +213,20 @@ class Uniform:
 
     def element(self, needed: set[str], suffix: str, number: str) -> None:
         """Writes what an element is told beside what it is stored as; number: its own, in the text."""
+        if self.variant.layout == "rows" and needed & set(self._key_names()):
+            self._key_of(f"({number}) >> 32", suffix)
         if "low" in needed:
             self.writer.line(f"low{suffix} = {self.writer.operation('convert', I64, U32)}({number})")
         if "unit_coef" in needed:
             place = f"unit_coefs + ({number}) // unit * {self.size}"
             self.writer.line(f"unit_coef{suffix} = load_{self.code}({place})")
+        for name, axis in self.variant.lines.items():
+            if f"factor_{name}" in needed:
+                line = f"({number}) // columns"
+                place = f"row_factors + {line} * {self.size}"
+                if axis == -2:
+                    place = f"col_factors + ({line} // lines * columns + ({number}) % columns) * {self.size}"
+                self.writer.line(f"factor_{name}{suffix} = load_{self.code}({place})")
 
     def scales(self, needed: set[str], suffix: str, number: str) -> None:
         """Loads the scales of the blocks of codes that an element is in."""
@@ -159,10 +240,16 @@ class Uniform:
         step = f"load_i64(numbers + {control('row')}) + (row_number + {count - 1}) * 8"
         writer.line(f"noise = load_u64(of + {tensor('noise')})")
         writer.line(f"step = load_u64({step})")
-        # a tile does not go beyond a multiple of 2^32
-        writer.line(f"high = {writer.operation('convert', I64, U64)}(first >> 32)")
+        if self.variant.layout != "rows":
+            # a tile does not go beyond a multiple of 2^32
+            self._key_of("first >> 32", "")
+
+    def _key_of(self, high: str, suffix: str) -> None:
+        """Writes the keys of elements whose numbers have this upper half."""
+        writer = self.writer
+        writer.line(f"high{suffix} = {writer.operation('convert', I64, U64)}({high})")
         trace, keys = traced_keys(self.variant)
-        given = {name: name for name in ("noise", "step", "high")}
-        names = writer.traced(trace, list(keys.values()), given, "k")
+        given = {"noise": "noise", "step": "step", "high": f"high{suffix}"}
+        names = writer.traced(trace, list(keys.values()), given, f"k{suffix}")
         for key, name in zip(keys, names, strict=True):
-            writer.line(f"{key} = {name}")
+            writer.line(f"{key}{suffix} = {name}")

@@ -6,7 +6,7 @@ together in halves. What is summed is traced from the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from fastgd.arrays import dtype_named
 from fastgd.backends.reference_norms import bounded
 from fastgd.backends.reference_update import descends
-from fastgd.cuda.device import WARP
 from fastgd.cuda.element import Variant, traced
 from fastgd.cuda.layout import (
     CHUNK,
@@ -26,25 +25,18 @@ from fastgd.cuda.layout import (
     control,
     tensor,
 )
-from fastgd.cuda.passes import THREADS, Operand, Uniform, of_element, operands_of
+from fastgd.cuda.lanes import F64, Lanes, added
+from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, operands_of
 from fastgd.cuda.writer import Text, Writer
 from fastgd.storage import load
 from fastgd.tracing import Trace, code_of
 
-F64 = np.dtype(np.float64)
-
-#: elements that a thread loads before it adds them up, so that the memory's latency is waited for once
-AHEAD = 8
-
 ARGUMENTS = ("tensors", "chunks", "count", "sums", "numbers", "scopes")
 
 
-class _Lanes:
-    """Writes a loop over the elements of a chunk, and sums of what becomes of them."""
-
-    def __init__(self, writer: Writer, sums: Sequence[str]) -> None:
-        self.writer, self.sums = writer, sums
-        writer.lines(f"""
+def _of_chunk(writer: Writer, sums: Sequence[str]) -> Lanes:
+    """Sums over the chunk of these threads, which is of the tensor `of`."""
+    writer.lines(f"""
 lane = thread() % {LANES}
 chunk = block() * {writer.threads // LANES} + thread() // {LANES}
 tensor, part, number = i64(0), i64(0), i64(0)
@@ -58,45 +50,15 @@ size = load_i64(of + {tensor("size")})
 if end > size:
     end = size
 if chunk >= count:
-    end = first
-i = first + lane""")
-        zero = writer.constant(Trace().constant(0.0, F64).operation)
-        for name in sums:
-            writer.line(f"{name} = {zero}")
-
-    def loop(
-        self, operands: Sequence[Operand], element: Callable[[str], Mapping[str, str]], ahead: int = AHEAD
-    ) -> None:
-        """element: suffix -> what the sums are to grow by, by their names, once operands are loaded."""
-        for count in (ahead, 1):
-            with self.writer.indented(f"while i + {(count - 1) * LANES} < end:"):
-                for j in range(count):
-                    for operand in operands:
-                        place = f"{operand.at} + (i + {j * LANES}) * {operand.size}"
-                        self.writer.line(f"{operand.name}_{count}{j} = load_{operand.code}({place})")
-                for j in range(count):
-                    for name, value in element(f"_{count}{j}").items():
-                        self.writer.line(f"{name} = {value}")
-                self.writer.line(f"i += {count * LANES}")
-
-    def fold(self, how: Mapping[str, str], to: str, size: int) -> None:
-        """Puts lanes together, and stores the sums at `to` by the chunk's number.
-
-        how: sum -> the operation on two lanes.
-        """
-        distance = LANES // 2
-        while distance:
-            for name in self.sums:
-                self.writer.line(f"{name}_other = shuffle_f64({name}, (thread() + {distance}) % {WARP})")
-                self.writer.line(f"{name} = {how[name].format(name, f'{name}_other')}")
-            distance //= 2
-        with self.writer.indented("if lane == 0 and chunk < count:"):
-            for k, name in enumerate(self.sums):
-                self.writer.line(f"store_f64({to} + number * {size} + {8 * k}, {name})")
+    end = first""")
+    return Lanes(writer, sums)
 
 
-def _added(writer: Writer) -> str:
-    return writer.operation("add", F64, F64) + "({}, {})"
+def _stored(lanes: Lanes, to: str, size: int) -> None:
+    """Stores the sums at `to` by the chunk's number."""
+    with lanes.writer.indented("if lane == 0 and chunk < count:"):
+        for k, name in enumerate(lanes.sums):
+            lanes.writer.line(f"store_f64({to} + number * {size} + {8 * k}, {name})")
 
 
 def _larger(writer: Writer) -> str:
@@ -108,21 +70,32 @@ def _larger(writer: Writer) -> str:
 # ---- Gradients --------------------------------------------------------------------------------------
 
 
-def sums_text(grad: str, real: str, *, clamped: bool, scaled: bool = False, threads: int = THREADS) -> Text:
+def sums_text(
+    grad: str,
+    real: str,
+    *,
+    clamped: bool,
+    scaled: bool = False,
+    layout: str = "gapless",
+    column: str = "grad",
+    threads: int = THREADS,
+) -> Text:
     """The kernel that measures gradients in a dtype, chunk by chunk.
 
     real: what they are computed in. clamped: whether they are limited to +-bound before. scaled: takes the
     squares of the numbers times the powers of two in the rows of all and of its own scope, if there is need;
-    else it gives the sum of squares and the largest magnitude.
+    else it gives the sum of squares and the largest magnitude. column: of a tensor's row, where they are.
     """
     writer = Writer("sums", ARGUMENTS, threads)
     if scaled:
         with writer.indented(f"if load_i64(numbers + {control('rescaled')}) == 0:"):
             writer.line("return")
     names = ("of_all", "of_scope") if scaled else ("total", "largest")
-    lanes = _Lanes(writer, names)
-    operand = Operand("g", "grad", grad)
-    writer.line(f"g_at = load_i64(of + {tensor('grad')})")
+    lanes = _of_chunk(writer, names)
+    operand = Operand("g", column, grad)
+    writer.line(f"g_at = load_i64(of + {tensor(column)})")
+    # the gradients of rows have no gaps themselves
+    places = Places(writer, "strided" if layout == "strided" else "gapless", [operand])
     kind, code = dtype_named(real), code_of(dtype_named(real))
     given: dict[str, str] = {}
     if clamped or scaled:
@@ -144,15 +117,16 @@ def sums_text(grad: str, real: str, *, clamped: bool, scaled: bool = False, thre
     else:
         wide = g.astype(F64)
         results = [wide * wide, abs(g).astype(F64)]
-    add, larger = _added(writer), _larger(writer)
+    add, larger = added(writer), _larger(writer)
     how = dict(zip(names, (add, add if scaled else larger), strict=True))
 
-    def element(suffix: str) -> dict[str, str]:
+    def element(suffix: str, number: str) -> dict[str, str]:
         made = writer.traced(trace, results, {**given, "g": f"g{suffix}"}, suffix[1:])
         return {name: how[name].format(name, value) for name, value in zip(names, made, strict=True)}
 
-    lanes.loop([operand], element)
-    lanes.fold(how, "sums", SUM_BYTES)
+    lanes.loop([operand], places, element)
+    lanes.fold(how)
+    _stored(lanes, "sums", SUM_BYTES)
     return writer.done()
 
 
@@ -178,7 +152,7 @@ def trial_text(variant: Variant, threads: int = THREADS) -> Text:
     with writer.indented(f"if load_i64(numbers + {control('skipped')}) != 0:"):
         writer.line("return")
     names = ("params", "others", "descending")
-    lanes = _Lanes(writer, names)
+    lanes = _of_chunk(writer, names)
     made = traced(variant)
     trace, tried = made.trace, made.tried
     results: dict[str, Any] = {}
@@ -195,18 +169,19 @@ def trial_text(variant: Variant, threads: int = THREADS) -> Text:
     operands = [o for o in operands_of(variant) if o.name in needed]
     uniform.addresses(operands)
     uniform.scalars(needed)
-    uniform.units()
+    uniform.lines(needed)
+    places = Places(writer, variant.layout, operands)
     known = uniform.operations(trace, outputs)
-    add = _added(writer)
+    add = added(writer)
 
-    def element(suffix: str) -> dict[str, str]:
-        number = f"i + {int(suffix[2:]) * LANES}"
+    def element(suffix: str, number: str) -> dict[str, str]:
         uniform.element(needed, suffix, number)
         uniform.scales(needed, suffix, number)
-        given = {name: name + suffix if of_element(name) else name for name in needed}
+        given = {name: name + suffix if uniform.varies(name) else name for name in needed}
         values = writer.traced(trace, outputs, given, suffix[1:], dict(known))
         return {name: add.format(name, value) for name, value in zip(results, values, strict=True)}
 
-    lanes.loop(operands, element, ahead=2)
-    lanes.fold(dict.fromkeys(names, add), "tried", TRIED_BYTES)
+    lanes.loop(operands, places, element, ahead=2)
+    lanes.fold(dict.fromkeys(names, add))
+    _stored(lanes, "tried", TRIED_BYTES)
     return writer.done()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastgd.cuda.device import WARP, WIDEST
-from fastgd.cuda.element import Traced, Variant, traced, traced_codes
+from fastgd.cuda.element import Variant, traced, traced_codes
 from fastgd.cuda.layout import control
-from fastgd.cuda.passes import THREADS, Operand, Uniform, begin_tile, of_element, operands_of
+from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, begin_tile, operands_of
 from fastgd.cuda.writer import Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
@@ -22,48 +23,71 @@ OF_LANE = BLOCK // WARP
 ARGUMENTS = ("tensors", "tiles", "numbers")
 
 
+class Made(NamedTuple):
+    """What a pass makes of each element."""
+
+    trace: Trace
+    #: by the names of the operands that they are stored in; of 8-bit state, "bits_<slot>"
+    outputs: dict[str, Any]
+    operands: Sequence[Operand]
+
+
 def update_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes the step of elements stored this way."""
-    writer = Writer("update", ARGUMENTS, threads)
+    made = traced(variant)
+    return pass_text("update", variant, Made(made.trace, made.outputs, operands_of(variant)), threads)
+
+
+def pass_text(
+    name: str, variant: Variant, made: Made, threads: int = THREADS, real: np.dtype[Any] | None = None
+) -> Text:
+    """A kernel over tiles of elements. real: what is computed in, where that is not the variant's."""
+    writer = Writer(name, ARGUMENTS, threads)
     begin_tile(writer)
     with writer.indented(f"if load_i64(numbers + {control('skipped')}) != 0:"):
         writer.line("return")
-    kernel = _Update(writer, variant, threads)
-    if CODED in variant.state:
+    kernel = _Pass(writer, variant, made, threads, real)
+    if kernel.coded:
         kernel.write_coded()
     else:
         kernel.write_plain()
     return writer.done()
 
 
-class _Update:
+class _Pass:
     """Writes the kernel of one variant."""
 
-    def __init__(self, writer: Writer, variant: Variant, threads: int) -> None:
-        self.writer, self.variant, self.threads = writer, variant, threads
-        self.traced: Traced = traced(variant)
-        self.operands = operands_of(variant)
-        self.read = [o for o in self.operands if o.reads]
-        self.written = [o for o in self.operands if o.writes]
-        trace, outputs = self.traced.trace, list(self.traced.outputs.values())
+    def __init__(
+        self, writer: Writer, variant: Variant, made: Made, threads: int, real: np.dtype[Any] | None
+    ) -> None:
+        self.writer, self.variant, self.threads, self.made = writer, variant, threads, made
+        self.operands = made.operands
+        trace, outputs = made.trace, list(made.outputs.values())
         self.needed = trace.arguments(outputs)
-        if CODED in variant.state and variant.state_rounding == "stochastic":
+        self.read = [o for o in self.operands if o.reads and o.name in self.needed]
+        self.written = [o for o in self.operands if o.writes]
+        slots = variant.slots.items()
+        self.coded = [s for s, kind in slots if kind == CODED and f"bits_{s}" in made.outputs]
+        if self.coded and variant.state_rounding == "stochastic":
             self.needed |= {
                 "low",
                 *(f"key{k}_{part}" for k in variant.random for part in ("first", "second")),
             }
-        self.uniform = uniform = Uniform(writer, variant)
+        self.uniform = uniform = Uniform(writer, variant, real)
         uniform.addresses(self.operands)
         uniform.scalars(self.needed)
-        uniform.units()
+        uniform.lines(self.needed)
+        self.places = Places(writer, variant.layout, self.operands)
         self.known = uniform.operations(trace, outputs)
-        together = " | ".join(o.at for o in self.operands)
-        writer.line(f"aligned = ({together}) & {WIDEST - 1} == 0")
+        self.gapless = variant.layout == "gapless"
+        if self.gapless:
+            together = " | ".join(o.at for o in self.operands)
+            writer.line(f"aligned = ({together}) & {WIDEST - 1} == 0")
 
     def _given(self, suffix: str) -> dict[str, str]:
         """The name of each argument in the text; a scale is that of the block of codes at hand."""
         return {
-            name: name + suffix if of_element(name) and not name.startswith("scale_") else name
+            name: name + suffix if self.uniform.varies(name) and not name.startswith("scale_") else name
             for name in self.needed
         }
 
@@ -71,9 +95,9 @@ class _Update:
 
     def _computed(self, suffix: str) -> dict[str, str]:
         """Writes an element's operations; what is stored -> its name."""
-        outputs = self.traced.outputs
+        outputs = self.made.outputs
         names = self.writer.traced(
-            self.traced.trace, list(outputs.values()), self._given(suffix), suffix[1:], dict(self.known)
+            self.made.trace, list(outputs.values()), self._given(suffix), suffix[1:], dict(self.known)
         )
         return dict(zip(outputs, names, strict=True))
 
@@ -83,30 +107,38 @@ class _Update:
         width = WIDEST // min(o.size for o in self.operands)
         writer = self.writer
         writer.line(f"i = first + thread() * {width}")
-        with writer.indented("if aligned:"):
-            with writer.indented(f"while i + {width} <= end:"):
-                for operand in self.read:
-                    self._load(operand, width)
-                results = []
-                for j in range(width):
-                    self.uniform.element(self.needed, f"_{j}", f"i + {j}")
-                for j in range(width):
-                    results.append(self._computed(f"_{j}"))
-                for operand in self.written:
-                    self._store(operand, [r[operand.name] for r in results])
-                writer.line(f"i += {self.threads * width}")
-            writer.line(f"i = end - (end - first) % {width} + thread()")
-        with writer.indented("else:"):
+        if self.gapless:
+            with writer.indented("if aligned:"):
+                self._write_vectors(width)
+            with writer.indented("else:"):
+                writer.line("i = first + thread()")
+        else:
             writer.line("i = first + thread()")
         with writer.indented("while i < end:"):
+            number = self.places.find("_t", "i")
             for operand in self.read:
-                writer.line(f"{operand.name}_t = load_{operand.code}({operand.at} + i * {operand.size})")
-            self.uniform.element(self.needed, "_t", "i")
+                writer.line(f"{operand.name}_t = load_{operand.code}({self.places.of(operand, '_t', 'i')})")
+            self.uniform.element(self.needed, "_t", number)
             result = self._computed("_t")
             for operand in self.written:
-                value = result[operand.name]
-                writer.line(f"store_{operand.code}({operand.at} + i * {operand.size}, {value})")
+                place = self.places.of(operand, "_t", "i")
+                writer.line(f"store_{operand.code}({place}, {result[operand.name]})")
             writer.line(f"i += {self.threads}")
+
+    def _write_vectors(self, width: int) -> None:
+        writer = self.writer
+        with writer.indented(f"while i + {width} <= end:"):
+            for operand in self.read:
+                self._load(operand, width)
+            results = []
+            for j in range(width):
+                self.uniform.element(self.needed, f"_{j}", f"i + {j}")
+            for j in range(width):
+                results.append(self._computed(f"_{j}"))
+            for operand in self.written:
+                self._store(operand, [r[operand.name] for r in results])
+            writer.line(f"i += {self.threads * width}")
+        writer.line(f"i = end - (end - first) % {width} + thread()")
 
     def _load(self, operand: Operand, width: int, at: str = "i") -> None:
         for first, names in _vectors(operand, [f"{operand.name}_{j}" for j in range(width)]):
@@ -130,41 +162,53 @@ class _Update:
         with writer.indented("while block_first < end:"):
             writer.line(f"i = block_first + lane * {OF_LANE}")
             writer.line("left = end - i")
-            coded = [name for name, kind in self.variant.slots.items() if kind == CODED]
-            for name in coded:
+            for name in self.coded:
                 writer.line(f"scale_{name} = load_f32(scale_{name}_at + block_first // {BLOCK} * 4)")
-            writer.line(f"whole = aligned and left >= {OF_LANE}")
-            with writer.indented("if whole:"):
-                for operand in self.read:
-                    self._load(operand, OF_LANE)
-            with writer.indented("else:"):
-                for operand in self.read:
-                    zero = writer.constant(Trace().constant(0, _bits_of(operand)).operation)
-                    for j in range(OF_LANE):
-                        place = f"{operand.at} + (i + {j}) * {operand.size}"
-                        value = f"load_{operand.code}({place}) if left > {j} else {zero}"
-                        writer.line(f"{operand.name}_{j} = {value}")
+            if self.gapless:
+                writer.line(f"whole = aligned and left >= {OF_LANE}")
+                with writer.indented("if whole:"):
+                    for operand in self.read:
+                        self._load(operand, OF_LANE)
+                with writer.indented("else:"):
+                    self._load_some()
+            else:
+                for j in range(OF_LANE):
+                    self.places.find(f"_{j}", f"i + {j}")
+                self._load_some()
             for j in range(OF_LANE):
-                self.uniform.element(self.needed, f"_{j}", f"i + {j}")
+                # what is beyond the end is computed too, and must not be looked up there
+                writer.line(f"number_{j} = i + {j} if left > {j} else first")
+                self.uniform.element(self.needed, f"_{j}", f"number_{j}")
             results = []
             for j in range(OF_LANE):
                 results.append(self._computed(f"_{j}"))
-            codes = {name: self._codes(name, [r[f"bits_{name}"] for r in results]) for name in coded}
-            values = {
-                o.name: codes[o.name[2:]] if o.name[2:] in codes and o.name.startswith("x_") else None
-                for o in self.written
-            }
-            stored = {o.name: values[o.name] or [r[o.name] for r in results] for o in self.written}
-            with writer.indented("if whole:"):
-                for operand in self.written:
-                    self._store(operand, stored[operand.name])
-            with writer.indented("else:"):
-                for operand in self.written:
-                    for j in range(OF_LANE):
-                        with writer.indented(f"if left > {j}:"):
-                            place = f"{operand.at} + (i + {j}) * {operand.size}"
-                            writer.line(f"store_{operand.code}({place}, {stored[operand.name][j]})")
+            stored = {o.name: [r[o.name] for r in results] for o in self.written if o.name in results[0]}
+            for name in self.coded:
+                stored[f"x_{name}"] = self._codes(name, [r[f"bits_{name}"] for r in results])
+            if self.gapless:
+                with writer.indented("if whole:"):
+                    for operand in self.written:
+                        self._store(operand, stored[operand.name])
+                with writer.indented("else:"):
+                    self._store_some(stored)
+            else:
+                self._store_some(stored)
             writer.line(f"block_first += {self.threads // WARP * BLOCK}")
+
+    def _load_some(self) -> None:
+        for operand in self.read:
+            zero = self.writer.constant(Trace().constant(0, _bits_of(operand)).operation)
+            for j in range(OF_LANE):
+                place = self.places.of(operand, f"_{j}", f"i + {j}")
+                value = f"load_{operand.code}({place}) if left > {j} else {zero}"
+                self.writer.line(f"{operand.name}_{j} = {value}")
+
+    def _store_some(self, stored: dict[str, list[str]]) -> None:
+        for operand in self.written:
+            for j in range(OF_LANE):
+                with self.writer.indented(f"if left > {j}:"):
+                    place = self.places.of(operand, f"_{j}", f"i + {j}")
+                    self.writer.line(f"store_{operand.code}({place}, {stored[operand.name][j]})")
 
     def _codes(self, name: str, bits: list[str]) -> list[str]:
         """Writes the scale of the block of codes and the codes of the lane's elements; gives their names."""

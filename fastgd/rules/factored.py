@@ -9,7 +9,7 @@ from typing import Any
 from fastgd.checks import at_most, each, number, optional
 from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
 from fastgd.rules.powers import real_power
-from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule, Slot, Trust
+from fastgd.rules.table import Carried, Factored, Hyperparameter, Hyperparameters, Rule, Slot, Trust
 
 #: dtype -> the distance from 1 to the next number
 _EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-7, "float16": 2.0**-10}
@@ -30,12 +30,11 @@ def _adafactor(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
     return s.decay * p - s.trust * (g / root)
 
 
-def _factors(xp: Any, row: Any, col: Any, row_mean: Any, col_mean: Any, s: Any) -> tuple[Any, Any, Any, Any]:
-    row = row + s.one_minus_beta2 * (row_mean - row)
-    col = col + s.one_minus_beta2 * (col_mean - col)
-    # added up from the first row to the last
-    mean = xp.cumsum(row, axis=1)[:, -1:] / row.shape[1]
-    return row, col, xp.sqrt(row / xp.where(mean < s.eps1, s.eps1, mean)), xp.sqrt(col)
+_FACTORS = Factored(
+    average=lambda average, mean, s: average + s.one_minus_beta2 * (mean - average),
+    row_factor=lambda xp, row, mean, s: xp.sqrt(row / xp.where(mean < s.eps1, s.eps1, mean)),
+    col_factor=lambda xp, col: xp.sqrt(col),
+)
 
 
 def _adafactor_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
@@ -82,7 +81,7 @@ ADAFACTOR = Rule(
     body=_adafactor,
     check=check_decay,
     trust=Trust("step", _adafactor_ratio),
-    factored=_factors,
+    factored=_FACTORS,
     traits=_traits,
     own={
         "lr": Hyperparameter(

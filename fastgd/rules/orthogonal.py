@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgd.checks import each, finite, number, one_of, optional, whole
 from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
-from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule, Slot
+from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Orthogonal, Rule, Slot
 
 
 def _muon(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
@@ -18,17 +18,12 @@ def _muon(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
     return s.decay * p - step
 
 
-def _orthogonal(xp: Any, matrix: Any, norm: float, s: Any) -> Any:
-    """The iteration of Newton and Schulz, a quintic one, in the matrix's precision."""
-    real = matrix.dtype.type
-    a, b, c = real(s.a), real(s.b), real(s.c)
-    rows, cols = matrix.shape
-    matrix = matrix * real(1.0 / (s.eps if norm < s.eps else norm))
-    for _ in range(int(s.ns_steps)):
-        gram = matrix @ matrix.T if rows <= cols else matrix.T @ matrix
-        polynomial = a * xp.eye(len(gram), dtype=matrix.dtype) + (b * gram + c * (gram @ gram))
-        matrix = polynomial @ matrix if rows <= cols else matrix @ polynomial
-    return matrix
+#: the iteration of Newton and Schulz, a quintic one
+_NEWTON_SCHULZ = Orthogonal(
+    scale=lambda norm, s: 1.0 / (s.eps if norm < s.eps else norm),
+    polynomial=lambda one, gram, square, s: s.a * one + (s.b * gram + s.c * square),
+    steps="ns_steps",
+)
 
 
 #: adjust_lr_fn -> (rows, columns) -> what lr is multiplied by
@@ -75,7 +70,7 @@ MUON = Rule(
     fold=_muon_fold,
     body=_muon,
     check=check_decay,
-    orthogonal=_orthogonal,
+    orthogonal=_NEWTON_SCHULZ,
     ndim=2,
     traits=lambda shape, dtype: {"shape": shape},
     own={

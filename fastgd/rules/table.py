@@ -47,6 +47,38 @@ class Trust(NamedTuple):
     ratio: Callable[[float, float, float, Mapping[str, float]], float]
 
 
+class Factored(NamedTuple):
+    """Averages of squares by rows and columns, and the factors that stand for them in a body. All float64."""
+
+    #: (average so far, mean of the squares of the row or column, the scalars) -> the new average
+    average: Callable[[Any, Any, Any], Any]
+    #: (xp, a row's new average, the mean of those of its matrix, the scalars) -> its factor
+    row_factor: Callable[[Any, Any, Any, Any], Any]
+    #: (xp, a column's new average) -> its factor
+    col_factor: Callable[[Any, Any], Any]
+
+
+class Orthogonal(NamedTuple):
+    """A matrix X made nearly orthogonal by products: X = P X with a polynomial P of the smaller of its Gram
+    matrices G, time and again."""
+
+    #: (norm of the matrix, the scalars) -> what it is multiplied by at first; float64
+    scale: Callable[[Any, Any], Any]
+    #: (an element of the identity, of G, of G G, the scalars) -> that of P
+    polynomial: Callable[[Any, Any, Any, Any], Any]
+    #: the scalar that says how many times
+    steps: str
+
+    def turned(self, matrix: Any, polynomial: Callable[[Any, Any], Any], steps: int) -> Any:
+        """The matrix after so many times. polynomial: of (G, G G), which may be written to."""
+        rows, cols = matrix.shape
+        for _ in range(steps):
+            gram = matrix @ matrix.T if rows <= cols else matrix.T @ matrix
+            factor = polynomial(gram, gram @ gram)
+            matrix = factor @ matrix if rows <= cols else matrix @ factor
+        return matrix
+
+
 #: float64 numbers that a parameter carries from one step to the next
 Carried = tuple[float, ...]
 
@@ -154,12 +186,11 @@ class Rule(NamedTuple):
     carry: Callable[[Hyperparameters, int, Carried], Carried] = lambda h, step, carried: carried
     #: None: a tensor's step is as long as the rule makes it
     trust: Trust | None = None
-    #: for slots with `over`: (xp, averages of rows and of columns, means of squares likewise, the scalars) ->
-    #: the new averages, and the factors that the body is given in their place. All float64, [matrices, ...]
-    factored: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any, Any, Any]] | None = None
-    #: (xp, minus the step of a matrix, its norm, the scalars) -> what is added in place of that, times the
-    #: scalar `lr`; made by matrix products. None: the step is the body's
-    orthogonal: Callable[[Any, Any, float, Any], Any] | None = None
+    #: for slots with `over`; the body is given their factors in their place
+    factored: Factored | None = None
+    #: what is made of minus the step of a matrix, to be added in its place times the scalar `lr`. None: the
+    #: step is the body's
+    orthogonal: Orthogonal | None = None
     #: how many dimensions a parameter must have; None: any number
     ndim: int | None = None
     #: (shape of a parameter, name of its dtype) -> what `fold` and the switches find beside hyperparameters

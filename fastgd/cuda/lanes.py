@@ -1,0 +1,68 @@
+"""Sums over 16 lanes, by as many threads: element i goes to lane i modulo 16, and lanes are put together in
+halves, as on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fastgd.cuda.device import WARP
+from fastgd.cuda.layout import LANES
+from fastgd.cuda.passes import Operand, Places
+from fastgd.cuda.writer import Writer
+from fastgd.tracing import Trace
+
+F64 = np.dtype(np.float64)
+
+#: elements that a thread loads before it adds them up, so that the memory's latency is waited for once
+AHEAD = 8
+
+
+class Lanes:
+    """Writes a loop over elements, and sums of what becomes of them."""
+
+    def __init__(self, writer: Writer, sums: Sequence[str]) -> None:
+        """The text so far says `lane`, and from `first` to `end` which elements it is one of; none: no sums."""
+        self.writer, self.sums = writer, sums
+        writer.line("i = first + lane")
+        zero = writer.constant(Trace().constant(0.0, F64).operation)
+        for name in sums:
+            writer.line(f"{name} = {zero}")
+
+    def loop(
+        self,
+        operands: Sequence[Operand],
+        places: Places,
+        element: Callable[[str, str], Mapping[str, str]],
+        ahead: int = AHEAD,
+    ) -> None:
+        """element: (suffix, number) -> what the sums are to grow by, by their names, once operands are
+        loaded."""
+        writer = self.writer
+        for count in (ahead, 1):
+            with writer.indented(f"while i + {(count - 1) * LANES} < end:"):
+                for j in range(count):
+                    suffix, number = f"_{count}{j}", f"i + {j * LANES}"
+                    places.find(suffix, number)
+                    for operand in operands:
+                        place = places.of(operand, suffix, number)
+                        writer.line(f"{operand.name}{suffix} = load_{operand.code}({place})")
+                for j in range(count):
+                    for name, value in element(f"_{count}{j}", f"i + {j * LANES}").items():
+                        writer.line(f"{name} = {value}")
+                writer.line(f"i += {count * LANES}")
+
+    def fold(self, how: Mapping[str, str]) -> None:
+        """Puts lanes together, so that lane 0 has the sums. how: sum -> the operation on two lanes."""
+        distance = LANES // 2
+        while distance:
+            for name in self.sums:
+                self.writer.line(f"{name}_other = shuffle_f64({name}, (thread() + {distance}) % {WARP})")
+                self.writer.line(f"{name} = {how[name].format(name, f'{name}_other')}")
+            distance //= 2
+
+
+def added(writer: Writer) -> str:
+    """The sum of two numbers, as a format."""
+    return writer.operation("add", F64, F64) + "({}, {})"
