@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastgd.arrays import Array
+from fastgd.arrays import Array, memory_order
 from fastgd.backends.base import Measured, Options, Plan, Work
 from fastgd.cuda import driver
+from fastgd.cuda.clipping import clipped_by, norms_by
 from fastgd.cuda.layout import TENSOR
+from fastgd.cuda.layouts import layout_of
 from fastgd.cuda.step import Judge, StepPlan, arithmetic_name, measured_by
 from fastgd.cuda.tables import COLUMN
 from fastgd.rules import Rule
@@ -25,7 +27,7 @@ class CudaBackend:
     memory = "cuda"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
-        return np.dtype(dtype).name in FORMATS and rule.factored is None and rule.orthogonal is None
+        return np.dtype(dtype).name in FORMATS
 
     def plan(self, work: Work) -> Plan:
         device = _device_of([item.param for item in work.items])
@@ -35,10 +37,10 @@ class CudaBackend:
         return measured_by(_judge(arrays), options, driver.DEFAULT_STREAM)
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
-        return [self.measure([array], options).norm for array in arrays]
+        return norms_by(_judge(arrays), options, driver.DEFAULT_STREAM) if arrays else []
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
-        raise NotImplementedError
+        return clipped_by(_judge(arrays), options, driver.DEFAULT_STREAM)
 
 
 def _device_of(arrays: Sequence[Any]) -> driver.Driver:
@@ -51,7 +53,9 @@ def _judge(arrays: Sequence[Any]) -> Judge:
     for row, array in zip(rows, arrays, strict=True):
         row[COLUMN["size"]], row[COLUMN["grad"]] = array.size, array.pointer
     names = [array.dtype.name for array in arrays]
-    return Judge(_device_of(arrays), rows, [(n, arithmetic_name(n)) for n in names], [0] * len(arrays))
+    layouts = [layout_of({"grad": a}, memory_order(a), f"array {i}") for i, a in enumerate(arrays)]
+    kinds = [(name, arithmetic_name(name)) for name in names]
+    return Judge(_device_of(arrays), rows, kinds, [0] * len(arrays), layouts)
 
 
 BACKEND = CudaBackend()

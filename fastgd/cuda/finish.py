@@ -354,7 +354,9 @@ params, others, descending = {zero}, {zero}, {zero}
         if rule.trust is not None:
             norms: list[Any] = [np.sqrt(value) for value in (params, others, size)]
             trust = rule.trust.ratio(norms[0], norms[1], norms[2], scalars)
-        scale = 1.0 / counted(descending / size) if variant.cautious else trace.constant(1.0, F64)
+        scale: Any = trace.constant(1.0, F64) if rule.orthogonal is None else scalars["lr"]
+        if variant.cautious:
+            scale = scale / counted(descending / size)
         return [trust, scale]
 
     outputs = trace.follow(made)

@@ -36,22 +36,23 @@ class Lanes:
         places: Places,
         element: Callable[[str, str], Mapping[str, str]],
         ahead: int = AHEAD,
+        step: str = str(LANES),
     ) -> None:
         """element: (suffix, number) -> what the sums are to grow by, by their names, once operands are
-        loaded."""
+        loaded. step: from one element of a lane to the next, in the text."""
         writer = self.writer
         for count in (ahead, 1):
-            with writer.indented(f"while i + {(count - 1) * LANES} < end:"):
+            with writer.indented(f"while i + {count - 1} * {step} < end:"):
                 for j in range(count):
-                    suffix, number = f"_{count}{j}", f"i + {j * LANES}"
+                    suffix, number = f"_{count}{j}", f"i + {j} * {step}"
                     places.find(suffix, number)
                     for operand in operands:
                         place = places.of(operand, suffix, number)
                         writer.line(f"{operand.name}{suffix} = load_{operand.code}({place})")
                 for j in range(count):
-                    for name, value in element(f"_{count}{j}", f"i + {j * LANES}").items():
+                    for name, value in element(f"_{count}{j}", f"i + {j} * {step}").items():
                         writer.line(f"{name} = {value}")
-                writer.line(f"i += {count * LANES}")
+                writer.line(f"i += {count} * {step}")
 
     def fold(self, how: Mapping[str, str]) -> None:
         """Puts lanes together, so that lane 0 has the sums. how: sum -> the operation on two lanes."""

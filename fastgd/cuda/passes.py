@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import dtype_named
+from fastgd.cuda.device import WARP
 from fastgd.cuda.element import Variant, traced_keys
 from fastgd.cuda.layout import STRIDED, TENSOR_BYTES, TILE, TILE_BYTES, control, stride, tensor
+from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK
@@ -17,6 +19,9 @@ from fastgd.tracing import Symbol, Trace, code_of
 
 #: threads of a block
 THREADS = 128
+
+#: the same, but few where each of them is one of Python's
+WIDE = WARP if SIMULATED else THREADS
 
 #: what a row of a step has beside the rule's scalars, in this order; `step` is an int64
 BESIDE = ("average_weight", "step")
@@ -53,7 +58,7 @@ def operands_of(variant: Variant) -> list[Operand]:
     slots = [s.name for s in variant.of.slots]
     found = [Operand("p", "param", variant.param), Operand("g", "grad", variant.grad, writes=False)]
     if variant.of.orthogonal is not None:
-        found.append(Operand("work", "work", variant.real.name, writes=False))
+        found.append(Operand("work", "turned", variant.real.name, writes=False))
     else:
         found += states_of(variant, [s for s in variant.slots if s not in variant.lines])
     if variant.residual:

@@ -12,9 +12,10 @@ from fastgd.arrays import Array
 from fastgd.backends.base import UNMEASURED, Block, Codes, Item, Measured, Options, Work
 from fastgd.cuda.driver import Driver, Kernel
 from fastgd.cuda.element import Variant
-from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text, ratios_text
+from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text
 from fastgd.cuda.layout import (
     CONTROL,
+    LAYOUT_WORDS,
     RATIO_BYTES,
     REPORT_BYTES,
     REPORTS,
@@ -23,18 +24,15 @@ from fastgd.cuda.layout import (
     TRIED_BYTES,
     control,
 )
-from fastgd.cuda.passes import THREADS
+from fastgd.cuda.layouts import arrays_of, layout_of
+from fastgd.cuda.passes import WIDE
 from fastgd.cuda.rows import Rows
-from fastgd.cuda.simulation import SIMULATED
-from fastgd.cuda.sums import sums_text, trial_text
-from fastgd.cuda.tables import COLUMN, Chunks, Held, tensor_rows, tiles_of
-from fastgd.cuda.update import update_text
+from fastgd.cuda.stages import Stage, Stages
+from fastgd.cuda.sums import sums_text
+from fastgd.cuda.tables import COLUMN, Chunks, Held, tensor_rows
 from fastgd.cuda.writer import Text
 from fastgd.settings import CODED, state_rounding
 from fastgd.storage import arithmetic
-
-#: threads of a block: few where each of them is one of Python's
-WIDE = 32 if SIMULATED else THREADS
 
 #: steps that may have been skipped or not, at most, before the host waits to know
 UNSETTLED = 32
@@ -64,15 +62,34 @@ class Report:
         return self._plan.report(self._number)
 
 
+class Kind(NamedTuple):
+    """What a kernel that measures gradients must know of one."""
+
+    grad: str
+    #: what it is computed in
+    real: str
+    #: of element.LAYOUTS
+    layout: str = "gapless"
+
+
 class Judge:
     """Measures gradients on a device and says what comes of it: norm, coefficients, whether to skip."""
 
     def __init__(
-        self, device: Driver, rows: Array, kinds: Sequence[tuple[str, str]], groups: Sequence[int]
+        self,
+        device: Driver,
+        rows: Array,
+        kinds: Sequence[tuple[str, str]],
+        groups: Sequence[int],
+        layouts: Sequence[Array | None],
     ) -> None:
         """rows: of the tensors. kinds: (dtype of the gradient, what it is computed in) of each; groups: its
-        number of each, those of one following each other."""
-        self.device, self.kinds, self.groups = device, kinds, groups
+        number of each, those of one following each other; layouts: as layouts.layout_of gives them."""
+        self.device, self.groups = device, groups
+        self.kinds = [Kind(*kind) for kind in kinds]
+        self.layouts = Held(device, np.zeros((len(rows), LAYOUT_WORDS), np.int64))
+        rows[:, COLUMN["layout"]] = self.layouts.pointer + 8 * LAYOUT_WORDS * np.arange(len(rows))
+        self.lay(range(len(rows)), layouts)
         self.sizes = rows[:, COLUMN["size"]].tolist()
         self.tensors = Held(device, rows)
         self.chunks = Chunks.of(self.sizes)
@@ -87,6 +104,18 @@ class Judge:
         #: tensors changed since they were sent
         self.dirty = True
         self._begun = False
+
+    def lay(self, items: Sequence[int], layouts: Sequence[Array | None]) -> bool:
+        """These items lie in memory like this from now on; whether other kernels are needed for it."""
+        before = list(self.kinds)
+        for i, layout in zip(items, layouts, strict=True):
+            if layout is not None:
+                self.layouts.host[i] = layout
+            name = "gapless" if layout is None else "strided"
+            if self.kinds[i].layout != name:
+                self.kinds[i] = self.kinds[i]._replace(layout=name)
+        self.dirty = True
+        return before != self.kinds
 
     # ---- numbers ----
 
@@ -125,7 +154,7 @@ class Judge:
             largest=math.isinf(options.norm),
             skip_nonfinite=options.skip_nonfinite,
             told=told,
-            rescales=any(real == "float64" for _, real in self.kinds),
+            rescales=any(kind.real == "float64" for kind in self.kinds),
             counts=counts,
         )
         self.say("unscale", 1 / options.grad_scale, both=True)
@@ -160,10 +189,11 @@ class Judge:
 
     def _sums(self, *, scaled: bool) -> list[Launch]:
         launches = []
-        for grad, real in dict.fromkeys(self.kinds):
-            chosen = [k for k, kind in enumerate(self.kinds) if kind == (grad, real)]
+        for kind in dict.fromkeys(self.kinds):
+            chosen = [k for k, other in enumerate(self.kinds) if other == kind]
             chunks = Held(self.device, self.chunks.of_tensors(chosen))
-            text = sums_text(grad, real, clamped=self.judging.clamped, scaled=scaled, threads=WIDE)
+            clamped = self.judging.clamped
+            text = sums_text(*kind[:2], clamped=clamped, scaled=scaled, layout=kind.layout, threads=WIDE)
             count = len(chunks.host)
             given = (self.tensors.pointer, chunks.pointer, count, self.sums.pointer)
             blocks = -(-count * 16 // WIDE)
@@ -188,9 +218,13 @@ class Judge:
 
     def launch(self, text: Text, blocks: int, arguments: tuple[int, ...], *tables: Held) -> Launch:
         """A launch; tables: what it reads and nobody else keeps."""
-        self._kept = [*getattr(self, "_kept", []), *tables]
-        self._unsent = [*getattr(self, "_unsent", []), *tables]
+        self.keep(*tables)
         return Launch(self.device.kernel(text), blocks, arguments)
+
+    def keep(self, *things: Any) -> None:
+        """Keeps what launches need, and sends tables among it."""
+        self._kept = [*getattr(self, "_kept", []), *things]
+        self._unsent = [*getattr(self, "_unsent", []), *(t for t in things if isinstance(t, Held))]
 
     # ---- on the device ----
 
@@ -198,6 +232,8 @@ class Judge:
         """Sends what has changed."""
         if self.dirty:
             self.tensors.send(stream)
+            if any(kind.layout == "strided" for kind in self.kinds):
+                self.layouts.send(stream)
             self.dirty = False
         if self._fresh:
             for table in (self.segments, self.scopes, self.chunk_rows):
@@ -238,10 +274,18 @@ class StepPlan:
         self._items = [item._replace(grad=item.param) for item in work.items]
         rows = tensor_rows(work.items, work.seed)
         kinds = [(item.grad.dtype.name, _real(item)) for item in work.items]
-        self.judge = Judge(device, rows, kinds, [item.group for item in work.items])
+        grads: list[Any] = [item.grad for item in work.items]
+        layouts = [self._layout(i, grad) for i, grad in enumerate(grads)]
+        self.judge = Judge(device, rows, kinds, [item.group for item in work.items], layouts)
         self.rows = Rows(device, work)
-        self._grads = [item.grad.dtype.name for item in work.items]
-        self.set_grads(range(len(work.items)), [item.grad for item in work.items], np.empty(0))
+        self._set: Options | None = None
+        self._grads = [grad.dtype.name for grad in grads]
+        rows[:, COLUMN["grad"]] = [grad.pointer for grad in grads]
+        for i, item in enumerate(work.items):
+            if item.rows is not None:
+                chosen = Held(device, np.ascontiguousarray(item.rows))
+                rows[i, COLUMN["rows"]] = chosen.pointer
+                self.judge.keep(chosen)
         self._ratios = device.allocate(len(work.items) * RATIO_BYTES)
         rows[:, COLUMN["ratios"]] = self._ratios.pointer + np.arange(len(work.items)) * RATIO_BYTES
         self._tried = device.allocate(len(self.judge.chunks.rows) * TRIED_BYTES)
@@ -250,8 +294,7 @@ class StepPlan:
         self._made, self._may = 0, 0
         #: reports so far, and steps that turned out to be skipped
         self._issued, self._skips = 0, 0
-        self._set: Options | None = None
-        self._updating: list[Launch] = []
+        self._updating: list[Stage] = []
 
     # ---- the plan ----
 
@@ -259,11 +302,24 @@ class StepPlan:
         rows = self.judge.tensors.host
         for i, grad in zip(items, grads, strict=True):
             rows[i, COLUMN["grad"]] = grad.pointer
-        self.judge.dirty = True
+        if self.judge.lay(items, [self._layout(i, grad) for i, grad in zip(items, grads, strict=True)]):
+            self._set = None
+
+    def _layout(self, i: int, grad: Any) -> Array | None:
+        item = self._items[i]
+        if item.rows is not None:
+            return None
+        rule = self._work.blocks[item.block].rule
+        return layout_of(arrays_of(item, grad, rule), item.order, f"parameter {item.counter} or its gradient")
 
     def measure(self, options: Options) -> Measured:
         kinds = [(grad, arithmetic_name(grad)) for grad in self._grads]
-        judge = Judge(self.device, self.judge.tensors.host.copy(), kinds, [0] * len(kinds))
+        own = self.judge
+        layouts = [
+            words if kind.layout == "strided" else None
+            for kind, words in zip(own.kinds, own.layouts.host, strict=True)
+        ]
+        judge = Judge(self.device, own.tensors.host.copy(), kinds, [0] * len(kinds), layouts)
         return measured_by(judge, options, self._stream())
 
     def step(self, options: Options, program: Any = None) -> Any:
@@ -332,38 +388,14 @@ class StepPlan:
 
     def _ask(self, options: Options) -> None:
         self.judge.ask(options, counts=True)
-        self._updating = []
         variants: dict[Variant, list[int]] = {}
-        for k, item in enumerate(self._items):
+        for k, (item, kind) in enumerate(zip(self._items, self.judge.kinds, strict=True)):
             variant = variant_of(item, self._grads[k], self._work.blocks[item.block], options)
-            variants.setdefault(variant, []).append(k)
-        for variant, members in variants.items():
-            if variant.cautious or variant.of.trust is not None:
-                self._updating += self._trial(variant, members)
-        for variant, members in variants.items():
-            tiles = Held(self.device, tiles_of(self.judge.sizes, members))
-            arguments = (self.judge.tensors.pointer, tiles.pointer, self.judge.numbers.pointer)
-            text = update_text(variant, WIDE)
-            self._updating.append(self.judge.launch(text, len(tiles.host), arguments, tiles))
+            layout = kind.layout if item.rows is None else "rows"
+            variants.setdefault(variant._replace(layout=layout), []).append(k)
+        blocks, tried = self._work.blocks, self._tried.pointer
+        self._updating = Stages(self.judge, self._items, blocks, variants, tried).launches
         self._set = options
-
-    def _trial(self, variant: Variant, members: Sequence[int]) -> list[Launch]:
-        judge, first = self.judge, self.judge.chunks.first
-        chunks = Held(self.device, judge.chunks.of_tensors(members))
-        spans = Held(self.device, np.array([(k, first[k], first[k + 1]) for k in members], np.int64))
-        count = len(chunks.host)
-        tables = (judge.tensors.pointer, chunks.pointer, count)
-        trial = judge.launch(
-            trial_text(variant, WIDE),
-            -(-count * 16 // WIDE),
-            (*tables, self._tried.pointer, judge.numbers.pointer),
-            chunks,
-        )
-        given = (judge.tensors.pointer, spans.pointer, len(members), self._tried.pointer)
-        ratios = judge.launch(
-            ratios_text(variant, WIDE), -(-len(members) // WIDE), (*given, judge.numbers.pointer), spans
-        )
-        return [trial, ratios]
 
 
 def measured_by(judge: Judge, options: Options, stream: int) -> Measured:

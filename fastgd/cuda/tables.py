@@ -20,9 +20,10 @@ COLUMN = {name: k for k, name in enumerate(TENSOR)}
 class Held:
     """A table on the device, and what it was last given."""
 
-    def __init__(self, device: Driver, values: Array) -> None:
+    def __init__(self, device: Driver, values: Array, nbytes: int | None = None) -> None:
+        """nbytes: of all its memory, where that is more."""
         self._device = device
-        self.buffer = device.allocate(values.nbytes)
+        self.buffer = device.allocate(values.nbytes if nbytes is None else nbytes)
         self.pointer = self.buffer.pointer
         self.host = values
 
@@ -32,13 +33,20 @@ class Held:
             self._device.upload(self.pointer, self.host, stream)
 
 
+def room(device: Driver, nbytes: int) -> Held:
+    """Memory that only kernels write."""
+    return Held(device, np.empty(0, np.uint8), nbytes)
+
+
 def tensor_rows(items: Sequence[Item], seed: int) -> Array:
     """int64 [items, columns]: all but the gradients' addresses, scopes and coefficients."""
     rows = np.zeros((len(items), len(TENSOR)), np.int64)
     start = mixed(seed & 0xFFFFFFFFFFFFFFFF)
     for row, item in zip(rows, items, strict=True):
         param: Any = item.param
-        row[COLUMN["size"]] = param.size
+        width = param.size // max(param.shape[0], 1) if item.rows is not None else 0
+        row[COLUMN["size"]] = param.size if item.rows is None else item.rows.size * width
+        row[COLUMN["width"]] = width
         row[COLUMN["param"]] = param.pointer
         row[COLUMN["block"]] = item.block
         row[COLUMN["noise"]] = np.array(mixed(start + item.counter), np.uint64).view(np.int64)
@@ -85,9 +93,3 @@ class Chunks(NamedTuple):
         chosen: Array = self.rows[np.isin(self.rows[:, 0], tensors)]
         return np.ascontiguousarray(chosen)
 
-
-def tiles_of(sizes: Sequence[int], tensors: Sequence[int]) -> Array:
-    """int64 [tiles, 2] of some tensors."""
-    cut = pieces([sizes[k] for k in tensors], TILE)
-    cut[:, 0] = np.asarray(tensors, np.int64)[cut[:, 0]]
-    return np.ascontiguousarray(cut)
