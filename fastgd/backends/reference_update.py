@@ -288,7 +288,9 @@ def _ruled(
     return real(scalars["decay"]) * x + real(scale) * change, new_state
 
 
-def _turned(orthogonal: Orthogonal, change: Array, shape: tuple[int, ...], scalars: dict[str, float]) -> Array:
+def _turned(
+    orthogonal: Orthogonal, change: Array, shape: tuple[int, ...], scalars: dict[str, float]
+) -> Array:
     """A flat change made orthogonal as a matrix of that shape, in its precision."""
     real = change.dtype.type
     s = SimpleNamespace(**{name: real(value) for name, value in scalars.items()})

@@ -15,11 +15,9 @@ from fastgd.cuda.step import Judge, Kind, measured_by
 from fastgd.cuda.tables import Held, pieces
 from fastgd.cuda.update import Made, pass_text
 from fastgd.cuda.writer import Text
+from fastgd.rules import RULES
 from fastgd.storage import load, store
 from fastgd.tracing import Trace
-
-#: what stands for a rule where there is none: only the gradient's part of a variant is looked at
-_NO_RULE = "sgd"
 
 
 def clip_text(kind: Kind, *, clamped: bool, threads: int = WIDE) -> Text:
@@ -29,7 +27,10 @@ def clip_text(kind: Kind, *, clamped: bool, threads: int = WIDE) -> Text:
     stored: Any = trace.argument("g", operand.dtype)
     g = gradient(load(stored, real), lambda name: trace.argument(name, real), clamped=clamped)
     made = Made(trace, {"g": store(g, dtype_named(kind.grad))}, [operand])
-    variant = Variant(_NO_RULE, (), kind.grad, kind.grad, (), bounded=clamped, layout=kind.layout)
+    # of a rule only what all have in common is looked at
+    rule = next(iter(RULES.values()))
+    state = (None,) * len(rule.slots)
+    variant = Variant(rule.name, (), kind.grad, kind.grad, state, bounded=clamped, layout=kind.layout)
     return pass_text("clip", variant, made, threads)
 
 

@@ -274,7 +274,13 @@ def _ruled(
 
 
 def _body(
-    variant: Variant, trace: Trace, x: Value, g: Value, state: dict[str, Value], uniform: Any, **instead: float
+    variant: Variant,
+    trace: Trace,
+    x: Value,
+    g: Value,
+    state: dict[str, Value],
+    uniform: Any,
+    **instead: float,
 ) -> tuple[Value, dict[str, Value]]:
     """What the rule's body makes of a parameter and its state; instead: scalars that have another value."""
     rule, names = variant.of, list(state)

@@ -37,17 +37,16 @@ class CudaMemory:
         return self._cleared(self._new(array.shape, strides, dtype))
 
     def to_host(self, array: Any) -> Array:
-        self.device.synchronize(driver.DEFAULT_STREAM)
-        lent, values = self._run(array)
-        if array.size:
-            self.device.download(lent, values, driver.DEFAULT_STREAM)
-        return self._in_order(array, values)
+        values: Array = self._seen(array, self._span(array)).copy()
+        return values
 
     def write(self, array: Any, values: Array) -> None:
-        lent, run = self._run(array)
-        self._in_order(array, run)[...] = values
+        """Sets all elements; whatever lies in gaps between them is written with what was read there."""
+        span = self._span(array) if _has_gaps(array) else np.empty(_reach(array)[1], np.uint8)
+        self._seen(array, span)[...] = values
         if array.size:
-            self.device.upload(lent, run, driver.DEFAULT_STREAM)
+            first = array.pointer + _reach(array)[0]
+            self.device.upload(first, span, driver.DEFAULT_STREAM)
             self.device.synchronize(driver.DEFAULT_STREAM)
 
     def copy(self, array: Any) -> DeviceArray:
@@ -58,20 +57,33 @@ class CudaMemory:
             self.write(new, self.to_host(array))
         return new
 
-    def _run(self, array: Any) -> tuple[int, Array]:
-        """Where the array's first byte lies, and a flat host array for it; ValueError if it has gaps."""
-        order = memory_order(array)
-        dense = dense_strides(array.shape, order, array.itemsize)
-        gaps = any(s != d for n, s, d in zip(array.shape, array.strides, dense, strict=True) if n > 1)
-        if gaps and array.size:
-            raise ValueError(f"{array!r} has gaps: copy it to one that has none")
-        return array.pointer, np.empty(array.size, array.dtype)
+    def _span(self, array: Any) -> Array:
+        """All bytes from the array's first to its last, on the host."""
+        first, nbytes = _reach(array)
+        span = np.empty(nbytes, np.uint8)
+        self.device.synchronize(driver.DEFAULT_STREAM)
+        if nbytes:
+            self.device.download(array.pointer + first, span, driver.DEFAULT_STREAM)
+        return span
 
-    def _in_order(self, array: Any, run: Array) -> Array:
-        """The flat array seen with the axes of the device's."""
-        order = memory_order(array)
-        seen: Array = run.reshape([array.shape[axis] for axis in order])
-        return seen.transpose(np.argsort(order)) if order else seen
+    def _seen(self, array: Any, span: Array) -> Array:
+        """Its span on the host, as the array sees it."""
+        if not array.size:
+            return np.empty(array.shape, array.dtype)
+        return np.ndarray(array.shape, array.dtype, span.data, -_reach(array)[0], array.strides)
+
+
+def _reach(array: Any) -> tuple[int, int]:
+    """Where its first byte lies, from the element with index 0 in every dimension, and bytes to the last."""
+    if not array.size:
+        return 0, 0
+    steps = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
+    first = sum(min(step, 0) for step in steps)
+    return first, sum(max(step, 0) for step in steps) - first + array.itemsize
+
+
+def _has_gaps(array: Any) -> bool:
+    return bool(array.nbytes != _reach(array)[1])
 
 
 @functools.cache

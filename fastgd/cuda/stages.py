@@ -200,7 +200,9 @@ class Stages:
         self._launch(squares, -(-count * LANES // WIDE), (*given, judge.scopes.pointer), chunks)
         of, scale = judge.tensors.pointer + k * TENSOR_BYTES, room(judge.device, 8)
         first, last = judge.chunks.first[k : k + 2].tolist()
-        self._launch(scale_text(variant), 1, (of, judge.sums.pointer, first, last, scale.pointer, numbers), scale)
+        self._launch(
+            scale_text(variant), 1, (of, judge.sums.pointer, first, last, scale.pointer, numbers), scale
+        )
         arguments = (matrix.pointer, rows * cols, scale.pointer)
         self._launch(scaled_text(real, WIDE), blocks_for(rows * cols, WIDE), arguments)
 

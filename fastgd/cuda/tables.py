@@ -92,4 +92,3 @@ class Chunks(NamedTuple):
         """The rows of some tensors only."""
         chosen: Array = self.rows[np.isin(self.rows[:, 0], tensors)]
         return np.ascontiguousarray(chosen)
-
