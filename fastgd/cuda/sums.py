@@ -15,6 +15,7 @@ from fastgd.arrays import dtype_named
 from fastgd.backends.reference_norms import bounded
 from fastgd.backends.reference_update import descends
 from fastgd.cuda.element import Variant, traced
+from fastgd.cuda.lanes import F64, Lanes, added
 from fastgd.cuda.layout import (
     CHUNK,
     CHUNK_BYTES,
@@ -25,7 +26,6 @@ from fastgd.cuda.layout import (
     control,
     tensor,
 )
-from fastgd.cuda.lanes import F64, Lanes, added
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, operands_of
 from fastgd.cuda.writer import Text, Writer
 from fastgd.storage import load

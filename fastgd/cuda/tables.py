@@ -10,7 +10,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.backends.base import Codes, Item
 from fastgd.cuda.driver import Driver
-from fastgd.cuda.layout import CHUNK, TENSOR, TILE
+from fastgd.cuda.layout import CHUNK, TENSOR
 from fastgd.storage import mixed
 
 #: columns of a tensor's row, as indices
