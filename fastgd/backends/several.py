@@ -29,8 +29,10 @@ def _whole(norms: Sequence[float], options: Options) -> float:
     for norm in norms:
         share = math.ldexp(norm, -exponent)
         total += share * share
-    # beyond float64, as with one backend
-    return float(np.ldexp(math.sqrt(total), exponent))
+    try:
+        return math.ldexp(math.sqrt(total), exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _together(parts: Sequence[tuple[Sequence[int], Measured]], options: Options) -> Measured:
@@ -96,7 +98,7 @@ class _Plan:
         for part in self._parts:
             for group in sorted(part.groups):
                 other = seen.setdefault(group, part)
-                if other is not part:
+                if other is not part and self._straddling is None:
                     self._straddling = group, str(other), str(part)
 
     def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
@@ -140,8 +142,9 @@ class _Plan:
     def _measured(self, options: Options) -> Measured:
         """What `step` measures, which takes gradients in the precision of their parameters."""
         found = []
+        asked = Options(grad_scale=options.grad_scale, clip_value=options.clip_value, measure=True)
         for part in self._parts:
-            own = part.plan.measure(options)
+            own = part.plan.measure(asked)
             if part.narrows and math.isfinite(own.norm):
                 largest = part.plan.measure(Options(norm=math.inf, measure=True)).norm
                 with np.errstate(over="ignore"):
