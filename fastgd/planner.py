@@ -170,7 +170,7 @@ class Planner:
 
     def _check_whole(self, i: int, grad: Any) -> Array:
         p = self.parameters[i]
-        array = as_array(grad, f"gradient of {p}")
+        array = as_array(grad, f"gradient of {p}", beside=p.array)
         if array.shape != p.array.shape:
             raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
         check_together(f"gradient of {p}", array, "the parameter", p.array)
