@@ -11,6 +11,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.backends.base import UNMEASURED, Backend, Item, Measured, Options, Plan, Program, Work
 from fastgd.backends.reference_norms import clip_coef, smallest
+from fastgd.interrupts import uninterrupted
 from fastgd.memory import HOST, Memory, memory_of
 from fastgd.rules import Rule
 from fastgd.storage import arithmetic
@@ -132,7 +133,8 @@ class _Plan:
             if measured.skipped:
                 return measured
             options = _told(options, measured.norm)
-        made = [part.plan.step(options) for part in self._parts]
+        with uninterrupted():
+            made = [part.plan.step(options) for part in self._parts]
         found = [m if isinstance(m, Measured) else m.read() for m in made if m is not UNMEASURED]
         if not found:
             return measured
