@@ -289,6 +289,36 @@ def test_a_skipped_step_changes_nothing_however_late_it_is_known():
     assert saved(opts[0]) == saved(opts[1])
 
 
+@pytest.mark.parametrize("ask", ["step", "averages", "state_dict", "eval", "load", "skipped_steps"])
+def test_a_skipped_step_is_known_of_before_steps_are_counted(ask):
+    """Whatever is the first to ask; here of parameters that have made no step at all."""
+    opts = both("adamw_schedule_free", SHAPES, ema_decay=0.5)
+    bad = [np.full_like(g, np.nan) for g in values(SHAPES, 1)]
+    state = opts[0].state_dict()
+    for opt, at in zip(opts, ["hhh", "000"], strict=True):
+        opt.step(where(bad, at), skip_nonfinite=True)
+    for opt, at in zip(opts, ["hhh", "000"], strict=True):
+        if ask == "step":
+            opt.step([*where(values(SHAPES, 2), at)[:2], None])
+        elif ask == "eval":
+            opt.eval()
+        elif ask == "load":
+            opt.load_state_dict(state)
+            reach(opt.parameters()[0])[...] = 0.5
+            opt.step(where(values(SHAPES, 2), at))
+        elif ask == "averages":
+            reach(opt.parameters()[0])[...] = 0.5
+            opt.averages()
+        elif ask == "skipped_steps":
+            assert opt.skipped_steps == 1
+        else:
+            assert opt.state_dict()["state"] == {}
+    if ask != "eval":
+        assert bits(opts[0].averages()) == bits(opts[1].averages())
+    assert bits(opts[0].parameters()) == bits(opts[1].parameters())
+    assert saved(opts[0]) == saved(opts[1])
+
+
 def test_what_was_not_finite_is_named_though_the_gradient_is_gone():
     opt = both("sgd", SHAPES)[1]
     bad = values(SHAPES, 1)
