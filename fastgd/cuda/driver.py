@@ -7,8 +7,9 @@ Memory is allocated plainly, in the primary context, which torch, CuPy and Numba
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
@@ -107,14 +108,14 @@ class _Buffer:
             raise MemoryError(
                 f"cuda:{device.number} has no {nbytes} bytes: {free} of {total} are free ({error})"
             ) from None
+        weakref.finalize(self, _free, device, self.pointer)
 
-    def __del__(self) -> None:
-        from cuda.bindings import driver
 
-        # at the end of a process the driver may be gone, and its memory with it
-        if hasattr(self, "pointer"):
-            with suppress(DeviceError), self._device.current():
-                driver.cuMemFree(self.pointer)
+def _free(device: NvidiaDriver, pointer: int) -> None:
+    from cuda.bindings import driver
+
+    with device.current():
+        _checked(driver.cuMemFree(pointer))
 
 
 class _Launcher:
