@@ -51,7 +51,7 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         defaults = self._bind(positional, settings)
-        runs = backends.get(backend)
+        runs = backends.suiting(backend, self.rule)
         seed = named("seed", whole(0, 2**64), seed)
         #: numbers of groups whose switches may have changed
         self._changed: list[int] = []

@@ -6,9 +6,14 @@ import functools
 from importlib import import_module
 
 from fastgd.backends.base import Backend
+from fastgd.rules import Rule
 
-#: name -> module with a BACKEND; "auto" is the first, and never something slower in silence
-MODULES = {"native": "fastgd.backends.native", "reference": "fastgd.backends.reference"}
+#: name -> module with a BACKEND; "auto" is the first that has the rule, and never something slower in silence
+MODULES = {
+    "native": "fastgd.backends.native",
+    "jit": "fastgd.backends.jit",
+    "reference": "fastgd.backends.reference",
+}
 
 
 @functools.cache
@@ -19,6 +24,17 @@ def unavailable(name: str) -> str | None:
     except ImportError as error:
         return str(error)
     return None
+
+
+def suiting(name: str, rule: Rule) -> Backend:
+    """The backend of that name; "auto" is the first in MODULES that has the rule.
+
+    Raises what `get` does: where the first that has the rule cannot be used here, no other takes its place.
+    """
+    if name != "auto":
+        return get(name)
+    suiting = (get(name) for name in MODULES)
+    return next(backend for backend in suiting if backend.supports(rule, "float32"))
 
 
 @functools.cache

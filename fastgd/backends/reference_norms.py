@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -75,9 +76,13 @@ def unit_norms(values: Array, unit: int) -> Array:
 def prepared(g: Array, unscale: float, bound: float) -> Array:
     """Unscaled and clamped, in g's own precision; NaN stays NaN."""
     real = g.dtype.type
-    g = g * real(unscale)
-    g = np.where(g > real(bound), real(bound), g)
-    return np.where(g < real(-bound), real(-bound), g)
+    return clamped(g * real(unscale), real(bound))
+
+
+def clamped(g: Array, bound: Any) -> Array:
+    """Within +-bound, which is of g's own precision."""
+    g = np.where(g > bound, bound, g)
+    return np.where(g < -bound, -bound, g)
 
 
 def transformed(g: Array, options: Options, coef: float) -> Array:
