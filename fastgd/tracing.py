@@ -167,7 +167,7 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
             return np.sqrt(self)
         if not known or not -64 <= exponent <= 64 or exponent != int(exponent):
             raise TraceError(
-                f"only whole powers up to 64 and 0.5 have the same bits everywhere, not {exponent!r}"
+                f"only known whole powers up to 64 and 0.5 have the same bits everywhere, not {exponent!r}"
             )
         n, base, result = abs(int(exponent)), self, None
         while n:

@@ -1,4 +1,4 @@
-"""The native backend with loops that Numba compiles from the Python bodies of rules, when they are first used.
+"""The native backend with loops that Numba compiles from the Python bodies of rules, at their first step.
 
 So it has every rule that is a formula of one element, a user's own included, with all that the native backend
 does around its loops: storage formats, clipping, threads. Numba is imported at the first step.
@@ -6,6 +6,7 @@ does around its loops: storage formats, clipping, threads. Numba is imported at 
 
 from __future__ import annotations
 
+import os
 import threading
 from importlib.util import find_spec
 from typing import Any
@@ -27,12 +28,22 @@ if find_spec("numba") is None:
 _ROWS: dict[tuple[Any, ...], tuple[Rule, int]] = {}
 #: what a row consists of -> its number: rules that are the same but for their names share it
 _ADDED: dict[tuple[Any, ...], int] = {}
-_LOCK = threading.Lock()
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The thread that held the lock does not exist in the child."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _row_of(rule: Rule, on: dict[str, bool], reals: tuple[str, ...]) -> int:
     key = (id(rule), tuple(on.values()), reals)
-    with _LOCK:
+    with _lock:
         if key not in _ROWS:
             _ROWS[key] = rule, _added(rule, on, reals)
         return _ROWS[key][1]

@@ -6,7 +6,6 @@ A loop is an fgd_update_kernel of csrc/fastgd.h for some switches of a rule, in 
 from __future__ import annotations
 
 import functools
-import threading
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from fastgd.backends.jit_operations import (
 )
 from fastgd.backends.reference_norms import clamped
 from fastgd.rules import Rule
-from fastgd.tracing import CODES, Operation, Source, Trace, number
+from fastgd.tracing import CODES, Source, Trace, number
 
 
 class Loop(NamedTuple):
@@ -83,22 +82,21 @@ def _text(source: Source, slots: list[int], n_scalars: int, real: str) -> str:
 
 #: loops that are compiled, which must stay as long as the process: C holds their addresses
 _COMPILED: dict[str, Any] = {}
-_LOCK = threading.Lock()
 
 
 def compiled(loop: Loop) -> int:
-    """The address of the loop as machine code."""
+    """The address of the loop as machine code. Not to be called by several threads at once."""
     key = "\n".join([loop.text, *(f"{n} = {c.what!r}" for n, c in loop.source.constants.items())])
-    with _LOCK:
-        if key not in _COMPILED:
-            _COMPILED[key] = _compile(loop)
-        return int(_COMPILED[key].address)
+    if key not in _COMPILED:
+        _COMPILED[key] = _compile(loop)
+    return int(_COMPILED[key].address)
 
 
 @functools.cache
 def _signature() -> Any:
-    from numba import types
+    import numba
 
+    types: Any = numba.types
     pointers, numbers = types.CPointer(types.voidptr), types.CPointer(types.float64)
     operands = (types.int64, types.voidptr, types.voidptr, pointers, numbers, types.uint32, numbers)
     return types.void(*operands)
@@ -116,4 +114,4 @@ def _compile(loop: Loop) -> Any:
     names["narrowed"] = numba_type(loop.real)
     exec(compile(loop.text, "<loop of a rule>", "exec"), names)
     function = names[f"loop_{CODES[loop.real]}"]
-    return numba.cfunc(_signature(), nopython=True, error_model="numpy")(function)
+    return numba.cfunc(_signature())(function)

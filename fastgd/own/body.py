@@ -21,7 +21,8 @@ from fastgd.tracing import DType, Operation, Symbol, Trace, TraceError, number, 
 MOST_OPERATIONS = 4000
 
 #: where no line is the user's
-_FOLDERS = tuple(os.path.dirname(os.path.abspath(m.__file__ or "")) + os.sep for m in (np,)) + (
+_FOLDERS = (
+    os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
 )
 
@@ -87,7 +88,7 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _for_symbols(value: Any, made: dict[int, Any]) -> Any:
-    """The value with the module math, and its functions, taking symbols; in functions that it calls as well."""
+    """The value, its module math taking symbols, as in the functions that it calls."""
     if value is math:
         return _MATH
     if id(value) in _FUNCTIONS:
@@ -132,6 +133,10 @@ def slot_name(number: int) -> str:
     return f"slot{number}"
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def traced(
     function: Callable[..., Any], n_slots: int, keywords: dict[str, Any], scalars: Scalars, real: DType
 ) -> Body:
@@ -149,9 +154,9 @@ def traced(
         result = called(*symbols, **keywords)
         values = list(result) if isinstance(result, (tuple, list)) else [result]
         if len(values) != 1 + n_slots:
-            found = "nothing" if result is None else f"{len(values)} values"
-            wanted = f"{1 + n_slots}: the parameter and {n_slots} slots" if n_slots else "1: the parameter"
-            raise TraceError(f"it returns {found}, not {wanted}")
+            found = "nothing" if result is None else _counted(len(values), "value")
+            beside = f" and {_counted(n_slots, 'slot')}" if n_slots else ""
+            raise TraceError(f"it returns {found}, not the parameter{beside}")
         return values
 
     try:

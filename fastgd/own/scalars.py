@@ -200,6 +200,9 @@ class Scalar(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, owner: Scalars, index: int) -> None:
         self.owner, self.index = owner, index
 
+    def __repr__(self) -> str:
+        return "what follows from hyperparameters and the step"
+
     def as_symbol(self) -> Symbol:
         """What it is beside an element."""
         return self.owner.symbol(self.index)
