@@ -113,8 +113,8 @@ typedef struct fgd_prepare {
 typedef void (*fgd_update_kernel)(int64_t n, void *param, const void *grad, void *const *slots,
                                   const double *scalars, uint32_t switches, const fgd_prepare *prepare);
 
-/* Adds a rule to the table, for as long as the process lives: from then on it is as any other, in every way of
- * storing numbers. The row is copied, names included; those of rules, and of a rule's slots, switches and
+/* Adds a rule to the table, for as long as the process lives: from then on it is as any other, in every way
+ * of storing numbers. The row is copied, names included; those of rules, and of a rule's slots, switches and
  * scalars, must differ, and have 1 to FGD_MAX_NAME - 1 bytes. It can have no trust ratio, no slots of rows
  * and columns, and no orthogonal step. A loop may be NULL where the rule has none in that precision: tensors
  * of it are refused with FGD_ERROR_DTYPE. Returns the rule's index, or FGD_ERROR_NULL, FGD_ERROR_RULE for

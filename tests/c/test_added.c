@@ -1,6 +1,6 @@
 /* Rules that are added from C: used as those of the table, and refused where something is wrong with them.
  * These come last, because other tests go through all rules there are. */
-#include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,6 +135,46 @@ static void test_same_bits(void) {
     every_step(compare);
 }
 
+/* ---- Several threads -------------------------------------------------------------------------------- */
+
+enum { ADDERS = 4, EACH = 20 };
+
+/* Adds rules of its own, and one name that all threads want and one gets; reads the table all the while. */
+static void *add_some(void *number) {
+    const int thread = *(const int *)number;
+    long *right = calloc(1, sizeof *right);
+    if (!right) abort();
+    for (int i = 0; i < EACH; i++) {
+        char name[40], common[40];
+        snprintf(name, sizeof name, "of thread %d: %d", thread, i);
+        snprintf(common, sizeof common, "of one: %d", i);
+        const fgd_rule row = row_of(name), wanted = row_of(common);
+        const int index = fgd_rule_add(&row, narrow_loop, wide_loop);
+        const int shared = fgd_rule_add(&wanted, narrow_loop, NULL);
+        const int found = fgd_rule_find(common);
+        *right += index >= 0 && fgd_rule_find(name) == index && strcmp(fgd_rule_at(index)->name, name) == 0;
+        *right += found >= 0 && (shared == found || shared == FGD_ERROR_RULE);
+    }
+    return right;
+}
+
+static void test_threads_that_add(void) {
+    const int before = fgd_rule_count();
+    pthread_t threads[ADDERS];
+    int numbers[ADDERS];
+    for (int k = 0; k < ADDERS; k++) {
+        numbers[k] = k;
+        if (pthread_create(&threads[k], NULL, add_some, &numbers[k])) abort();
+    }
+    for (int k = 0; k < ADDERS; k++) {
+        void *right;
+        pthread_join(threads[k], &right);
+        CHECK(*(long *)right == 2 * EACH, "thread %d: %ld", k, *(long *)right);
+        free(right);
+    }
+    CHECK(fgd_rule_count() == before + (ADDERS + 1) * EACH, "%d", fgd_rule_count() - before);
+}
+
 static void test_full(void) {
     int code = FGD_OK;
     for (int i = 0; code >= 0 && i <= FGD_MAX_ADDED; i++) {
@@ -153,5 +193,6 @@ void test_added(void) {
     test_refused();
     test_one_precision();
     test_same_bits();
+    test_threads_that_add();
     test_full();
 }
