@@ -1,7 +1,7 @@
 """One way in for any buffer: what fastgd accepts as an array, and how its memory is laid out.
 
 An array is a NumPy array, or anything that lends its memory without a copy: through the buffer protocol,
-`__array_interface__` or DLPack on the CPU.
+`__array_interface__` or DLPack on the CPU, and as a `DeviceArray` what lies on a GPU: fastgd/lenders.py.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Sequence
-from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from fastgd import lenders
 from fastgd._native import ffi
+from fastgd.lenders import dtype_named as dtype_named
+from fastgd.memory import DeviceArray
+from fastgd.memory import memory_order as memory_order
 from fastgd.storage import FORMATS
 
 #: name of what arrays of floats may be stored in -> its number in the C ABI's fgd_dtype
@@ -36,16 +39,12 @@ def code_of(dtype: np.dtype[Any]) -> int | None:
     return CODES.get(dtype.name) if dtype.isnative else None
 
 
-def dtype_named(name: str) -> np.dtype[Any]:
-    """The dtype of that name in `CODES`."""
-    return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
-
-
 def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
-    """The value as a NumPy array over the same memory.
+    """The value as an array over the same memory: NumPy's, or a DeviceArray for what is on a device.
 
     `what` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
-    for dtypes outside `CODES`; ValueError for memory that may not be written though `writable` asks.
+    for dtypes outside `CODES`; ValueError for memory that may not be written though `writable` asks;
+    ImportError for memory of a device that cannot be used here.
     """
     array = lent(value, what)
     if code_of(array.dtype) is None:
@@ -58,13 +57,16 @@ def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
 
 
 def lent(value: Any, what: str) -> Array:
-    """The value as a NumPy array of any dtype over the same memory; TypeError when it does not lend it."""
+    """The value as an array of any dtype over the same memory; otherwise as `as_array`."""
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
+    on_device = lenders.on_device(value, what)
+    if on_device is not None:
+        return cast(Array, on_device)
     if hasattr(value, "__dlpack__"):
         return _by_dlpack(value, what)
     if isinstance(value, (np.generic, bytes)):
@@ -76,7 +78,7 @@ def lent(value: Any, what: str) -> Array:
             raise TypeError(f"{what} does not lend its memory ({error})") from None
     raise TypeError(
         f"{what} is {type(value).__name__}, not an array: fastgd takes NumPy arrays and objects with the "
-        "buffer protocol, __array_interface__ or DLPack"
+        "buffer protocol, __array_interface__, __cuda_array_interface__ or DLPack"
     )
 
 
@@ -109,7 +111,10 @@ def listed(values: Any, what: str) -> list[Any]:
 
     TypeError for what is one array, for a set, which has no order, and for what cannot be iterated over.
     """
-    if hasattr(values, "__dlpack__") or hasattr(values, "__array_interface__") or _has_buffer(values):
+    # asked of the type, for torch's raises for what requires gradients
+    on_device = hasattr(type(values), "__cuda_array_interface__")
+    lends = on_device or hasattr(values, "__dlpack__") or hasattr(values, "__array_interface__")
+    if lends or _has_buffer(values):
         raise TypeError(f"{what} is one array, not a list of arrays: put it in a list")
     if isinstance(values, (set, frozenset)):
         raise TypeError(f"{what} is a set, which has no order: give a list of arrays")
@@ -120,6 +125,8 @@ def listed(values: Any, what: str) -> list[Any]:
 
 def address(array: Array) -> int:
     """Where the element with index 0 in every dimension lies."""
+    if isinstance(array, DeviceArray):
+        return array.pointer
     if array.flags.c_contiguous:
         return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
     return int(array.__array_interface__["data"][0])
@@ -131,9 +138,32 @@ _ADDRESS = ffi.typeof("intptr_t")
 def addresses(arrays: Sequence[Array]) -> Array:
     """The `address` of each, as int64."""
     cast, memory = ffi.cast, ffi.from_buffer
-    return np.array(
-        [int(cast(_ADDRESS, memory(a))) if a.flags.c_contiguous else address(a) for a in arrays], np.int64
-    )
+    try:
+        found = [int(cast(_ADDRESS, memory(a))) if a.flags.c_contiguous else address(a) for a in arrays]
+    except TypeError:  # one on a device has no buffer
+        found = [address(a) for a in arrays]
+    return np.array(found, np.int64)
+
+
+class _Outline:
+    """Lends the addresses of an array on a device as if NumPy could reach them."""
+
+    def __init__(self, array: DeviceArray) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": array.shape,
+            "strides": array.strides,
+            "typestr": f"|V{array.itemsize}",
+            "data": (array.pointer, True),
+        }
+
+
+def _outline(array: Array) -> Array:
+    """An array at the same addresses for questions about these; of one on a device no element can be read.
+
+    All memory that CUDA gives out has addresses of its own, so that they tell arrays on any device apart.
+    """
+    return np.asarray(_Outline(array)) if isinstance(array, DeviceArray) else array
 
 
 def bounds(array: Array) -> tuple[int, int]:
@@ -141,7 +171,7 @@ def bounds(array: Array) -> tuple[int, int]:
     if array.flags.c_contiguous:
         low = address(array)
         return low, low + array.nbytes
-    low, high = np.lib.array_utils.byte_bounds(array)
+    low, high = np.lib.array_utils.byte_bounds(_outline(array))
     return (low, low) if array.size == 0 else (low, high)
 
 
@@ -172,7 +202,7 @@ def overlaps_itself(array: Array) -> bool:
 def _share(a: Array, b: Array) -> bool:
     """Whether two arrays share memory; True as well for strides so entangled that an answer takes forever."""
     try:
-        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]  # the stub has -1 and 0
+        return np.shares_memory(_outline(a), _outline(b), max_work=1_000_000)  # type: ignore[arg-type]  # the stub has -1 and 0
     except np.exceptions.TooHardError:
         return True
 
@@ -218,13 +248,6 @@ class Spans:
                 if _share(self.arrays[i], others[int(k)]):
                     return int(k), i
         return None
-
-
-def memory_order(array: Array) -> tuple[int, ...]:
-    """The axes from the longest stride to the shortest: the order in which an array lies in memory."""
-    if array.flags.c_contiguous:
-        return tuple(range(array.ndim))
-    return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
 
 
 Layout = tuple[list[int], list[list[int]]]

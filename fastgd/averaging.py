@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgd import backends
-from fastgd.arrays import Array, Spans, addresses, as_array, as_arrays, memory_order, owned_arrays
+from fastgd.arrays import Array, Spans, addresses, as_arrays, memory_order, owned_arrays
 from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.checks import finite, named, number, whole
 from fastgd.interrupts import uninterrupted
+from fastgd.memory import check_together, like, memory_of, on_host, to_host
 from fastgd.modes import holding, moving
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
@@ -45,30 +46,34 @@ def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backe
     for i, (array, other) in enumerate(zip(own, others, strict=True)):
         if other.shape != array.shape:
             raise ValueError(f"counterpart {i} has shape {other.shape}, the array {array.shape}")
+        check_together(f"counterpart {i}", other, "the array", array)
     alias = Spans(own).find(others, addresses(others))
     if alias:
         raise ValueError(f"counterpart {alias[0]} shares memory with array {alias[1]}")
     values = {**DEFAULTS, **LERP.defaults, "weight": named("weight", finite, weight)}
     items = [Item(a, t, (), 0, 0, memory_order(a)) for a, t in zip(own, others, strict=True)]
-    backends.get(backend).plan(Work([Block(LERP, values, 0)], items, np.zeros(1, np.int64))).step(Options())
+    work = Work([Block(LERP, values, 0)], items, np.zeros(1, np.int64))
+    backends.for_all(backend, map(memory_of, own)).plan(work).step(Options())
 
 
 def _started(opt: Optimizer) -> list[Array]:
     """The parameters in the precision they are computed in, as new arrays."""
-    return [np.array(load(p.array, arithmetic(p.array.dtype))) for p in opt._planner.parameters]
+    params = [p.array for p in opt._planner.parameters]
+    return [like(p, load(on_host(p), arithmetic(p.dtype))) for p in params]
 
 
-def _checked(what: str, given: Any, like: Sequence[Array]) -> list[Array]:
+def _checked(what: str, given: Any, wanted: Sequence[Array]) -> list[Array]:
     """Copies of as many arrays as there are, of the same shapes and dtypes."""
     arrays = as_arrays(given, what)
-    if len(arrays) != len(like):
-        raise ValueError(f"the state has {len(arrays)} arrays of {what}s, there are {len(like)} parameters")
-    for i, (array, own) in enumerate(zip(arrays, like, strict=True)):
+    count = len(wanted)
+    if len(arrays) != count:
+        raise ValueError(f"the state has {len(arrays)} arrays of {what}s, there are {count} parameters")
+    for i, (array, own) in enumerate(zip(arrays, wanted, strict=True)):
         if array.shape != own.shape or array.dtype != own.dtype:
             raise ValueError(
                 f"{what} {i} is {array.dtype} {array.shape}, the parameter's is {own.dtype} {own.shape}"
             )
-    return [as_array(array, what).copy() for array in arrays]
+    return [like(own, on_host(array)) for array, own in zip(arrays, wanted, strict=True)]
 
 
 def _entry(state: Mapping[str, Any], name: str) -> Any:
@@ -129,7 +134,7 @@ class StochasticWeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """`{"count", "averages"}`; the arrays are copies."""
-        return {"count": self.count, "averages": [average.copy() for average in self._averages]}
+        return {"count": self.count, "averages": [to_host(average) for average in self._averages]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave; ValueError or TypeError, and no change, when it does not fit."""
@@ -191,7 +196,7 @@ class Lookahead:
     def state_dict(self) -> dict[str, Any]:
         """`{"optimizer", "count", "slow"}`; the arrays are copies."""
         with self.opt._lock:
-            slow = [array.copy() for array in self._slow]
+            slow = [to_host(array) for array in self._slow]
             return {"optimizer": self.opt.state_dict(), "count": self.count, "slow": slow}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -152,7 +152,9 @@ def _trust(rule: Rule, p: Array, g: Array, x: SimpleNamespace, scalars: dict[str
         other = rule.body(
             np, p, g, SimpleNamespace(**vars(x)), _single({**scalars, "decay": 0.0, "trust": 1.0}), on
         )
-    return rule.trust.ratio(math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), p.size, scalars)
+    return rule.trust.ratio(
+        math.sqrt(np.vdot(p, p)), math.sqrt(np.vdot(other, other)), math.sqrt(p.size), scalars
+    )
 
 
 CONTENDERS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from fastgd.arrays import Array, Spans, addresses, as_arrays, owned_arrays
 from fastgd.backends.base import Backend, Options
 from fastgd.checks import flag, limit, named, number, real
 from fastgd.interrupts import uninterrupted
+from fastgd.memory import HOST, check_together, memory_of, on_host
 from fastgd.storage import arithmetic, load, store
 
 
@@ -21,6 +22,10 @@ def _norm_type(norm_type: float) -> float:
     if value not in (2.0, math.inf):
         raise ValueError(f"norm_type must be 2 or infinity, not {norm_type!r}")
     return value
+
+
+def _working_on(arrays: Sequence[Array], backend: str, what: str) -> Backend:
+    return backends.for_all(backend, map(memory_of, arrays), what)
 
 
 def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> float:
@@ -34,13 +39,15 @@ def global_norm(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str =
     NaN when an element is NaN, else infinite when one is infinite.
     """
     options = Options(norm=_norm_type(norm_type), measure=True)
-    return backends.get(backend).measure(as_arrays(arrays, "array"), options).norm
+    given = as_arrays(arrays, "array")
+    return _working_on(given, backend, "array").measure(given, options).norm
 
 
 def tensor_norms(arrays: Iterable[Any], norm_type: float = 2.0, *, backend: str = "auto") -> list[float]:
     """The norm of each array; otherwise as `global_norm`."""
     options = Options(norm=_norm_type(norm_type), measure=True)
-    return backends.get(backend).norms(as_arrays(arrays, "array"), options)
+    given = as_arrays(arrays, "array")
+    return _working_on(given, backend, "array").norms(given, options)
 
 
 def clip_grad_norm_(
@@ -65,7 +72,7 @@ def clip_grad_norm_(
         measure=True,
         skip_nonfinite=named("error_if_nonfinite", flag, error_if_nonfinite),
     )
-    measured = backends.get(backend).clip(arrays, options)
+    measured = _working_on(arrays, backend, "gradient").clip(arrays, options)
     if measured.skipped:
         i = measured.nonfinite
         why = "all gradients are finite" if i is None else f"gradient {i} is not finite"
@@ -77,7 +84,7 @@ def clip_grad_value_(grads: Iterable[Any], clip_value: float, *, backend: str = 
     """Limits every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN."""
     arrays = owned_arrays(grads, "gradient")
     options = Options(clip_value=named("clip_value", limit, clip_value))
-    backends.get(backend).clip(arrays, options)
+    _working_on(arrays, backend, "gradient").clip(arrays, options)
 
 
 def normalize_grads_(grads: Iterable[Any], norm: float = 1.0, *, backend: str = "auto") -> float:
@@ -87,7 +94,7 @@ def normalize_grads_(grads: Iterable[Any], norm: float = 1.0, *, backend: str = 
     """
     arrays = owned_arrays(grads, "gradient")
     options = Options(clip_norm=named("norm", limit, norm), normalize=True, measure=True)
-    return backends.get(backend).clip(arrays, options).norm
+    return _working_on(arrays, backend, "gradient").clip(arrays, options).norm
 
 
 def clip_grad_adaptive_(
@@ -109,7 +116,7 @@ def clip_grad_adaptive_(
     Returns the smallest of these coefficients, 1.0 for none. `step(grads, clip_adaptive=clip_factor)` clips
     alike, without writing the gradients; but it squares in float64 without rescaling, so that units of norms
     above 1e154 or below 1e-154 are for this function alone. ValueError when a gradient shares memory with a
-    parameter.
+    parameter. What is on a device is clipped in copies on the host.
     """
     owned, given = owned_arrays(grads, "gradient"), as_arrays(params, "parameter")
     factor, least = named("clip_factor", limit, clip_factor), named("eps", number(0), eps)
@@ -118,18 +125,25 @@ def clip_grad_adaptive_(
     for i, (param, grad) in enumerate(zip(given, owned, strict=True)):
         if param.shape != grad.shape:
             raise ValueError(f"gradient {i} has shape {grad.shape}, the parameter {param.shape}")
+        check_together(f"gradient {i}", grad, "the parameter", param)
     shared = Spans(owned).find(given, addresses(given))
     if shared is not None:
         raise ValueError(f"parameter {shared[0]} and gradient {shared[1]} share memory")
+    _working_on(owned, backend, "gradient")
+    name = backend if all(memory_of(grad) is HOST for grad in owned) else "auto"
+    seen = [on_host(grad) for grad in owned]
     changes: list[tuple[Array, Array, Array]] = []
     coefs = [np.ones(1)]
-    for param, grad in zip(map(_units, given), map(_units, owned), strict=True):
-        coefs.append(_unit_coefs(param, grad, factor, least, backends.get(backend)))
+    for param, grad in zip(map(_units, map(on_host, given)), map(_units, seen), strict=True):
+        coefs.append(_unit_coefs(param, grad, factor, least, backends.get(name)))
         clipped = np.nonzero(coefs[-1] != 1)[0]
         changes.append((grad, clipped, _scaled(grad[clipped], coefs[-1][clipped])))
     with uninterrupted():
         for grad, clipped, values in changes:
             grad[clipped] = values
+        for grad, values in zip(owned, seen, strict=True):
+            if grad is not values:  # a copy of what is on a device
+                memory_of(grad).write(grad, values)
     return float(np.concatenate(coefs).min())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastgd.arrays import Array, as_array, first_overlap, listed, overlaps_itself
 from fastgd.kept import check_rounding
+from fastgd.memory import check_together as check_one_memory
 from fastgd.rules import Hyperparameter, Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS, check_together, check_value
 
@@ -216,6 +217,7 @@ def give_copies(parameters: Sequence[Parameter], copies: Any) -> None:
         array = as_array(copy, f"copy of {p}", writable=True)
         if array.shape != p.array.shape:
             raise ValueError(f"copy of {p} has shape {array.shape}, the parameter {p.array.shape}")
+        check_one_memory(f"copy of {p}", array, "the parameter", p.array)
         p.copy, p.given_copy = array.view(), copy
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastgd.arrays import Array, dtype_named, memory_order
 from fastgd.backends.base import BLOCK, Codes, State
+from fastgd.memory import converted, memory_of, on_host, placed
 from fastgd.rules import Slot
 from fastgd.settings import CODED, STATE_ROUNDINGS, state_rounding
 from fastgd.storage import arithmetic, encode
@@ -60,7 +61,7 @@ class Residual(NamedTuple):
 
 
 #: by rounding
-_RESIDUALS = {
+RESIDUALS = {
     "kahan": Residual(lambda param: param.dtype),
     "master": Residual(lambda param: np.dtype(np.float32)),
     "split": Residual(lambda param: np.dtype(np.int16), ("bfloat16", "the upper half of a float32")),
@@ -69,18 +70,18 @@ _RESIDUALS = {
 
 def keeps_residual(values: Mapping[str, Any]) -> bool:
     """Whether rounding keeps what 16-bit parameters lose."""
-    return values["rounding"] in _RESIDUALS
+    return values["rounding"] in RESIDUALS
 
 
 def residual_dtype(values: Mapping[str, Any], param: Array) -> np.dtype[Any] | None:
     """What the residual is stored in; None where there is none."""
-    kind = _RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
+    kind = RESIDUALS.get(values["rounding"]) if has_16_bits(param) else None
     return kind and kind.dtype(param)
 
 
 def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
     """TypeError for a rounding that the parameter's dtype does not have."""
-    kind, name = _RESIDUALS.get(values["rounding"]), param.dtype.name
+    kind, name = RESIDUALS.get(values["rounding"]), param.dtype.name
     if kind and kind.only and has_16_bits(param) and name != kind.only[0]:
         only, why = kind.only
         raise TypeError(f"{what} is {name}: rounding {values['rounding']!r} is for {only}, {why}")
@@ -89,22 +90,27 @@ def check_rounding(values: Mapping[str, Any], param: Array, what: str) -> None:
 def new_slot(slot: Slot, values: Mapping[str, Any], param: Array) -> State:
     dtype = slot_dtype(slot, values, param)
     first = 0.0 if slot.initial is None else values[slot.initial]
-    shape = slot.shape(param.shape)
+    shape, memory = slot.shape(param.shape), memory_of(param)
     if dtype is not None:
-        state = np.zeros_like(param, dtype, subok=False) if slot.over is None else np.zeros(shape, dtype)
+        state: Array = memory.zeros_like(param, dtype) if slot.over is None else memory.zeros(shape, dtype)
         if first:
-            state.fill(first)
+            memory.write(state, np.broadcast_to(np.asarray(first, dtype), shape))
         return state
     if first:
-        return Codes(*encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned))
-    return Codes(np.zeros(shape, np.uint8), np.zeros(-(-math.prod(shape) // BLOCK), np.float32))
+        coded = encode(np.full(shape, first, arithmetic(param.dtype)), unsigned=slot.unsigned)
+        return Codes(*(placed(memory, part) for part in coded))
+    blocks = -(-math.prod(shape) // BLOCK)
+    return Codes(memory.zeros(shape, np.dtype(np.uint8)), memory.zeros((blocks,), np.dtype(np.float32)))
 
 
 def new_residual(values: Mapping[str, Any], param: Array) -> Array | None:
     dtype = residual_dtype(values, param)
     if dtype is None:
         return None
-    return param.astype(dtype) if values["rounding"] == "master" else np.zeros_like(param, dtype)
+    if values["rounding"] == "master":
+        return converted(param, dtype)
+    residual: Array = memory_of(param).zeros_like(param, dtype)
+    return residual
 
 
 def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept | None, begun: bool) -> Kept:
@@ -121,9 +127,9 @@ def kept_for(active: Active, values: Mapping[str, Any], param: Array, kept: Kept
     average = old.average
     if values["ema_decay"] is not None:
         if average is None:
-            average = param.astype(arithmetic(param.dtype))
+            average = converted(param, arithmetic(param.dtype))
         elif not begun:
-            average[...] = param
+            memory_of(average).write(average, on_host(param).astype(average.dtype, copy=False))
     return Kept(slots, residual, average)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.base import Block, Item, Options, Plan, Work
+from fastgd.backends.base import Block, Codes, Item, Options, Plan, Work
 from fastgd.interrupts import uninterrupted
 from fastgd.kept import keeps_residual
+from fastgd.memory import memory_of, on_host, to_host
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
 from fastgd.storage import store
@@ -50,19 +51,29 @@ def holding(opt: Optimizer, averages: Sequence[Array | None]) -> Iterator[None]:
             for array in (p.array, p.copy)
             if average is not None and array is not None
         ]
-        before = [array.copy() for array, _ in written]
-        rounded = [store(average, array.dtype) for array, average in written]
+        before = [to_host(array) for array, _ in written]
+        rounded = [store(on_host(average), array.dtype) for array, average in written]
+        arrays = [array for array, _ in written]
         with uninterrupted():
             planner.barred, planner.plan = AVERAGED, None
-            for (array, _), average in zip(written, rounded, strict=True):
-                array[...] = average
+            try:
+                _write(arrays, rounded)
+            except BaseException:  # a device may fail
+                planner.barred = None
+                _write(arrays, before)
+                raise
+        del rounded
     try:
         yield
     finally:
         with opt._lock, uninterrupted():
-            for (array, _), old in zip(written, before, strict=True):
-                array[...] = old
             planner.barred = None
+            _write(arrays, before)
+
+
+def _write(arrays: Sequence[Array], values: Sequence[Array]) -> None:
+    for array, own in zip(arrays, values, strict=True):
+        memory_of(array).write(array, own)
 
 
 def moving(opt: Optimizer, towards: Sequence[Array | None], weights: Sequence[float]) -> Plan:
@@ -103,10 +114,11 @@ def set_training(opt: Optimizer, training: bool) -> None:
             beta = average.beta(group.values_in_place)
             # y = x + (1 - beta) (z - x)   and   x = y + (1 - 1 / beta) (z - y)
             weights.append(1.0 - beta if training else 1.0 - 1.0 / beta)
+        planner.settle()
         towards: list[Array | None] = []
         for kept, steps in zip(planner.kept, planner.steps, strict=False):
             slot = None if kept is None or not steps else kept.slots[z]
-            towards.append(slot if isinstance(slot, np.ndarray) else None)
+            towards.append(None if isinstance(slot, Codes) else slot)
         plan = moving(opt, towards, weights)
         with uninterrupted():
             plan.step(Options())

@@ -23,7 +23,7 @@ KEYWORDS: dict[str, tuple[str, Any, str]] = {
         "arrays in the shapes of the parameters, or None for one without, in order or by name: written with "
         "the new parameters in the same pass, rounded to their dtype, for a model to use",
     ),
-    "backend": ("str", "auto", "'auto', or one that fastgd.info() lists"),
+    "backend": ("str", "auto", "'auto', by where the parameters are, or one that fastgd.info() lists"),
 }
 
 

@@ -14,17 +14,18 @@ import numpy as np
 
 from fastgd import backends
 from fastgd.arrays import DTYPES, Array, listed
-from fastgd.backends.base import UNMEASURED, Backend, Options, Program
+from fastgd.backends.base import UNMEASURED, Backend, Measured, Options, Program
 from fastgd.checks import flag, named, whole
 from fastgd.groups import by_name, by_position, check_memory, give_copies, make_groups
 from fastgd.interrupts import uninterrupted
+from fastgd.memory import memory_of
 from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
 from fastgd.options import asked_with, step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS
-from fastgd.state import VERSION, checked_state, named_arrays, summary
+from fastgd.state import checked_state, snapshot, summary
 from fastgd.storage import arithmetic
 
 _UNMEASURED = StepReport(None, 1.0, False, None)
@@ -51,7 +52,6 @@ class Optimizer:
         **settings: Any,
     ) -> None:
         defaults = self._bind(positional, settings)
-        runs = backends.suiting(backend, self.rule)
         seed = named("seed", whole(0, 2**64), seed)
         #: numbers of groups whose switches may have changed
         self._changed: list[int] = []
@@ -60,10 +60,11 @@ class Optimizer:
         give_copies(parameters, copies)
         check_memory(parameters)
         for p in parameters:
-            if not runs.supports(self.rule, p.array.dtype):
-                raise TypeError(f"{p}: the {runs.name} backend has no {self.rule.title} in {p.array.dtype}")
+            own = backends.chosen(backend, memory_of(p.array), str(p), self.rule)
+            if not own.supports(self.rule, p.array.dtype):
+                raise TypeError(f"{p}: the {own.name} backend has no {self.rule.title} in {p.array.dtype}")
+        runs = backends.for_all(backend, [memory_of(p.array) for p in parameters], rule=self.rule)
         self._planner = Planner(self.rule, runs, self.param_groups, seed)
-        self._skipped = 0
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._training = True
@@ -108,7 +109,9 @@ class Optimizer:
 
         It is no part of the state: a LossScaler's count is.
         """
-        return self._skipped
+        with self._lock:
+            self._planner.settle()
+            return self._planner.skipped
 
     @property
     def training(self) -> bool:
@@ -151,7 +154,8 @@ class Optimizer:
         grads: an array for each parameter, in order through all groups, of its shape, in float32, float64,
             bfloat16 or float16; `Rows` for a gradient of some rows; None for a parameter that is to be left
             alone. When parameters were named, a mapping from names will do, in which a missing name stands
-            for None. An array given again must have kept its shape and strides.
+            for None. An array given again must have kept its shape and strides. Each is in the memory of
+            its parameter.
         clip_norm: upper limit of the global 2-norm of all gradients; None: no limit. The gradients are
             multiplied by `min(1, clip_norm / (norm + 1e-6))` as in torch.nn.utils.clip_grad_norm_
             (Pascanu, Mikolov and Bengio 2013, section 3.2).
@@ -203,12 +207,15 @@ class Optimizer:
                 if plan.lent:
                     plan.lent.clear()
                 return _UNMEASURED
+            if not isinstance(measured, Measured):
+                plan.lent.clear()
+                return planner.report_later(plan, measured, self._options.gives_norm, grads)
             norm, clip_coef, tensor, skipped = measured
             nonfinite = None if tensor is None else planner.locate(plan, tensor, grads)
             # NaN as well when it was not measured
             found = norm if norm == norm or self._options.gives_norm else None
             if skipped:
-                self._skipped += 1
+                planner.skipped += 1
             if plan.lent:
                 plan.lent.clear()
         return _report((found, clip_coef, skipped, nonfinite))
@@ -260,7 +267,7 @@ class Optimizer:
 
         Arrays of the parameters' shapes, in float64 for float64 parameters and in float32 for all others: the
         averages themselves, which go on with every step until another state is loaded. Before its first step
-        a parameter's average is the parameter.
+        a parameter's average is the parameter. On a device it is a fastgd.memory.DeviceArray.
         """
         with self._lock:
             return [None if average is None else average.view() for average in self._planner.averages()]
@@ -289,32 +296,13 @@ class Optimizer:
 
         `{"rule", "version", "seed", "state": {number: {"step", slot: array, ...}}, "param_groups": [...]}`.
         Parameters are numbered through all groups; those that have made no step have no entry. Arrays are
-        copies, in the dtypes they are kept in. A slot in 8 bits is two arrays: its codes, uint8 in the
-        parameter's shape, and "<slot>_scales", a float32 for each 256 codes in C order. "residual" is what
-        rounding the parameter lost and "average" its running average, where there are. What a rule carries
-        from step to step beside arrays stands in an entry as a float.
+        copies on the host, in the dtypes they are kept in. A slot in 8 bits is two arrays: its codes, uint8
+        in the parameter's shape, and "<slot>_scales", a float32 for each 256 codes in C order. "residual" is
+        what rounding the parameter lost and "average" its running average, where there are. What a rule
+        carries from step to step beside arrays stands in an entry as a float.
         """
-        planner = self._planner
-        state: dict[int, dict[str, Any]] = {}
-        groups = []
         with self._lock:
-            for i in range(len(planner.parameters)):
-                if planner.steps[i]:
-                    # a switch may have been turned on since the last step
-                    arrays = named_arrays(self.rule, planner.keep(i))
-                    names = (name for name, _ in self.rule.carried)
-                    carried = dict(zip(names, planner.carried_by(i), strict=True))
-                    copies = {name: array.copy() for name, array in arrays.items()}
-                    state[i] = {"step": int(planner.steps[i]), **carried, **copies}
-            first = 0
-            for group in self.param_groups:
-                numbers = list(range(first, first + len(group.members)))
-                groups.append({**group.values_in_place, "params": numbers})
-                first += len(numbers)
-        head = {"rule": self.rule.name, "version": VERSION, "seed": planner.seed}
-        if self.rule.average:
-            head["training"] = self._training
-        return {**head, "state": state, "param_groups": groups}
+            return snapshot(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, convert: bool = False) -> None:
         """Takes over what `state_dict` gave. Nothing is changed unless all of it fits.
@@ -329,6 +317,7 @@ class Optimizer:
         planner = self._planner
         checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
+            planner.settle()
             if planner.barred == AVERAGED:
                 raise RuntimeError(AVERAGED)
             for group, values in zip(self.param_groups, checked.settings, strict=True):
@@ -337,7 +326,7 @@ class Optimizer:
             planner.carried[:] = checked.carried
             planner.kept[:] = checked.kept
             planner.seed, planner.plan = checked.seed, None
-            self._skipped = 0
+            planner.skipped, planner.running = 0, None
             self._training = checked.training
             planner.barred = None if checked.training else EVALUATING
 
@@ -385,7 +374,7 @@ _OPTIMIZERS: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 def _after_fork() -> None:
     for opt in _OPTIMIZERS:
         opt._lock = threading.RLock()
-        opt._planner.plan = None
+        opt._planner.plan = opt._planner.running = None
 
 
 if hasattr(os, "register_at_fork"):

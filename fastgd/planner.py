@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastgd.arrays import Array, Spans, addresses, as_array
-from fastgd.backends.base import Backend, Block, Carriers, Item, Options, Plan, Work
+from fastgd.backends.base import Backend, Block, Carriers, Item, Options, Pending, Plan, Work
 from fastgd.groups import Parameter, ParamGroup, written_by
 from fastgd.kept import Active, Kept, element_order, in_use, kept_for
-from fastgd.report import NonFinite
+from fastgd.lenders import mark
+from fastgd.memory import HOST, DeviceArray, check_together, memory_of, on_host
+from fastgd.report import NonFinite, PendingReport, StepReport
 from fastgd.rows import Rows, check_rows_allowed, checked_rows, summed
 from fastgd.rules import Rule
 from fastgd.storage import arithmetic, load
@@ -29,6 +32,8 @@ class Prepared(NamedTuple):
     numbers: list[int]
     #: tensor number in the plan -> its gradient
     watch: dict[int, weakref.ref[Array]]
+    #: tensor number in the plan -> the `mark` of its gradient on a device
+    marks: dict[int, Any]
     #: parameter number -> memory lent by a gradient that is no NumPy array; kept until the step is made,
     #: because it may be a copy that nobody else holds
     lent: dict[int, Array]
@@ -65,12 +70,19 @@ class Planner:
         self.carried = np.empty((count, 2, len(rule.carried)))
         self.carried[:] = rule.carried_at_first
         self.plan: Prepared | None = None
+        #: what has made the last steps; some of them may turn out to be skipped
+        self.running: Plan | None = None
+        #: how many steps were skipped
+        self.skipped = 0
         #: watched gradient arrays that are gone
         self.gone: list[weakref.ref[Array]] = []
         #: why no step can be made for now
         self.barred: str | None = None
         #: the dtype of each parameter's gradient in the last plan
         self._dtypes = [p.array.dtype for p in self.parameters]
+        #: the type of gradients that need no conversion; None: where they are has to be seen first
+        on_host = all(memory_of(p.array) is HOST for p in self.parameters)
+        self._plain = np.ndarray if on_host else None
         written = written_by(self.parameters)
         self._written = [what for what, _ in written]
         self._spans = Spans([array for _, array in written])
@@ -100,18 +112,22 @@ class Planner:
         if old is not None and old.numbers == numbers:
             watch = old.watch
             fresh = [k for k, i in enumerate(numbers) if k not in watch or watch[k]() is not grads[i]]
+            if old.marks:
+                fresh = [k for k in fresh if k not in old.marks or old.marks[k] != mark(grads[numbers[k]])]
             checked = self._check([numbers[k] for k in fresh], grads, options)
             if checked.as_planned:
                 plan = old._replace(grad_ids=_ids(grads), lent={})
-                plan.run.set_grads(fresh, checked.arrays, checked.at)
+                if fresh:
+                    plan.run.set_grads(fresh, checked.arrays, checked.at)
                 return self._watching(plan, fresh, checked.arrays, grads)
         for number, group in enumerate(self.groups):
             group.check_together(number)
         checked = self._check(numbers, grads, options)
-        run = self.backend.plan(self._work(numbers, checked, options))
+        self.settle()
+        run = self.running = self.backend.plan(self._work(numbers, checked, options))
         for i, array in zip(numbers, checked.arrays, strict=True):
             self._dtypes[i] = array.dtype
-        plan = Prepared(run, _ids(grads), numbers, {}, {}, checked.rows)
+        plan = Prepared(run, _ids(grads), numbers, {}, {}, {}, checked.rows)
         return self._watching(plan, range(len(numbers)), checked.arrays, grads)
 
     def _watching(
@@ -124,7 +140,11 @@ class Planner:
                 plan.watch[k] = weakref.ref(array, self.gone.append)
             else:
                 plan.watch.pop(k, None)
+                plan.marks.pop(k, None)
                 plan.lent[number] = array
+                found = mark(grads[number]) if isinstance(array, DeviceArray) else None
+                if found is not None:
+                    plan.marks[k] = found
         self.gone.clear()
         if not plan.rows:  # other rows come with every step
             self.plan = plan
@@ -134,10 +154,10 @@ class Planner:
         """These parameters' gradients as arrays, and their addresses, once all are found to be right."""
         arrays: list[Array] = []
         rows: dict[int, Array] = {}
-        dtypes, as_planned = self._dtypes, True
+        dtypes, plain, as_planned = self._dtypes, self._plain, True
         for i in numbers:
             g = grads[i]
-            if type(g) is not np.ndarray or g.dtype != dtypes[i] or g.shape != self.parameters[i].array.shape:
+            if type(g) is not plain or g.dtype != dtypes[i] or g.shape != self.parameters[i].array.shape:
                 g = self._check_rows(i, g, options, rows) if type(g) is Rows else self._check_whole(i, g)
                 as_planned = as_planned and g.dtype == dtypes[i]
             arrays.append(g)
@@ -153,6 +173,7 @@ class Planner:
         array = as_array(grad, f"gradient of {p}")
         if array.shape != p.array.shape:
             raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
+        check_together(f"gradient of {p}", array, "the parameter", p.array)
         return array
 
     def _check_rows(self, i: int, grad: Rows, options: Options, rows: dict[int, Array]) -> Array:
@@ -209,8 +230,14 @@ class Planner:
         """What a parameter carries out of its last step."""
         return tuple(self.carried[i, self.steps[i] % 2].tolist())
 
+    def settle(self) -> None:
+        """Makes the counts of steps right; needed before they are read."""
+        if self.running is not None:
+            self.skipped += self.running.settle()
+
     def averages(self) -> list[Array | None]:
         """The running average of each parameter that has one now."""
+        self.settle()
         result: list[Array | None] = []
         for i, p in enumerate(self.parameters):
             if self.groups[p.group].values_in_place["ema_decay"] is None:
@@ -222,19 +249,43 @@ class Planner:
             result.append(kept.average)
         return result
 
+    def report_later(
+        self, plan: Prepared, pending: Pending, gives_norm: bool, grads: Sequence[Any]
+    ) -> PendingReport:
+        """A report that is made when it is read; it does not keep the gradients."""
+        held = [_reference(g) for g in grads]
+
+        def fetch() -> StepReport:
+            norm, clip_coef, tensor, skipped = pending.read()
+            nonfinite = None if tensor is None else self.locate(plan, tensor, [of() for of in held])
+            return StepReport(norm if gives_norm else None, clip_coef, skipped, nonfinite)
+
+        return PendingReport.of(fetch)
+
     def locate(self, plan: Prepared, tensor: int, grads: Sequence[Any]) -> NonFinite:
         """The first element that is not finite of this tensor in the plan."""
         number = plan.numbers[tensor]
         p = self.parameters[number]
-        array = as_array(plan.lent.get(number, grads[number]), f"gradient of {p}")
-        index = _first_not_finite(array, arithmetic(p.array.dtype))
+        grad = plan.lent.get(number, grads[number])
+        array = None if grad is None else on_host(as_array(grad, f"gradient of {p}"))
+        index = None if array is None else _first_not_finite(array, arithmetic(p.array.dtype))
+        if array is None or index is None:  # when a report is read late
+            return NonFinite(p.group, p.index, p.name, None, math.nan)
         value = float(array[index])
         if number in plan.rows:
             index = (int(plan.rows[number][index[0]]), *index[1:])
         return NonFinite(p.group, p.index, p.name, index, value)
 
 
-def _first_not_finite(array: Array, real: Any) -> tuple[int, ...]:
+def _reference(grad: Any) -> Callable[[], Any]:
+    """Gives the gradient while others keep it; None for one that cannot be watched."""
+    try:
+        return weakref.ref(grad)
+    except TypeError:
+        return lambda: None
+
+
+def _first_not_finite(array: Array, real: Any) -> tuple[int, ...] | None:
     """The index of the first element, in C order, that is not finite in the precision of the step.
 
     float64 beyond float32's range is not. The search takes little memory, however large the array.
@@ -245,8 +296,9 @@ def _first_not_finite(array: Array, real: Any) -> tuple[int, ...]:
         bad = np.flatnonzero(~np.isfinite(load(flat[first : first + piece], real)))
         if bad.size:
             return tuple(int(i) for i in np.unravel_index(first + bad[0], array.shape))
-    raise AssertionError("the kernels found an element that is not finite")
+    return None
 
 
 def _ids(grads: Sequence[Any]) -> list[int]:
-    return [id(g) if g is None or type(g) is np.ndarray else 0 for g in grads]
+    array, device = np.ndarray, DeviceArray
+    return [id(g) if g is None or type(g) is array or type(g) is device else 0 for g in grads]

@@ -11,6 +11,7 @@ from fastgd.arrays import Array, as_array, lent
 from fastgd.backends.base import Options
 from fastgd.groups import Parameter
 from fastgd.kept import slot_dtype
+from fastgd.memory import HOST, check_together, memory_of
 from fastgd.rules import Rule
 from fastgd.storage import arithmetic
 
@@ -40,7 +41,9 @@ def check_rows_allowed(parameter: Parameter, rule: Rule, values: Mapping[str, An
     """ValueError where a step of this parameter needs all of its rows."""
     what, param, copy = f"gradient of {parameter}", parameter.array, parameter.copy
     coded = any(s is not None and slot_dtype(s, values, param) is None for s in rule.active_slots(values))
+    memory = memory_of(param)
     reasons = {
+        f"the parameter is on {memory.name}, and rows are taken on the host alone": memory is not HOST,
         f"{rule.title} takes norms of the whole parameter": rule.trust is not None,
         f"{rule.title} takes products of the whole parameter": rule.orthogonal is not None,
         "cautious updates count elements of the whole parameter": values["cautious"],
@@ -67,6 +70,8 @@ def checked_rows(rows: Rows, param: Array, what: str) -> tuple[Array, Array]:
             f"{what}: indices must be integers in one dimension, not {indices.dtype} {indices.shape}"
         )
     values = as_array(rows.values, f"{what}: values")
+    for array, part in ((indices, "indices"), (values, "values")):
+        check_together(f"{what}: {part}", array, "the parameter", param)
     wanted = (*indices.shape, *param.shape[1:])
     if values.shape != wanted:
         raise ValueError(f"{what}: values have shape {values.shape}, {indices.size} rows have {wanted}")

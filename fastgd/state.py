@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from fastgd.backends.base import BLOCK, Codes, State
 from fastgd.checks import finite, flag, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
+from fastgd.memory import like, memory_of, on_host, placed, to_host
 from fastgd.rules import Carried, Rule, Slot
 from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
 from fastgd.storage import arithmetic, decode, encode, load, store
@@ -33,7 +34,32 @@ SCALES = "{}_scales"
 REMEDY = "load_state_dict(state, convert=True) converts it"
 
 
-def named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
+def snapshot(opt: Optimizer) -> dict[str, Any]:
+    """The state dict of an optimizer whose lock is held, all of it copied."""
+    planner = opt._planner
+    planner.settle()
+    state: dict[int, dict[str, Any]] = {}
+    for i in range(len(planner.parameters)):
+        if planner.steps[i]:
+            # a switch may have been turned on since the last step
+            arrays = _named_arrays(opt.rule, planner.keep(i))
+            names = (name for name, _ in opt.rule.carried)
+            carried = dict(zip(names, planner.carried_by(i), strict=True))
+            copies = {name: to_host(array) for name, array in arrays.items()}
+            state[i] = {"step": int(planner.steps[i]), **carried, **copies}
+    groups = []
+    first = 0
+    for group in opt.param_groups:
+        numbers = list(range(first, first + len(group.members)))
+        groups.append({**group.values_in_place, "params": numbers})
+        first += len(numbers)
+    head = {"rule": opt.rule.name, "version": VERSION, "seed": planner.seed}
+    if opt.rule.average:
+        head["training"] = opt.training
+    return {**head, "state": state, "param_groups": groups}
+
+
+def _named_arrays(rule: Rule, kept: Kept) -> dict[str, Array]:
     """The arrays of an entry by name."""
     arrays: dict[str, Array] = {}
     for slot, state in zip(rule.slots, kept.slots, strict=True):
@@ -190,7 +216,7 @@ def _slot(
     has, wanted = CODED if isinstance(given, Codes) else given.dtype.name, dtype.name if dtype else CODED
     if has == wanted:
         if isinstance(given, Codes):
-            return Codes(*(a.copy("C") for a in given))
+            return _codes(param, (a.copy("C") for a in given))
         return _placed(slot, param, given)
     if not convert:
         raise ValueError(
@@ -201,13 +227,23 @@ def _slot(
     else:
         numbers = load(given, arithmetic(given.dtype))
     if dtype is None:
-        return Codes(*encode(numbers, unsigned=slot.unsigned))
+        return _codes(param, encode(numbers, unsigned=slot.unsigned))
     return _placed(slot, param, store(numbers, dtype, unsigned=slot.unsigned))
 
 
 def _placed(slot: Slot, param: Array, array: Array) -> Array:
     """A copy that lies in memory as a new slot does."""
-    return _like(param, array) if slot.over is None else array.copy("C")
+    return like(param, array) if slot.over is None else placed(memory_of(param), array.copy("C"))
+
+
+def _codes(param: Array, parts: Iterable[Array]) -> Codes:
+    """Codes and scales, new arrays, where the parameter's memory is."""
+    return Codes(*(placed(memory_of(param), part) for part in parts))
+
+
+def _given(value: Any, what: str) -> Array:
+    """An array of a state, of any dtype; on the host, where states are checked."""
+    return on_host(lent(value, what))
 
 
 def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> State:
@@ -215,7 +251,7 @@ def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> St
     if slot.over is not None and param.ndim < 2:
         raise ValueError(f"{what}: {name!r} is of rows and columns, which the parameter does not have")
     shape = slot.shape(param.shape)
-    array = lent(entry[name], f"{what}: {name!r}")
+    array = _given(entry[name], f"{what}: {name!r}")
     if array.dtype != np.uint8:
         as_array(array, f"{what}: {name!r}")
     if array.shape != shape:
@@ -229,7 +265,7 @@ def _stored(what: str, slot: Slot, param: Array, entry: Mapping[str, Any]) -> St
         raise ValueError(f"{what}: {name!r} is {array.dtype.name} and the state {here}")
     if array.dtype != np.uint8:
         return array
-    scales = lent(entry[beside], f"{what}: {beside!r}")
+    scales = _given(entry[beside], f"{what}: {beside!r}")
     blocks = (-(-array.size // BLOCK),)
     if scales.dtype != np.float32 or scales.shape != blocks:
         found = f"{scales.dtype} {scales.shape}"
@@ -243,12 +279,12 @@ def _residual(
     what: str, values: Mapping[str, Any], param: Array, entry: Mapping[str, Any], convert: bool
 ) -> Array | None:
     """What rounding lost so far; None where nothing is kept, or it is to be begun anew."""
-    array = lent(entry["residual"], f"{what}: 'residual'") if "residual" in entry else None
+    array = _given(entry["residual"], f"{what}: 'residual'") if "residual" in entry else None
     if array is not None and array.shape != param.shape:
         raise ValueError(f"{what}: 'residual' has shape {array.shape}, the parameter {param.shape}")
     dtype = residual_dtype(values, param)
     if (array is None and dtype is None) or (array is not None and array.dtype == dtype):
-        return array if array is None else _like(param, array)
+        return array if array is None else like(param, array)
     if not convert:
         has = f"is in {array.dtype}" if array is not None else "is not there"
         wanted = f"keeps it in {dtype}" if dtype else "keeps none"
@@ -259,21 +295,15 @@ def _residual(
 def _average(what: str, param: Array, entry: Mapping[str, Any], convert: bool) -> Array | None:
     if "average" not in entry:
         return None
-    array, dtype = as_array(entry["average"], f"{what}: 'average'"), np.dtype(arithmetic(param.dtype))
+    array = on_host(as_array(entry["average"], f"{what}: 'average'"))
+    dtype = np.dtype(arithmetic(param.dtype))
     if array.shape != param.shape:
         raise ValueError(f"{what}: 'average' has shape {array.shape}, the parameter {param.shape}")
     if array.dtype != dtype and not convert:
         raise ValueError(
             f"{what}: 'average' is in {array.dtype}, and this optimizer keeps it in {dtype}: {REMEDY}"
         )
-    return _like(param, load(array, dtype.type))
-
-
-def _like(param: Array, array: Array) -> Array:
-    """A copy that lies in memory as the parameter does."""
-    own = np.empty_like(param, array.dtype, subok=False)
-    np.copyto(own, array)
-    return own
+    return like(param, load(array, dtype.type))
 
 
 def _number(what: str, name: str, entry: Mapping[str, Any]) -> float:

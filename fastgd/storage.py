@@ -30,7 +30,7 @@ def _uint16(bits: Bits) -> Array:
 
 
 @np.errstate(all="ignore")
-def _narrowed(values: Array) -> Bits:
+def narrowed(values: Array) -> Bits:
     """The bits of the float32 that float32 or float64 values are on their way to fewer bits.
 
     float64 is rounded to odd: of its two neighbours to the one whose last bit is 1, so that the rounding that
@@ -81,7 +81,7 @@ def random_halves(seed: int, stream: int, step: int, operand: int, elements: Arr
     Operands 2 j and 2 j + 1 share the 32 bits of an element: the former takes the upper half.
     """
     bits = random_bits(noise_key(seed, stream, step, operand & ~1), elements)
-    return bits & 0xFFFF if operand & 1 else bits >> 16
+    return half(bits, operand)
 
 
 def random_bits(key: int, elements: Array) -> Bits:
@@ -91,11 +91,26 @@ def random_bits(key: int, elements: Array) -> Bits:
     Ettinger's hash-prospector (16 21f0aaad 15 735a2d97 15), keyed before each multiplication.
     """
     upper, which = np.unique(elements >> 32, return_inverse=True)
-    keys = np.array([_avalanche(_low64(key + high * _GOLDEN)) for high in upper.tolist()], np.uint64)[which]
-    z: Bits = elements.astype(np.uint32) ^ keys.astype(np.uint32)
-    z = (z ^ z >> 16) * 0x21F0AAAD + (keys >> 32).astype(np.uint32)
+    keys = np.array([key_above(key, high) for high in upper.tolist()], np.uint64)[which]
+    return hashed(elements.astype(np.uint32), keys.astype(np.uint32), (keys >> 32).astype(np.uint32))
+
+
+def hashed(low: Bits, first: Bits, second: Bits) -> Bits:
+    """The random bits of elements by the lower halves of their numbers and both halves of a key."""
+    z: Bits = low ^ first
+    z = (z ^ z >> 16) * 0x21F0AAAD + second
     z = (z ^ z >> 15) * 0x735A2D97
     return z ^ z >> 15
+
+
+def half(bits: Bits, operand: int) -> Bits:
+    """The 16 random bits of an operand, of the 32 that it shares with its neighbour."""
+    return bits & 0xFFFF if operand & 1 else bits >> 16
+
+
+def key_above(key: Any, high: Any) -> Any:
+    """The key of the elements whose numbers have this upper half: 64 bits, low32 and high32 used apart."""
+    return _avalanche(_low64(key + high * _GOLDEN))
 
 
 # ---- bfloat16: the upper half of a float32 ----------------------------------------------------------
@@ -217,10 +232,10 @@ def store(values: Array, dtype: Any, *, unsigned: bool = False, random: Bits | N
     narrow = _16_BITS.get(dtype.name)
     if narrow is None:
         return values.astype(dtype)
-    bits = _narrowed(values)
+    bits = narrowed(values)
     stored = narrow.nearest(bits) if random is None else narrow.stochastic(bits, random)
     if unsigned:
-        stored[(stored == 0) & (bits > 0)] = narrow.least
+        stored = np.where((stored == 0) & (bits > 0), np.uint16(narrow.least), stored)
     return stored.view(dtype)
 
 
@@ -279,12 +294,16 @@ def decode(codes: Array, scales: Array, real: Any, *, unsigned: bool = False) ->
     7 bits beside it and y = 2 k: 16 octaves with 3 bits of fraction. Those that are never negative have all 8
     bits and y = min(2 k, k + 128): 24 octaves, the upper 8 with 4 bits.
     """
-    code = _blocks(codes).astype(np.uint32)
+    numbers = decoded(_blocks(codes).astype(np.uint32), scales[:, None], unsigned)
+    return numbers.reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
+
+
+def decoded(code: Bits, scale: Array, unsigned: bool) -> Array:
+    """float32: what codes, as uint32, stand for."""
     k = code if unsigned else code & 0x7F
     w = _float((np.minimum(2 * k, k + _KNEE) << _CODE_SHIFT) + _ORIGIN.view(np.uint32))
     signs = 0 if unsigned else (code & 0x80) << 24
-    numbers = scales[:, None] * _float((w - _ORIGIN).view(np.uint32) | signs)
-    return numbers.reshape(-1)[: codes.size].reshape(codes.shape).astype(real)
+    return scale * _float((w - _ORIGIN).view(np.uint32) | signs)
 
 
 @np.errstate(all="ignore")
@@ -297,21 +316,57 @@ def encode(values: Array, *, unsigned: bool = False, random: Bits | None = None)
     unsigned: numbers are never negative; what is not 0 does not become 0, but for numbers up to 2^-139.
     random: 16 bits as uint32 for each value, to round stochastically; None: to nearest.
     """
-    most, highest = _HIGHEST[unsigned]
-    bits = _blocks(_narrowed(values))
-    magnitude = bits & _MAGNITUDE
-    largest = magnitude.max(axis=1, initial=0)
-    scales = np.clip(_float(largest) / highest, _LEAST_SCALE, _MOST / highest)
-    share = _float(bits if unsigned else magnitude) * (np.float32(1) / scales)[:, None]
+    bits = _blocks(narrowed(values))
+    largest = (bits & _MAGNITUDE).max(axis=1, initial=0)
+    below = HALF_CODE if random is None else random_below(_blocks(random))
+    code = encoded(bits, inverse_scale(largest, unsigned)[:, None], below, unsigned)
+    code = np.where(is_broken(largest)[:, None], np.uint8(0), code)
+    return code.reshape(-1)[: values.size].reshape(values.shape), scale_of(largest, unsigned)
+
+
+def is_broken(largest: Bits) -> Any:
+    """Whether the largest magnitude of a block, as bits, is no finite number."""
+    return largest >= _INFINITE_BITS
+
+
+def _finite_scale(largest: Bits, unsigned: bool) -> Array:
+    highest = _HIGHEST[unsigned][1]
+    scales: Array = np.clip(_float(largest) / highest, _LEAST_SCALE, _MOST / highest)
+    return scales
+
+
+def scale_of(largest: Bits, unsigned: bool) -> Array:
+    """float32: the scale of a block whose largest magnitude has these bits."""
+    return np.where(is_broken(largest), np.float32(np.nan), _finite_scale(largest, unsigned))
+
+
+def inverse_scale(largest: Bits, unsigned: bool) -> Array:
+    """What the numbers of such a block are multiplied by before they are encoded."""
+    return np.float32(1) / _finite_scale(largest, unsigned)
+
+
+#: what rounds codes to nearest
+HALF_CODE = 1 << _CODE_SHIFT - 1
+
+
+def random_below(halves: Bits) -> Bits:
+    """What rounds codes stochastically, of 16 random bits each."""
+    return halves << _CODE_SHIFT - 16
+
+
+def encoded(bits: Bits, inverse: Array, below: Bits | int, unsigned: bool) -> Array:
+    """uint8: the codes of numbers with the bits of float32, by the inverse of their block's scale.
+
+    below: what is added before the bits past a code's are cut off: half a unit, or random bits.
+    """
+    most = _HIGHEST[unsigned][0]
+    share = _float(bits if unsigned else bits & _MAGNITUDE) * inverse
     w: Bits = (share + _ORIGIN).view(np.uint32)
     k = w >> 1
     if unsigned:
         k = np.maximum(k, w - (_ZERO + _KNEE << _CODE_SHIFT))
-    below = 1 << _CODE_SHIFT - 1 if random is None else _blocks(random) << _CODE_SHIFT - 16
     k = np.minimum(k + below >> _CODE_SHIFT, _ZERO + most)
     if unsigned:
         k = np.maximum(k, np.minimum(bits, _ZERO + 1))
-    code = (k if unsigned else k | bits >> 24 & 0x80).astype(np.uint8)
-    broken = largest >= _INFINITE_BITS
-    scales[broken], code[broken] = np.nan, 0
-    return code.reshape(-1)[: values.size].reshape(values.shape), scales
+    code: Array = (k if unsigned else k | bits >> 24 & 0x80).astype(np.uint8)
+    return code

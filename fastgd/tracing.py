@@ -19,33 +19,43 @@ import numpy as np
 
 DType = np.dtype[Any]
 
-#: dtype -> how it is called in the names of operations
-CODES: dict[DType, str] = {
-    np.dtype(name): code
-    for name, code in {
-        "bool": "b1",
-        "uint8": "u8",
-        "uint16": "u16",
-        "uint32": "u32",
-        "uint64": "u64",
-        "int16": "i16",
-        "int32": "i32",
-        "int64": "i64",
-        "float32": "f32",
-        "float64": "f64",
-    }.items()
+
+class TraceError(TypeError):
+    """A function does with a symbol what can be done with a number or an array only."""
+
+
+#: name of a dtype -> how it is called in the names of operations
+CODES = {
+    "bool": "b1",
+    "uint8": "u8",
+    "uint16": "u16",
+    "uint32": "u32",
+    "uint64": "u64",
+    "int16": "i16",
+    "int32": "i32",
+    "int64": "i64",
+    "float32": "f32",
+    "float64": "f64",
+    "bfloat16": "bf16",
+    "float16": "f16",
 }
-DTYPES = {code: dtype for dtype, code in CODES.items()}
+
+#: what is stored only: it can be seen as bits, and that is all
+STORED = ("bfloat16", "float16")
+
+
+def code_of(dtype: DType) -> str:
+    """How a dtype is called in the names of operations; TraceError for one that has none."""
+    if dtype.name not in CODES:
+        raise TraceError(f"there are no operations of {dtype}")
+    return CODES[dtype.name]
+
 
 BOOL = np.dtype(np.bool_)
 
 #: ways through a function, by its branches, above which it is refused, and branches on one way
 MOST_WAYS = 1024
 MOST_BRANCHES = 64
-
-
-class TraceError(TypeError):
-    """A function does with a symbol what can be done with a number or an array only."""
 
 
 class Operation(NamedTuple):
@@ -63,8 +73,8 @@ class Operation(NamedTuple):
     @property
     def function(self) -> str:
         """The name of what computes it: "add_f32", and with both dtypes where they differ freely."""
-        name = f"{self.name}_{CODES[self.kind]}"
-        return f"{name}_{CODES[self.dtype]}" if self.name in ("convert", "view") else name
+        name = f"{self.name}_{code_of(self.kind)}"
+        return f"{name}_{code_of(self.dtype)}" if self.name in ("convert", "view") else name
 
 
 def _numpy_select(condition: Any, a: Any, b: Any) -> Any:
@@ -96,7 +106,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "eq": np.equal,
     "ne": np.not_equal,
     "select": _numpy_select,
-    "convert": lambda value, dtype: value.astype(dtype),
+    "convert": lambda value, dtype: np.asarray(value).astype(dtype)[()],
     "view": lambda value, dtype: value.view(dtype),
 }
 
@@ -124,7 +134,11 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         self.trace, self.index, self.dtype = trace, index, trace.operations[index].dtype
 
     def __repr__(self) -> str:
-        return f"Symbol({self.trace.operations[self.index].function} -> {self.dtype})"
+        return f"Symbol({self.operation.function} -> {self.dtype})"
+
+    @property
+    def operation(self) -> Operation:
+        return self.trace.operations[self.index]
 
     # ---- what NumPy asks for ----
 
@@ -224,8 +238,7 @@ class Trace:
     def convert(self, value: Symbol, dtype: DType) -> Symbol:
         if value.dtype == dtype:
             return value
-        if dtype not in CODES:
-            raise TraceError(f"there are no operations of {dtype}")
+        _computed(dtype)
         operation = self.operations[value.index]
         if operation.name == "constant":
             with np.errstate(all="ignore"):
@@ -247,8 +260,7 @@ class Trace:
     def apply(self, name: str, values: Sequence[Any]) -> Symbol:
         """An operation on symbols and numbers."""
         symbols, kind = self._promoted(values)
-        if kind not in CODES:
-            raise TraceError(f"there are no operations of {kind}")
+        _computed(kind)
         if name == "div" and kind.kind != "f":
             symbols, kind = [self.convert(s, np.dtype(np.float64)) for s in symbols], np.dtype(np.float64)
         dtype = BOOL if name in _COMPARISONS else kind
@@ -319,6 +331,11 @@ class Trace:
                 waiting += self.operations[index].operands
         return sorted(found)
 
+    def arguments(self, outputs: Sequence[Symbol]) -> set[str]:
+        """The names of the arguments that outputs follow from."""
+        needed = (self.operations[i] for i in self.needed(outputs))
+        return {operation.what for operation in needed if operation.name == "argument"}
+
     def evaluate(self, outputs: Sequence[Symbol], arguments: dict[str, Any]) -> list[Any]:
         """The outputs for arrays or NumPy's numbers in the dtypes of the arguments."""
         values: dict[int, Any] = {}
@@ -343,7 +360,7 @@ class Trace:
                 names[index] = operation.what
                 arguments.append(operation.what)
             elif operation.name == "constant":
-                names[index] = name = _constant_name(operation)
+                names[index] = name = constant_name(operation)
                 constants[name] = operation
             else:
                 names[index] = f"v{index}"
@@ -386,8 +403,15 @@ def numpy_operation(operation: Operation) -> Callable[..., Any]:
     return function
 
 
-def _constant_name(operation: Operation) -> str:
-    return f"c_{CODES[operation.dtype]}_{operation.what[::-1].hex()}"
+def _computed(dtype: DType) -> None:
+    """TraceError for a dtype that nothing is computed in."""
+    if dtype.name in STORED:
+        raise TraceError(f"nothing is computed in {dtype}: it can only be seen as bits")
+    code_of(dtype)
+
+
+def constant_name(operation: Operation) -> str:
+    return f"c_{code_of(operation.dtype)}_{operation.what[::-1].hex()}"
 
 
 def _plain(value: Any) -> Any:

@@ -42,3 +42,20 @@ def numpy_products():
         lib.fgd_set_gemm_threads(code, ffi.NULL, ffi.NULL)
     yield
     gemm.use(None)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Arrays on CUDA are those of tests/standin.py while the test runs."""
+    import standin
+
+    from fastgd import backends, memory
+
+    monkeypatch.setitem(memory.DEVICES, "cuda", "standin")
+    monkeypatch.setitem(backends.MODULES, backends.AUTO["cuda"], "standin")
+    standin.BACKEND.reset()
+    for cached in (backends.get, backends.unavailable):
+        cached.cache_clear()
+    yield standin
+    for cached in (backends.get, backends.unavailable):
+        cached.cache_clear()

@@ -8,9 +8,9 @@ import pickle
 
 import numpy as np
 import pytest
-from snapshots import check_step, contents, random, unchanged
+from snapshots import BACKENDS, check_step, contents, random, unchanged
 
-from fastgd import backends, optim
+from fastgd import optim
 from fastgd.rules import RULES
 
 SGD = RULES["sgd"]
@@ -70,7 +70,7 @@ def test_the_values_before_a_step_are_folded_and_the_next_are_kept(backend):
 
 
 def test_backends_agree_and_a_fresh_optimizer_goes_on_alike():
-    opts = [make(b, momentum=0.5) for b in backends.MODULES]
+    opts = [make(b, momentum=0.5) for b in BACKENDS]
     for t in range(7):
         for opt in opts:
             given = grads(t)

@@ -133,7 +133,7 @@ def in_process(code):
 def test_without_numba_the_error_says_what_to_install():
     found = in_process("""
         import json, sys
-        sys.modules["numba"] = None
+        sys.modules["numba"] = sys.modules["llvmlite"] = None
         import numpy as np
         import fastgd
         from user_rules import sgd

@@ -79,9 +79,9 @@ def test_formats_of_storage(dtype, real):
     x, bits = numbers(real), np.random.default_rng(0).integers(0, 1 << 16, 1013, np.uint32)
     kind = storage._16_BITS[dtype]
     with np.errstate(all="ignore"):
-        same(traced(lambda s: [kind.nearest(storage._narrowed(s))], x)[0], kind.nearest(storage._narrowed(x)))
-        wanted = kind.stochastic(storage._narrowed(x), bits)
-        same(traced(lambda s, r: [kind.stochastic(storage._narrowed(s), r)], x, bits)[0], wanted)
+        same(traced(lambda s: [kind.nearest(storage.narrowed(s))], x)[0], kind.nearest(storage.narrowed(x)))
+        wanted = kind.stochastic(storage.narrowed(x), bits)
+        same(traced(lambda s, r: [kind.stochastic(storage.narrowed(s), r)], x, bits)[0], wanted)
     stored = np.arange(1 << 16).astype(np.uint16)
     same(traced(lambda s: [kind.decode(s)], stored)[0], kind.decode(stored))
 

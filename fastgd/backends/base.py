@@ -69,6 +69,13 @@ class Measured(NamedTuple):
 UNMEASURED = Measured(math.nan, 1.0, None, False)
 
 
+class Pending(Protocol):
+    """What a pass on a device finds, which may still be going on there."""
+
+    def read(self) -> Measured:
+        """What was found, once the step has been made. May be called again, and after other steps."""
+
+
 class Codes(NamedTuple):
     """An array stored in 8 bits a number; csrc/storage.h has the format."""
 
@@ -180,10 +187,18 @@ class Plan(Protocol):
         Each is taken in the precision of its own dtype, as by Backend.measure.
         """
 
-    def step(self, options: Options, program: Program | None = None) -> Measured:
+    def step(self, options: Options, program: Program | None = None) -> Measured | Pending:
         """Makes one step: all of it, or, when it is skipped or fails, nothing.
 
         program: fills the gradients first, in the same call if it can.
+        On a device the step may be going on when this returns. UNMEASURED, that very object, when there is
+        nothing to tell.
+        """
+
+    def settle(self) -> int:
+        """How many of this plan's steps turned out to be skipped after `step` returned; each counts once.
+
+        After it `Work.steps` is right. Waits for steps that may still be skipped; 0 where there are none.
         """
 
 
@@ -191,6 +206,8 @@ class Backend(Protocol):
     """Runs the kernels of one kind. Arrays have been checked; nothing is refused here."""
 
     name: str
+    #: the kind of memory that its arrays are in (fastgd.memory.kind_of); those of one plan are in one memory
+    memory: str
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         """Whether it has this rule in this dtype."""

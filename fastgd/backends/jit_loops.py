@@ -11,15 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgd.backends.jit_operations import (
-    load_intrinsic,
-    numba_type,
-    operation_intrinsic,
-    store_intrinsic,
-)
-from fastgd.backends.reference_norms import clamped
+from fastgd.backends.jit_memory import load_intrinsic, store_intrinsic
+from fastgd.backends.reference_norms import bounded
 from fastgd.rules import Rule
-from fastgd.tracing import CODES, Source, Trace, number
+from fastgd.tracing import DType, Source, Trace, code_of
 
 
 class Loop(NamedTuple):
@@ -27,7 +22,7 @@ class Loop(NamedTuple):
 
     text: str
     source: Source
-    real: Any
+    real: DType
     #: how many operands there are in memory: parameter, gradient and the slots in use
     operands: int
 
@@ -41,7 +36,7 @@ def loop_of(rule: Rule, on: dict[str, bool], real: Any) -> Loop:
     def symbol(name: str) -> Any:
         return trace.argument(name, real)
 
-    p, g = symbol("p"), clamped(symbol("g") * symbol("unscale"), symbol("bound")) * symbol("coef")
+    p, g = symbol("p"), bounded(symbol("g") * symbol("unscale"), symbol("bound")) * symbol("coef")
     x = {name: symbol(f"slot{k}") for k, name in slots.items()}
     s = SimpleNamespace(**{name: symbol(f"s{i}") for i, name in enumerate(rule.scalars)})
 
@@ -51,7 +46,7 @@ def loop_of(rule: Rule, on: dict[str, bool], real: Any) -> Loop:
 
     outputs = [trace.convert(output, real) for output in trace.follow(body)]
     source = trace.source(outputs)
-    return Loop(_text(source, list(slots), len(rule.scalars), CODES[real]), source, real, 2 + len(slots))
+    return Loop(_text(source, list(slots), len(rule.scalars), code_of(real)), source, real, 2 + len(slots))
 
 
 def _text(source: Source, slots: list[int], n_scalars: int, real: str) -> str:
@@ -104,14 +99,17 @@ def _signature() -> Any:
 
 def _compile(loop: Loop) -> Any:
     import numba
+    import numba.extending
 
-    names: dict[str, Any] = {name: number(c) for name, c in loop.source.constants.items()}
-    for name, operation in loop.source.functions.items():
-        names[name] = operation_intrinsic(operation._replace(what=None))
+    from fastgd import llvm
+
+    source, types = loop.source, numba.types
+    functions = source.functions.values()
+    names = llvm.namespace(numba.extending, types, functions, source.constants, rounded=False)
     for k in range(loop.operands):
         names[f"load_{k}"] = load_intrinsic(loop.real, k, loop.operands)
         names[f"store_{k}"] = store_intrinsic(loop.real, k, loop.operands)
-    names["narrowed"] = numba_type(loop.real)
+    names["narrowed"] = llvm.numba_type(types, loop.real)
     exec(compile(loop.text, "<loop of a rule>", "exec"), names)
-    function = names[f"loop_{CODES[loop.real]}"]
+    function = names[f"loop_{code_of(loop.real)}"]
     return numba.cfunc(_signature())(function)

@@ -286,6 +286,9 @@ class Step:
             return _all_finite((norm, report.clip_coef, None, False))
         return _measured(report)
 
+    def settle(self) -> int:
+        return 0
+
 
 def _set_group(group: Any, block: Block) -> None:
     values = block.values
@@ -308,6 +311,7 @@ class NativeBackend:
     """See the module."""
 
     name = "native"
+    memory = "host"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         known = TABLE.get(rule.name)  # a user's rule may have the name of another

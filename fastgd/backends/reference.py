@@ -28,6 +28,7 @@ class ReferenceBackend:
     """See the module."""
 
     name = "reference"
+    memory = "host"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         return np.dtype(dtype).name in FORMATS
@@ -97,6 +98,9 @@ class _Plan:
         if not math.isinf(options.clip_unit):
             measured = measured._replace(clip_coef=smallest(unit_coefs))
         return measured
+
+    def settle(self) -> int:
+        return 0
 
     def _alive(self) -> list[Array]:
         return [grad for held in self._grads if (grad := held()) is not None]

@@ -76,11 +76,11 @@ def unit_norms(values: Array, unit: int) -> Array:
 def prepared(g: Array, unscale: float, bound: float) -> Array:
     """Unscaled and clamped, in g's own precision; NaN stays NaN."""
     real = g.dtype.type
-    return clamped(g * real(unscale), real(bound))
+    return bounded(g * real(unscale), real(bound))
 
 
-def clamped(g: Array, bound: Any) -> Array:
-    """Within +-bound, which is of g's own precision."""
+def bounded(g: Array, bound: Any) -> Array:
+    """Clamped to +-bound, a number of g's precision."""
     g = np.where(g > bound, bound, g)
     return np.where(g < -bound, -bound, g)
 
@@ -90,8 +90,8 @@ def transformed(g: Array, options: Options, coef: float) -> Array:
     unscale = 1 / options.grad_scale
     if math.isinf(options.clip_value):
         return prepared(g, unscale * coef, math.inf)
-    bounded: Array = prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
-    return bounded
+    clamped: Array = prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
+    return clamped
 
 
 # ---- Norms ------------------------------------------------------------------------------------------
@@ -137,7 +137,8 @@ def norm_of(grads: Sequence[Array], options: Options) -> float:
 # ---- Clipping ---------------------------------------------------------------------------------------
 
 
-def _clip_coef(norm: float, options: Options) -> float:
+def clip_coef(norm: float, options: Any) -> float:
+    """What gradients of this norm are multiplied by to be clipped. options: of Options, or alike."""
     if options.normalize and norm == 0:
         return 1.0
     ratio = options.clip_norm / (norm + 1e-6)
@@ -150,7 +151,7 @@ def _scoped(grads: Sequence[Array], groups: Sequence[int], options: Options) -> 
     coefs: list[float] = []
     for _, members in groupby(range(len(grads)), scopes.__getitem__):
         own = [grads[i] for i in members]
-        coefs += [_clip_coef(norm_of(own, options), options)] * len(own)
+        coefs += [clip_coef(norm_of(own, options), options)] * len(own)
     return coefs
 
 
@@ -184,7 +185,7 @@ def judged(grads: Sequence[Array], groups: Sequence[int], options: Options) -> t
     coef, coefs = 1.0, [1.0] * len(grads)
     if not math.isinf(options.clip_norm):
         if options.scope == "all" or options.total_norm is not None:
-            coef = _clip_coef(norm, options)
+            coef = clip_coef(norm, options)
             coefs = [coef] * len(grads)
         else:
             coefs = _scoped(grads, groups, options)

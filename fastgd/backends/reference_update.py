@@ -211,11 +211,35 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
         changes += kept.store(elements, state[kept.slot.name], state_rounding(values), random)
     if item.average is not None:
         average = elements.of(item.average)
-        average = average + real(1.0 - values["ema_decay"]) * (x - average)
+        average = moved(average, x, real(1.0 - values["ema_decay"]))
         changes.append(elements.change(item.average, average))
     if item.copy is not None:
         changes.append(elements.change(item.copy, store(x, item.copy.dtype)))
     return changes, unit_coef
+
+
+def moved(average: Array, x: Array, weight: Any) -> Array:
+    """A running average, with x in it by this weight."""
+    result: Array = average + weight * (x - average)
+    return result
+
+
+def descends(change: Array, g: Array) -> Array:
+    """Where a change goes against the gradient (Liang et al. 2024, algorithm 1)."""
+    return ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
+
+
+def kept_if_descending(change: Array, g: Array) -> Array:
+    """The change where it descends, and NaN, which so stays visible; else 0."""
+    return np.where(descends(change, g) | np.isnan(change), change, change.dtype.type(0))
+
+
+def counted(share: Any) -> Any:
+    """What a cautious change is divided by, so that what descends makes up for the rest (the authors' code).
+
+    share: of the elements whose change descends.
+    """
+    return max(share, 1e-3)
 
 
 def _clipped_by_units(x: Array, g: Array, shape: tuple[int, ...], options: Options) -> tuple[Array, float]:
@@ -248,7 +272,9 @@ def _ruled(
 
     if rule.trust is not None:
         measured = g if rule.trust.of == "gradient" else body(x, decay=0.0, trust=1.0)[0]
-        scalars["trust"] = rule.trust.ratio(tensor_norm(x), tensor_norm(measured), x.size, step.scalars)
+        scalars["trust"] = rule.trust.ratio(
+            tensor_norm(x), tensor_norm(measured), math.sqrt(x.size), step.scalars
+        )
     cautious, scale = step.block.values["cautious"], 1.0
     if rule.orthogonal is None and not cautious:
         return body(x)
@@ -258,9 +284,6 @@ def _ruled(
         matrix, s = change.reshape(shape), SimpleNamespace(**scalars)
         change, scale = rule.orthogonal(np, matrix, tensor_norm(change), s).reshape(-1), scalars["lr"]
     if cautious:
-        # Liang et al. 2024, algorithm 1; scaled as by the authors' code: what descends makes up for the rest
-        descends = ((change < 0) & (g > 0)) | ((change > 0) & (g < 0))
-        share = np.count_nonzero(descends) / x.size
-        change = np.where(descends | np.isnan(change), change, real(0))
-        scale /= max(share, 1e-3)
+        share = np.count_nonzero(descends(change, g)) / x.size
+        change, scale = kept_if_descending(change, g), scale / counted(share)
     return real(scalars["decay"]) * x + real(scale) * change, new_state

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgd.backends.jit_operations import is_known
 from fastgd.own.scalars import Scalar, Scalars
 from fastgd.tracing import DType, Operation, Symbol, Trace, TraceError, number, numpy_operation
 
@@ -27,6 +26,20 @@ _FOLDERS = (
 )
 
 
+#: operations of a rule, by the kind of their operands; what else there is has no place in a formula
+_OPERATIONS = {
+    "f": {"add", "sub", "mul", "div", "neg", "abs", "sqrt", "lt", "le", "gt", "ge", "eq", "ne", "select"},
+    "b": {"and", "or", "xor", "not", "eq", "ne", "select"},
+}
+
+
+def _is_known(operation: Operation) -> bool:
+    if operation.name == "convert":
+        return operation.kind.kind in _OPERATIONS and operation.dtype.kind == "f"
+    beside = operation.name in ("argument", "constant")
+    return beside or operation.name in _OPERATIONS.get(operation.kind.kind, ())
+
+
 class BodyTrace(Trace):
     """Of a user's function: in one precision, with what compiled loops have, refused where it stands."""
 
@@ -35,7 +48,7 @@ class BodyTrace(Trace):
         self.real = real
 
     def add(self, operation: Operation) -> Symbol:
-        if not is_known(operation):
+        if not _is_known(operation):
             raise TraceError(f"there is no {operation.name} of {operation.kind} in a rule")
         if len(self.operations) > MOST_OPERATIONS:
             raise TraceError(f"there are more than {MOST_OPERATIONS} operations: is a loop very long?")
@@ -200,6 +213,8 @@ def replayed(xp: Any, body: Body, arguments: dict[str, Any]) -> list[Any]:
             values[index] = number(operation)
         elif operation.name == "select":
             values[index] = xp.where(*operands)
+        elif operation.name == "convert":
+            values[index] = operands[0].astype(operation.dtype)
         else:
             values[index] = numpy_operation(operation)(*operands)
     return [values[symbol.index] for symbol in body.outputs]

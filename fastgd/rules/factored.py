@@ -51,8 +51,7 @@ def _adafactor_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[fl
     )
 
 
-def _adafactor_ratio(param: float, step: float, size: int, s: Mapping[str, float]) -> float:
-    root = math.sqrt(size)
+def _adafactor_ratio(param: float, step: float, root: float, s: Mapping[str, float]) -> float:
     param_size, excess = param / root, step / (root * s["d"])
     return s["rho"] * (param_size if param_size > s["eps2"] else s["eps2"]) / (excess if excess > 1 else 1.0)
 

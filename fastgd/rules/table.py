@@ -42,8 +42,9 @@ class Trust(NamedTuple):
 
     #: whose norm is compared with the parameter's: "step" (with `decay` 0 and `trust` 1) or "gradient"
     of: str
-    #: (norm of the parameter, that norm, how many elements, the scalars by name) -> the factor, in float64
-    ratio: Callable[[float, float, int, Mapping[str, float]], float]
+    #: (norm of the parameter, that norm, root of the number of elements, the scalars by name) -> the factor,
+    #: in float64
+    ratio: Callable[[float, float, float, Mapping[str, float]], float]
 
 
 #: float64 numbers that a parameter carries from one step to the next

@@ -38,7 +38,7 @@ def _lamb_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
     )
 
 
-def _lamb_ratio(param: float, step: float, size: int, s: Mapping[str, float]) -> float:
+def _lamb_ratio(param: float, step: float, root: float, s: Mapping[str, float]) -> float:
     # the step that was measured includes lr
     return s["lr"] * param / step if param > 0 and step > 0 else 1.0
 
@@ -84,7 +84,7 @@ def _lars_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
     return h["lr"], h["weight_decay"], 1.0, 1.0, h["momentum"], h["trust_coefficient"], h["eps"]
 
 
-def _lars_ratio(param: float, gradient: float, size: int, s: Mapping[str, float]) -> float:
+def _lars_ratio(param: float, gradient: float, root: float, s: Mapping[str, float]) -> float:
     if not (param > 0 and gradient > 0):
         return 1.0
     return s["trust_coefficient"] * param / (gradient + s["weight_decay"] * param + s["eps"])

@@ -1,0 +1,87 @@
+"""Compiled kernels on disk, so that only the first process on a machine waits for the compiler."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from fastgd.cuda.compiler import cubin_of, ptx_of
+from fastgd.cuda.writer import Text
+
+#: where kernels are kept; an empty value for nowhere
+VARIABLE = "FASTGD_CACHE"
+
+#: seconds of compiling after which it is said
+PATIENCE = 1.0
+
+
+def folder() -> Path | None:
+    """FASTGD_CACHE, or a folder among the user's caches; None for no folder."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastgd"
+
+
+@functools.cache
+def _compilers() -> str:
+    """What else decides a kernel's machine code."""
+    return " ".join(f"{name} {version(name)}" for name in ("numba-cuda", "numba", "cuda-bindings"))
+
+
+def key(text: Text, capability: tuple[int, int]) -> str:
+    """Different for whatever may be compiled to something else."""
+    constants = "".join(f"{name}\n" for name in sorted(text.constants))
+    made = f"{capability} {text.threads} {_compilers()}\n{constants}{text.source}"
+    return hashlib.sha256(made.encode()).hexdigest()[:32]
+
+
+class Compiling:
+    """Counts what is compiled, and says so once it has taken more than a second."""
+
+    seconds = 0.0
+    kernels = 0
+    said = False
+
+    def __call__(self, text: Text, capability: tuple[int, int]) -> bytes:
+        start = time.perf_counter()
+        code = cubin_of(ptx_of(text, capability), capability)
+        self.seconds += time.perf_counter() - start
+        self.kernels += 1
+        if self.seconds > PATIENCE and not self.said:
+            self.said = True
+            place = folder()
+            kept = f"; they are kept in {place}" if place else ""
+            print(f"fastgd: compiling kernels for sm_{capability[0]}{capability[1]}{kept}", file=sys.stderr)
+        return code
+
+
+compiling = Compiling()
+
+
+def cubin(text: Text, capability: tuple[int, int]) -> bytes:
+    """The kernel's machine code, from disk or compiled now."""
+    place = folder()
+    if place is None:
+        return compiling(text, capability)
+    path = place / f"{text.name}-sm_{capability[0]}{capability[1]}-{key(text, capability)}.cubin"
+    try:
+        return path.read_bytes()
+    except OSError:
+        code = compiling(text, capability)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place, delete=False) as file:
+            file.write(code)
+        os.replace(file.name, path)
+    except OSError:
+        # a folder that cannot be written means that the next process compiles again
+        return code
+    return code

@@ -1,0 +1,236 @@
+"""A device: its memory, its streams and launches on them. Its simulated stand-in is in simulated_driver.py.
+
+Memory is allocated plainly and through the primary context, which torch, CuPy and Numba share. Every call
+makes that context current for its duration only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from fastgd.arrays import Array
+from fastgd.cuda.simulation import SIMULATED
+from fastgd.cuda.writer import Text
+
+#: the stream that everything else waits for, by its handle: CU_STREAM_LEGACY
+DEFAULT_STREAM = 1
+
+
+class DeviceError(RuntimeError):
+    """The driver refused, with its own reason."""
+
+
+class Buffer(Protocol):
+    """Memory of a device, freed with the object."""
+
+    pointer: int
+    nbytes: int
+
+
+class Kernel(Protocol):
+    """A kernel that is compiled for a device."""
+
+    def __call__(self, blocks: int, stream: int, *arguments: int) -> None:
+        """Launches it, with as many threads a block as its text says."""
+
+
+class Driver(Protocol):
+    """A device."""
+
+    #: of this driver's kind, from 0
+    number: int
+    #: compute capability
+    capability: tuple[int, int]
+    title: str
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """MemoryError, with what is free, when there is not enough."""
+
+    def upload(self, pointer: int, values: Array, stream: int) -> None:
+        """Copies C-contiguous host memory there before what comes next on the stream; it can be reused."""
+
+    def download(self, pointer: int, values: Array, stream: int) -> None:
+        """Copies from there into C-contiguous host memory, after what came before on the stream; waits."""
+
+    def copy(self, to: int, pointer: int, nbytes: int, stream: int) -> None:
+        """Copies within the device."""
+
+    def clear(self, pointer: int, nbytes: int, stream: int) -> None:
+        """Sets bytes to 0."""
+
+    def synchronize(self, stream: int) -> None:
+        """Waits for all that is on the stream."""
+
+    def kernel(self, text: Text) -> Kernel:
+        """The kernel, compiled when it is first asked for."""
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """What a call of the driver gives beside its status; DeviceError, or MemoryError, when it has failed."""
+    from cuda.bindings import driver
+
+    status, *values = result
+    if status == driver.CUresult.CUDA_SUCCESS:
+        return values[0] if len(values) == 1 else tuple(values)
+    name = driver.cuGetErrorName(status)[1].decode()
+    text = driver.cuGetErrorString(status)[1].decode()
+    if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(f"{name}: {text}")
+    raise DeviceError(f"{name}: {text}")
+
+
+class _Buffer:
+    def __init__(self, device: NvidiaDriver, nbytes: int) -> None:
+        from cuda.bindings import driver
+
+        self.nbytes, self._device = nbytes, device
+        with device.current():
+            try:
+                self.pointer = int(_checked(driver.cuMemAlloc(max(nbytes, 1))))
+            except MemoryError as error:
+                free, total = _checked(driver.cuMemGetInfo())
+                raise MemoryError(
+                    f"cuda:{device.number} has no {nbytes} bytes: {free} of {total} are free ({error})"
+                ) from None
+
+    def __del__(self) -> None:
+        from cuda.bindings import driver
+
+        if hasattr(self, "pointer"):
+            with self._device.current():
+                driver.cuMemFree(self.pointer)
+
+
+class _Launcher:
+    """Launches through cuda.core."""
+
+    def __init__(self, device: NvidiaDriver, text: Text) -> None:
+        from cuda.core import LaunchConfig, ObjectCode, Stream, launch
+
+        from fastgd.cuda.cache import cubin
+
+        self._device, self._threads = device, text.threads
+        with device.current():
+            code = ObjectCode.from_cubin(cubin(text, device.capability))
+            self._kernel = code.get_kernel(text.name)
+        self._config, self._stream, self._launch = LaunchConfig, Stream.from_handle, launch
+        self._configs: dict[int, Any] = {}
+
+    def __call__(self, blocks: int, stream: int, *arguments: int) -> None:
+        if not blocks:
+            return
+        config = self._configs.get(blocks)
+        if config is None:
+            config = self._configs[blocks] = self._config(grid=blocks, block=self._threads)
+        with self._device.current():
+            self._launch(self._device.stream(stream), config, self._kernel, *arguments)
+
+
+class NvidiaDriver:
+    """An NVIDIA GPU, through the driver's own API as cuda-bindings has it."""
+
+    def __init__(self, number: int) -> None:
+        from cuda.bindings import driver
+
+        _checked(driver.cuInit(0))
+        self.number = number
+        self._device = _checked(driver.cuDeviceGet(number))
+        self._context = _checked(driver.cuDevicePrimaryCtxRetain(self._device))
+        kind = driver.CUdevice_attribute
+        major, minor = (
+            int(_checked(driver.cuDeviceGetAttribute(what, self._device)))
+            for what in (
+                kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        self.capability = major, minor
+        self.title = _checked(driver.cuDeviceGetName(256, self._device)).split(b"\0")[0].decode()
+        self._kernels: dict[str, Kernel] = {}
+        self._streams: dict[int, Any] = {}
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Within the block, the device's context is the thread's."""
+        from cuda.bindings import driver
+
+        _checked(driver.cuCtxPushCurrent(self._context))
+        try:
+            yield
+        finally:
+            _checked(driver.cuCtxPopCurrent())
+
+    def stream(self, handle: int) -> Any:
+        """A stream of somebody's, for cuda.core."""
+        from cuda.core import Stream
+
+        if handle not in self._streams:
+            self._streams[handle] = Stream.from_handle(handle)
+        return self._streams[handle]
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return _Buffer(self, nbytes)
+
+    def upload(self, pointer: int, values: Array, stream: int) -> None:
+        from cuda.bindings import driver
+
+        # from memory that is not pinned: the driver has copied it away when the call returns
+        with self.current():
+            _checked(driver.cuMemcpyHtoDAsync(pointer, values.ctypes.data, values.nbytes, stream))
+
+    def download(self, pointer: int, values: Array, stream: int) -> None:
+        from cuda.bindings import driver
+
+        with self.current():
+            _checked(driver.cuMemcpyDtoHAsync(values.ctypes.data, pointer, values.nbytes, stream))
+            _checked(driver.cuStreamSynchronize(stream))
+
+    def copy(self, to: int, pointer: int, nbytes: int, stream: int) -> None:
+        from cuda.bindings import driver
+
+        with self.current():
+            _checked(driver.cuMemcpyDtoDAsync(to, pointer, nbytes, stream))
+
+    def clear(self, pointer: int, nbytes: int, stream: int) -> None:
+        from cuda.bindings import driver
+
+        with self.current():
+            _checked(driver.cuMemsetD8Async(pointer, 0, nbytes, stream))
+
+    def synchronize(self, stream: int) -> None:
+        from cuda.bindings import driver
+
+        with self.current():
+            _checked(driver.cuStreamSynchronize(stream))
+
+    def kernel(self, text: Text) -> Kernel:
+        kernel = self._kernels.get(text.source)
+        if kernel is None:
+            kernel = self._kernels[text.source] = _Launcher(self, text)
+        return kernel
+
+
+def device_of(pointer: int) -> int | None:
+    """The number of the device whose memory a pointer is to; None for host memory and what is not known."""
+    if SIMULATED:
+        return 0
+    from cuda.bindings import driver
+
+    kind = driver.CUpointer_attribute
+    status, memory = driver.cuPointerGetAttribute(kind.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer)
+    if status != driver.CUresult.CUDA_SUCCESS or int(memory) != int(driver.CUmemorytype.CU_MEMORYTYPE_DEVICE):
+        return None
+    return int(_checked(driver.cuPointerGetAttribute(kind.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer)))
+
+
+@functools.cache
+def device(number: int) -> Driver:
+    """The device with this number; DeviceError or ImportError with the reason when there is none."""
+    if SIMULATED:
+        from fastgd.cuda.simulated_driver import SimulatedDriver
+
+        return SimulatedDriver(number)
+    return NvidiaDriver(number)

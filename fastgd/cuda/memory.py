@@ -1,0 +1,88 @@
+"""The memory of CUDA devices, for arrays that the optimizer makes there."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastgd.arrays import Array
+from fastgd.cuda import driver
+from fastgd.memory import DeviceArray, dense_strides, memory_order
+
+
+class CudaMemory:
+    """One device's: fastgd.memory.Memory. Works on the legacy default stream, which all others wait for."""
+
+    def __init__(self, number: int) -> None:
+        self.name, self.device = f"cuda:{number}", driver.device(number)
+
+    def _new(
+        self, shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype[Any]
+    ) -> DeviceArray:
+        buffer = self.device.allocate(math.prod(shape) * dtype.itemsize)
+        return DeviceArray(self, buffer.pointer, shape, strides, dtype, buffer)
+
+    def _cleared(self, array: DeviceArray) -> DeviceArray:
+        self.device.clear(array.pointer, array.nbytes, driver.DEFAULT_STREAM)
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        return self._cleared(self._new(shape, None, dtype))
+
+    def zeros_like(self, array: Any, dtype: np.dtype[Any]) -> DeviceArray:
+        strides = dense_strides(array.shape, memory_order(array), dtype.itemsize)
+        return self._cleared(self._new(array.shape, strides, dtype))
+
+    def to_host(self, array: Any) -> Array:
+        self.device.synchronize(driver.DEFAULT_STREAM)
+        lent, values = self._run(array)
+        if array.size:
+            self.device.download(lent, values, driver.DEFAULT_STREAM)
+        return self._in_order(array, values)
+
+    def write(self, array: Any, values: Array) -> None:
+        lent, run = self._run(array)
+        self._in_order(array, run)[...] = values
+        if array.size:
+            self.device.upload(lent, run, driver.DEFAULT_STREAM)
+            self.device.synchronize(driver.DEFAULT_STREAM)
+
+    def copy(self, array: Any) -> DeviceArray:
+        new = self._new(array.shape, None, array.dtype)
+        if array.flags.c_contiguous:
+            self.device.copy(new.pointer, array.pointer, array.nbytes, driver.DEFAULT_STREAM)
+        else:
+            self.write(new, self.to_host(array))
+        return new
+
+    def _run(self, array: Any) -> tuple[int, Array]:
+        """Where the array's first byte lies, and a flat host array for it; ValueError if it has gaps."""
+        order = memory_order(array)
+        dense = dense_strides(array.shape, order, array.itemsize)
+        gaps = any(s != d for n, s, d in zip(array.shape, array.strides, dense, strict=True) if n > 1)
+        if gaps and array.size:
+            raise ValueError(f"{array!r} has gaps: copy it to one that has none")
+        return array.pointer, np.empty(array.size, array.dtype)
+
+    def _in_order(self, array: Any, run: Array) -> Array:
+        """The flat array seen with the axes of the device's."""
+        order = memory_order(array)
+        seen: Array = run.reshape([array.shape[axis] for axis in order])
+        return seen.transpose(np.argsort(order)) if order else seen
+
+
+@functools.cache
+def memory(number: int) -> CudaMemory:
+    """The memory of the device with this number."""
+    return CudaMemory(number)
+
+
+def device_of(pointer: int) -> int:
+    """The number of the device that a pointer belongs to; ValueError for host memory."""
+    found = driver.device_of(pointer)
+    if found is None:
+        raise ValueError(f"{pointer:#x} is no memory of a CUDA device")
+    return found

@@ -1,0 +1,212 @@
+"""The kernels that sum up: squares over 16 lanes of a chunk, in the order that the CPU's kernels keep.
+
+16 threads take a chunk, one for each lane: element i of it goes to lane i modulo 16, and lanes are put
+together in halves. What is summed is traced from the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgd.arrays import dtype_named
+from fastgd.backends.reference_norms import bounded
+from fastgd.backends.reference_update import descends
+from fastgd.cuda.device import WARP
+from fastgd.cuda.element import Variant, traced
+from fastgd.cuda.layout import (
+    CHUNK,
+    CHUNK_BYTES,
+    LANES,
+    SUM_BYTES,
+    TENSOR_BYTES,
+    TRIED_BYTES,
+    control,
+    tensor,
+)
+from fastgd.cuda.passes import THREADS, Operand, Uniform, of_element, operands_of
+from fastgd.cuda.writer import Text, Writer
+from fastgd.storage import load
+from fastgd.tracing import Trace, code_of
+
+F64 = np.dtype(np.float64)
+
+#: elements that a thread loads before it adds them up, so that the memory's latency is waited for once
+AHEAD = 8
+
+ARGUMENTS = ("tensors", "chunks", "count", "sums", "numbers", "scopes")
+
+
+class _Lanes:
+    """Writes a loop over the elements of a chunk, and sums of what becomes of them."""
+
+    def __init__(self, writer: Writer, sums: Sequence[str]) -> None:
+        self.writer, self.sums = writer, sums
+        writer.lines(f"""
+lane = thread() % {LANES}
+chunk = block() * {writer.threads // LANES} + thread() // {LANES}
+tensor, part, number = i64(0), i64(0), i64(0)
+if chunk < count:
+    tensor, part = load_i64x2(chunks + chunk * {CHUNK_BYTES})
+    number = load_i64(chunks + chunk * {CHUNK_BYTES} + 16)
+of = tensors + tensor * {TENSOR_BYTES}
+first = part * {CHUNK}
+end = first + {CHUNK}
+size = load_i64(of + {tensor("size")})
+if end > size:
+    end = size
+if chunk >= count:
+    end = first
+i = first + lane""")
+        zero = writer.constant(Trace().constant(0.0, F64).operation)
+        for name in sums:
+            writer.line(f"{name} = {zero}")
+
+    def loop(
+        self, operands: Sequence[Operand], element: Callable[[str], Mapping[str, str]], ahead: int = AHEAD
+    ) -> None:
+        """element: suffix -> what the sums are to grow by, by their names, once operands are loaded."""
+        for count in (ahead, 1):
+            with self.writer.indented(f"while i + {(count - 1) * LANES} < end:"):
+                for j in range(count):
+                    for operand in operands:
+                        place = f"{operand.at} + (i + {j * LANES}) * {operand.size}"
+                        self.writer.line(f"{operand.name}_{count}{j} = load_{operand.code}({place})")
+                for j in range(count):
+                    for name, value in element(f"_{count}{j}").items():
+                        self.writer.line(f"{name} = {value}")
+                self.writer.line(f"i += {count * LANES}")
+
+    def fold(self, how: Mapping[str, str], to: str, size: int) -> None:
+        """Puts lanes together, and stores the sums at `to` by the chunk's number.
+
+        how: sum -> the operation on two lanes.
+        """
+        distance = LANES // 2
+        while distance:
+            for name in self.sums:
+                self.writer.line(f"{name}_other = shuffle_f64({name}, (thread() + {distance}) % {WARP})")
+                self.writer.line(f"{name} = {how[name].format(name, f'{name}_other')}")
+            distance //= 2
+        with self.writer.indented("if lane == 0 and chunk < count:"):
+            for k, name in enumerate(self.sums):
+                self.writer.line(f"store_f64({to} + number * {size} + {8 * k}, {name})")
+
+
+def _added(writer: Writer) -> str:
+    return writer.operation("add", F64, F64) + "({}, {})"
+
+
+def _larger(writer: Writer) -> str:
+    """The larger of two, of which the second is passed over when it is NaN."""
+    greater, select = writer.operation("gt", F64, np.dtype(np.bool_)), writer.operation("select", F64, F64)
+    return f"{select}({greater}({{1}}, {{0}}), {{1}}, {{0}})"
+
+
+# ---- Gradients --------------------------------------------------------------------------------------
+
+
+def sums_text(grad: str, real: str, *, clamped: bool, scaled: bool = False, threads: int = THREADS) -> Text:
+    """The kernel that measures gradients in a dtype, chunk by chunk.
+
+    real: what they are computed in. clamped: whether they are limited to +-bound before. scaled: takes the
+    squares of the numbers times the powers of two in the rows of all and of its own scope, if there is need;
+    else it gives the sum of squares and the largest magnitude.
+    """
+    writer = Writer("sums", ARGUMENTS, threads)
+    if scaled:
+        with writer.indented(f"if load_i64(numbers + {control('rescaled')}) == 0:"):
+            writer.line("return")
+    names = ("of_all", "of_scope") if scaled else ("total", "largest")
+    lanes = _Lanes(writer, names)
+    operand = Operand("g", "grad", grad)
+    writer.line(f"g_at = load_i64(of + {tensor('grad')})")
+    kind, code = dtype_named(real), code_of(dtype_named(real))
+    given: dict[str, str] = {}
+    if clamped or scaled:
+        for name in ("unscale", "bound"):
+            place = control(f"{name}32" if kind.itemsize == 4 else name)
+            writer.line(f"{name} = load_{code}(numbers + {place})")
+        given = {"unscale": "unscale", "bound": "bound"}
+    if scaled:
+        writer.line("all_scale = load_f64(scopes + 16)")
+        writer.line(f"scope_scale = load_f64(load_i64(of + {tensor('scope')}) + 16)")
+        given |= {"all_scale": "all_scale", "scope_scale": "scope_scale"}
+    trace = Trace()
+    g = load(trace.argument("g", operand.dtype), kind)  # type: ignore[arg-type]
+    results: list[Any]
+    if scaled:
+        results = [_square(trace, g, trace.argument(name, F64)) for name in ("all_scale", "scope_scale")]
+    elif clamped:
+        results = [_square(trace, g, None), abs(g).astype(F64)]
+    else:
+        wide = g.astype(F64)
+        results = [wide * wide, abs(g).astype(F64)]
+    add, larger = _added(writer), _larger(writer)
+    how = dict(zip(names, (add, add if scaled else larger), strict=True))
+
+    def element(suffix: str) -> dict[str, str]:
+        made = writer.traced(trace, results, {**given, "g": f"g{suffix}"}, suffix[1:])
+        return {name: how[name].format(name, value) for name, value in zip(names, made, strict=True)}
+
+    lanes.loop([operand], element)
+    lanes.fold(how, "sums", SUM_BYTES)
+    return writer.done()
+
+
+def _square(trace: Trace, g: Any, scale: Any) -> Any:
+    """Of the prepared gradient; NaN where a clamp would hide it, or infinity: reference_norms.norm_of."""
+    prepared: Any = bounded(g * trace.argument("unscale", g.dtype), trace.argument("bound", g.dtype))
+    value = prepared.astype(F64)
+    if scale is not None:
+        value = value * scale
+    return value * value + 0 * g.astype(F64)
+
+
+# ---- What trust ratios and cautious updates are made of -------------------------------------------------
+
+
+TRIAL_ARGUMENTS = ("tensors", "chunks", "count", "tried", "numbers")
+
+
+def trial_text(variant: Variant, threads: int = THREADS) -> Text:
+    """The kernel that tries a step chunk by chunk: squares of the parameter and of the other vector of its
+    trust ratio, and how many elements a cautious update changes."""
+    writer = Writer("trial", TRIAL_ARGUMENTS, threads)
+    with writer.indented(f"if load_i64(numbers + {control('skipped')}) != 0:"):
+        writer.line("return")
+    names = ("params", "others", "descending")
+    lanes = _Lanes(writer, names)
+    made = traced(variant)
+    trace, tried = made.trace, made.tried
+    results: dict[str, Any] = {}
+    for name, vector in (("params", "param"), ("others", "other")):
+        if vector in tried:
+            wide = tried[vector].astype(F64)
+            results[name] = wide * wide
+    if "change" in tried:
+        change, g = (tried[name] for name in ("change", "g"))
+        results["descending"] = descends(change, g).astype(F64)
+    outputs = list(results.values())
+    needed = trace.arguments(outputs)
+    uniform = Uniform(writer, variant)
+    operands = [o for o in operands_of(variant) if o.name in needed]
+    uniform.addresses(operands)
+    uniform.scalars(needed)
+    uniform.units()
+    known = uniform.operations(trace, outputs)
+    add = _added(writer)
+
+    def element(suffix: str) -> dict[str, str]:
+        number = f"i + {int(suffix[2:]) * LANES}"
+        uniform.element(needed, suffix, number)
+        uniform.scales(needed, suffix, number)
+        given = {name: name + suffix if of_element(name) else name for name in needed}
+        values = writer.traced(trace, outputs, given, suffix[1:], dict(known))
+        return {name: add.format(name, value) for name, value in zip(results, values, strict=True)}
+
+    lanes.loop(operands, element, ahead=2)
+    lanes.fold(dict.fromkeys(names, add), "tried", TRIED_BYTES)
+    return writer.done()

@@ -1,0 +1,171 @@
+"""Whose arrays lie on a device, and what they say of themselves: torch, CuPy, Numba and DLPack.
+
+They are told by their interfaces; no library is imported for it, only looked up among those that are.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from fastgd.memory import DeviceArray, Memory, device_of, open_device
+
+#: the handle of CUDA's legacy default stream, in its interfaces and in `__cuda_array_interface__`
+LEGACY_STREAM = 1
+
+#: kinds of device in DLPack (dlpack.h): memory of a GPU, and memory that the host reaches too
+DLPACK_DEVICES = {2: "cuda", 13: "cuda"}
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of that name, bfloat16 being that of ml_dtypes; TypeError when there is none."""
+    return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+def on_device(value: Any, what: str, stream: int = LEGACY_STREAM) -> DeviceArray | None:
+    """The memory of a value if it is on a device; None for all other values. `what` names it in errors.
+
+    stream: where our work will run; whoever lends by DLPack finishes its own before that.
+
+    TypeError for what does not lend its memory, as masked, sparse and lazily negated arrays do not, and for
+    dtypes that NumPy does not have; ImportError when the device's memory cannot be used here.
+    """
+    if type(value) is DeviceArray:
+        return value
+    if is_torch(value):
+        return _from_torch(value, what) if value.is_cuda else None
+    try:
+        interface = value.__cuda_array_interface__
+    except AttributeError:
+        pass
+    except (RuntimeError, TypeError, ValueError, BufferError) as error:
+        raise TypeError(f"{what} does not lend its memory ({error})") from None
+    else:
+        return _from_interface(value, interface, what)
+    kind = DLPACK_DEVICES.get(_dlpack_device(value)[0])
+    if kind is None:
+        return None
+    from fastgd.dlpack import Managed
+
+    try:
+        lent = Managed(value, stream)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{what} does not lend its memory ({error})") from None
+    dtype = _dtype(lent.dtype, what)
+    memory = _opened(kind, what, number=lent.device)
+    return DeviceArray(memory, lent.pointer, lent.shape, lent.strides, dtype, lent, lent.writeable)
+
+
+def _opened(kind: str, what: str, *, number: int = 0, pointer: int = 0) -> Memory:
+    """The memory of a device; of the one that the pointer belongs to if it is not 0."""
+    try:
+        return open_device(kind, device_of(kind, pointer) if pointer else number)
+    except ImportError as error:
+        raise ImportError(f"{what}: {error}") from None
+
+
+def _dtype(name: str, what: str) -> np.dtype[Any]:
+    try:
+        return dtype_named(name)
+    except TypeError:
+        raise TypeError(f"{what} has dtype {name}, which NumPy does not have") from None
+
+
+# ---- torch: its interface refuses what requires gradients and has no name for bfloat16 --------------
+
+
+def _is_a(value: Any, library: str, name: str) -> bool:
+    """Whether it is of that class of a library, which is not imported for it."""
+    return isinstance(value, getattr(sys.modules.get(library), name, ()))
+
+
+def is_torch(value: Any) -> bool:
+    return _is_a(value, "torch", "Tensor")
+
+
+def _torch_dtype(dtype: Any) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def _from_torch(tensor: Any, what: str) -> DeviceArray:
+    dtype = _dtype(_torch_dtype(tensor.dtype), what)
+    if tensor.is_neg() or tensor.is_conj():
+        raise TypeError(f"{what} is a lazily negated view: call resolve_neg() and resolve_conj()")
+    try:
+        strides = [step * dtype.itemsize for step in tensor.stride()]
+        # detached, for a tensor may be given other memory while this is still in use
+        pointer, owner = tensor.data_ptr(), tensor.detach()
+    except RuntimeError as error:  # sparse, or of no memory of its own
+        raise TypeError(f"{what} does not lend its memory ({error})") from None
+    memory = _opened("cuda", what, number=tensor.device.index or 0)
+    return DeviceArray(memory, pointer, tensor.shape, strides, dtype, owner)
+
+
+# ---- __cuda_array_interface__: CuPy, Numba and others -----------------------------------------------
+
+
+def _from_interface(value: Any, interface: dict[str, Any], what: str) -> DeviceArray:
+    if interface.get("mask") is not None:
+        raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
+    pointer, read_only = interface["data"]
+    dtype = np.dtype(interface["typestr"])
+    own = getattr(value, "dtype", None)
+    if dtype.kind == "V" and isinstance(own, np.dtype) and own.itemsize == dtype.itemsize:
+        dtype = own  # bfloat16, for which the interface has no name
+    # an array without elements has no pointer to tell its device by
+    memory = _opened("cuda", what, number=max(_dlpack_device(value)[1], 0), pointer=pointer)
+    shape, strides = interface["shape"], interface.get("strides")
+    return DeviceArray(memory, pointer, shape, strides, dtype, value, not read_only)
+
+
+def _dlpack_device(value: Any) -> tuple[int, int]:
+    """As `__dlpack_device__` gives them; -1 for no device."""
+    try:
+        kind, number = value.__dlpack_device__()
+        return int(kind), int(number)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        return -1, -1
+
+
+# ---- What is asked at every step --------------------------------------------------------------------
+
+
+def mark(value: Any) -> tuple[Any, ...] | None:
+    """What tells in little time whether a value on a device lies in the same memory as before, and alike.
+
+    None for one that only a new conversion can tell.
+    """
+    if type(value) is DeviceArray:
+        return value.pointer, value.shape, value.strides, value.dtype
+    if is_torch(value):
+        if not value.is_cuda:
+            return None
+        return value.data_ptr(), value.shape, value.stride(), value.dtype
+    if _is_a(value, "cupy", "ndarray"):
+        return value.data.ptr, value.shape, value.strides, value.dtype
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None or interface.get("mask") is not None:
+        return None
+    strides, dtype = interface.get("strides"), getattr(value, "dtype", None)
+    return interface["data"], tuple(interface["shape"]), strides, interface["typestr"], dtype
+
+
+def owner_stream(value: Any) -> int | None:
+    """The handle of the stream that the owner of an array on CUDA works on now; None: it does not say.
+
+    For a DeviceArray it is that of its owner.
+    """
+    if type(value) is DeviceArray:
+        return owner_stream(value.owner)
+    if is_torch(value):
+        if not value.is_cuda:
+            return None
+        return int(sys.modules["torch"].cuda.current_stream(value.device).cuda_stream)
+    if _is_a(value, "cupy", "ndarray"):
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    interface = getattr(value, "__cuda_array_interface__", None)
+    stream = interface.get("stream") if isinstance(interface, dict) else None
+    return None if stream is None else int(stream)
