@@ -317,7 +317,6 @@ class Optimizer:
         planner = self._planner
         checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
-            planner.settle()
             if planner.barred == AVERAGED:
                 raise RuntimeError(AVERAGED)
             for group, values in zip(self.param_groups, checked.settings, strict=True):

@@ -82,14 +82,18 @@ def upload(values, number=0, strides=None):
     return array
 
 
-def reach(array):
-    """What NumPy is not supposed to get: the elements of an array on the device, to be read and written."""
+def reach(array, *, keep=True):
+    """What NumPy is not supposed to get: the elements of an array on the device, to be read and written.
+
+    keep: the memory, as long as they are there.
+    """
     if not isinstance(array, DeviceArray):
         return array
     typestr = f"<u{array.itemsize}" if array.dtype.name == "bfloat16" else array.dtype.str
     interface = {"version": 3, "shape": array.shape, "strides": array.strides, "typestr": typestr}
     lender = types.SimpleNamespace(
-        __array_interface__={**interface, "data": (array.pointer, not array.flags.writeable)}, keep=array
+        __array_interface__={**interface, "data": (array.pointer, not array.flags.writeable)},
+        kept=array if keep else None,
     )
     reached = np.asarray(lender)
     return reached.view(dtype_named("bfloat16")) if array.dtype.name == "bfloat16" else reached
@@ -116,7 +120,7 @@ class _Plan:
         self.owner, self.steps, self.owed = owner, work.steps, 0
         assert len({item.param.memory for item in work.items}) <= 1
         self.counters = [item.counter for item in work.items]
-        self.grads = [reach(item.grad) for item in work.items]
+        self.grads = [reach(item.grad, keep=False) for item in work.items]
         items = [
             item._replace(
                 param=reach(item.param),
@@ -133,7 +137,7 @@ class _Plan:
     def set_grads(self, items, grads, at):
         assert [grad.pointer for grad in grads] == at.tolist()
         self.owner.pointed += 1
-        reached = list(map(reach, grads))
+        reached = [reach(grad, keep=False) for grad in grads]
         self.run.set_grads(items, reached, at)
         for i, grad in zip(items, reached, strict=True):
             self.grads[i] = grad

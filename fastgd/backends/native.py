@@ -25,7 +25,7 @@ from fastgd.backends.base import (
     Work,
     folding,
 )
-from fastgd.rules import INTERNAL, RULES, Rule
+from fastgd.rules import INTERNAL, RULES, Rule, is_built_in
 from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
 from fastgd.storage import arithmetic
 
@@ -68,9 +68,7 @@ def _kernel_index(rule: Rule) -> int:
     return index
 
 
-#: the rules whose loops are compiled into the library, by name
-TABLE = RULES | INTERNAL
-KERNELS = {name: _kernel_index(rule) for name, rule in TABLE.items()}
+KERNELS = {name: _kernel_index(rule) for name, rule in (RULES | INTERNAL).items()}
 
 
 def compiled_kernel(work: Work, block: int) -> int:
@@ -314,8 +312,7 @@ class NativeBackend:
     memory = "host"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
-        known = TABLE.get(rule.name)  # a user's rule may have the name of another
-        return known is not None and known.body is rule.body and code_of(np.dtype(dtype)) is not None
+        return is_built_in(rule) and code_of(np.dtype(dtype)) is not None
 
     def plan(self, work: Work) -> Plan:
         return Step(work)
