@@ -30,6 +30,7 @@ from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.tables import COLUMN, Chunks, Held, tensor_rows, tiles_of
 from fastgd.cuda.update import update_text
 from fastgd.cuda.writer import Text
+from fastgd.rules import label_of
 from fastgd.settings import CODED, state_rounding
 from fastgd.storage import arithmetic
 
@@ -424,7 +425,7 @@ def variant_of(item: Item, grad: str, block: Block, options: Options) -> Variant
     """What its step does with an element."""
     values = block.values
     return Variant(
-        rule=block.rule.name,
+        rule=label_of(block.rule),
         on=tuple(block.rule.active(values).values()),
         param=item.param.dtype.name,
         grad=grad,
