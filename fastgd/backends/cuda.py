@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,10 +13,14 @@ from fastgd.cuda import driver
 from fastgd.cuda.clipping import clipped_by, norms_by
 from fastgd.cuda.layout import TENSOR
 from fastgd.cuda.layouts import layout_of
-from fastgd.cuda.step import Judge, StepPlan, arithmetic_name, measured_by
+from fastgd.cuda.step import Judge, StepPlan, measured_by
 from fastgd.cuda.tables import COLUMN
+from fastgd.cuda.variants import arithmetic_name
+from fastgd.lenders import owner_stream
 from fastgd.rules import Rule
 from fastgd.storage import FORMATS
+
+T = TypeVar("T")
 
 
 class CudaBackend:
@@ -30,17 +34,33 @@ class CudaBackend:
         return np.dtype(dtype).name in FORMATS
 
     def plan(self, work: Work) -> Plan:
-        device = _device_of([item.param for item in work.items])
-        return StepPlan(device, work, lambda: driver.DEFAULT_STREAM)
+        params = [item.param for item in work.items]
+        device = _device_of(params)
+        with device.current():
+            return StepPlan(device, work, stream_of(params))
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return measured_by(_judge(arrays), options, driver.DEFAULT_STREAM)
+        return _made_by(measured_by, arrays, options)
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
-        return norms_by(_judge(arrays), options, driver.DEFAULT_STREAM) if arrays else []
+        return _made_by(norms_by, arrays, options)
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return clipped_by(_judge(arrays), options, driver.DEFAULT_STREAM)
+        return _made_by(clipped_by, arrays, options)
+
+
+def _made_by(work: Callable[[Judge, Options, int], T], arrays: Sequence[Any], options: Options) -> T:
+    """What this makes of arrays, on the stream of their owner."""
+    device, stream = _device_of(arrays), stream_of(arrays)()
+    device.stream_state(stream)
+    with device.current():
+        return work(_judge(arrays), options, stream)
+
+
+def stream_of(arrays: Sequence[Any]) -> Callable[[], int]:
+    """What tells the stream that the owner of these arrays works on now: that of the first."""
+    owner = arrays[0] if arrays else None
+    return lambda: owner_stream(owner) or driver.DEFAULT_STREAM
 
 
 def _device_of(arrays: Sequence[Any]) -> driver.Driver:

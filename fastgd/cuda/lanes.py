@@ -23,7 +23,7 @@ class Lanes:
     """Writes a loop over elements, and sums of what becomes of them."""
 
     def __init__(self, writer: Writer, sums: Sequence[str]) -> None:
-        """The text so far says `lane`, and from `first` to `end` which elements it is one of; none: no sums."""
+        """The text so far says `lane`, and elements of which it is one, from `first` to before `end`."""
         self.writer, self.sums = writer, sums
         writer.line("i = first + lane")
         zero = writer.constant(Trace().constant(0.0, F64).operation)

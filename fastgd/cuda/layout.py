@@ -61,6 +61,7 @@ CONTROL = (
     "rows32",  # the same in float32
     "row_bytes",  # of one step in `rows`
     "least_made",  # what `made` is at the first of the rows
+    "row_count",  # how many there are
     "unscale",  # 1 / grad_scale
     "unscale32",
     "bound",  # clip_value
@@ -103,7 +104,7 @@ RATIO_BYTES = 24
 #: columns of TENSOR whose arrays may lie in memory in any way
 STRIDED = ("param", "grad", "residual", "average", "copy", *(f"state{k}" for k in range(MOST_SLOTS)))
 
-#: words of a tensor's layout: the number of dimensions, their lengths, then strides in bytes for each of STRIDED
+#: words of a tensor's layout: how many dimensions, their lengths, then strides in bytes for each of STRIDED
 LAYOUT_WORDS = 1 + MOST_DIMENSIONS * (1 + len(STRIDED))
 
 

@@ -34,8 +34,8 @@ def layout_of(arrays: Mapping[str, Any], order: Sequence[int], what: str) -> Arr
     shape, strides = found
     if len(shape) > MOST_DIMENSIONS:
         raise ValueError(
-            f"{what} lies in memory in {len(shape)} dimensions that cannot be merged; on a device there may be "
-            f"{MOST_DIMENSIONS}: make it contiguous"
+            f"{what} lies in memory in {len(shape)} dimensions that cannot be merged; on a device there may "
+            f"be {MOST_DIMENSIONS}: make it contiguous"
         )
     words = np.zeros(LAYOUT_WORDS, np.int64)
     words[0] = len(shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ from fastgd.memory import DeviceArray, dense_strides, memory_order
 
 
 class CudaMemory:
-    """One device's: fastgd.memory.Memory. Works on the legacy default stream, which all others wait for."""
+    """One device's: fastgd.memory.Memory.
+
+    All of it waits for the device before and after, whatever streams there are: it is not done in every step.
+    """
 
     def __init__(self, number: int) -> None:
         self.name, self.device = f"cuda:{number}", driver.device(number)
@@ -25,45 +30,60 @@ class CudaMemory:
         buffer = self.device.allocate(math.prod(shape) * dtype.itemsize)
         return DeviceArray(self, buffer.pointer, shape, strides, dtype, buffer)
 
-    def _cleared(self, array: DeviceArray) -> DeviceArray:
-        self.device.clear(array.pointer, array.nbytes, driver.DEFAULT_STREAM)
-        return array
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        """Within the block nothing else goes on on the device; gives a stream for what there is to do."""
+        with self.device.current():
+            self.device.wait()
+            yield driver.DEFAULT_STREAM
+            self.device.wait()
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        return self._cleared(self._new(shape, None, dtype))
+        return self._zeros(shape, None, dtype)
 
     def zeros_like(self, array: Any, dtype: np.dtype[Any]) -> DeviceArray:
-        strides = dense_strides(array.shape, memory_order(array), dtype.itemsize)
-        return self._cleared(self._new(array.shape, strides, dtype))
+        return self._zeros(
+            array.shape, dense_strides(array.shape, memory_order(array), dtype.itemsize), dtype
+        )
+
+    def _zeros(
+        self, shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype[Any]
+    ) -> DeviceArray:
+        with self._alone() as stream:
+            array = self._new(shape, strides, dtype)
+            self.device.clear(array.pointer, array.nbytes, stream)
+        return array
 
     def to_host(self, array: Any) -> Array:
         values: Array = self._seen(array, self._span(array)).copy()
         return values
 
     def write(self, array: Any, values: Array) -> None:
-        """Sets all elements; whatever lies in gaps between them is written with what was read there."""
-        span = self._span(array) if _has_gaps(array) else np.empty(_reach(array)[1], np.uint8)
+        """Sets all elements; what lies in gaps between them is written with what was read there."""
+        first, nbytes = _reach(array)
+        span = self._span(array) if nbytes != array.nbytes else np.empty(nbytes, np.uint8)
         self._seen(array, span)[...] = values
         if array.size:
-            first = array.pointer + _reach(array)[0]
-            self.device.upload(first, span, driver.DEFAULT_STREAM)
-            self.device.synchronize(driver.DEFAULT_STREAM)
+            with self._alone() as stream:
+                self.device.upload(array.pointer + first, span, stream)
 
     def copy(self, array: Any) -> DeviceArray:
-        new = self._new(array.shape, None, array.dtype)
-        if array.flags.c_contiguous:
-            self.device.copy(new.pointer, array.pointer, array.nbytes, driver.DEFAULT_STREAM)
-        else:
+        if not array.flags.c_contiguous:
+            new = self.zeros(array.shape, array.dtype)
             self.write(new, self.to_host(array))
+            return new
+        with self._alone() as stream:
+            new = self._new(array.shape, None, array.dtype)
+            self.device.copy(new.pointer, array.pointer, array.nbytes, stream)
         return new
 
     def _span(self, array: Any) -> Array:
         """All bytes from the array's first to its last, on the host."""
         first, nbytes = _reach(array)
         span = np.empty(nbytes, np.uint8)
-        self.device.synchronize(driver.DEFAULT_STREAM)
         if nbytes:
-            self.device.download(array.pointer + first, span, driver.DEFAULT_STREAM)
+            with self._alone() as stream:
+                self.device.download(array.pointer + first, span, stream)
         return span
 
     def _seen(self, array: Any, span: Array) -> Array:
@@ -80,10 +100,6 @@ def _reach(array: Any) -> tuple[int, int]:
     steps = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
     first = sum(min(step, 0) for step in steps)
     return first, sum(max(step, 0) for step in steps) - first + array.itemsize
-
-
-def _has_gaps(array: Any) -> bool:
-    return bool(array.nbytes != _reach(array)[1])
 
 
 @functools.cache

@@ -55,7 +55,6 @@ class Operand:
 
 def operands_of(variant: Variant) -> list[Operand]:
     """The parameter, the gradient, and all that lies beside them."""
-    slots = [s.name for s in variant.of.slots]
     found = [Operand("p", "param", variant.param), Operand("g", "grad", variant.grad, writes=False)]
     if variant.of.orthogonal is not None:
         found.append(Operand("work", "turned", variant.real.name, writes=False))

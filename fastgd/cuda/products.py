@@ -140,13 +140,22 @@ class _NumPy:
     def prepared(self, a: Matrix, b: Matrix, to: Matrix) -> Callable[[int], None]:
         def seen(matrix: Matrix) -> Any:
             array = matrix.array
-            lent = (ctypes.c_char * array.nbytes).from_address(array.pointer)
+            lent: Any = (ctypes.c_char * array.nbytes).from_address(array.pointer)
             return array, _turned(np.frombuffer(lent, array.dtype).reshape(array.shape), matrix)
 
-        (_, left), (_, right), (_, out) = kept = [seen(m) for m in (a, b, to)]
+        device: Any = a.pool.memory
+        kept = [seen(m) for m in (a, b, to)]
 
-        def run(stream: int, kept: Any = kept) -> None:
+        def product() -> None:
+            (_, left), (_, right), (_, out) = kept
             np.matmul(left, right, out=out)
+
+        def run(stream: int) -> None:
+            graph = device.device.graph
+            if graph is None:
+                product()
+            else:
+                graph.append(product)
 
         return run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastgd.cuda.factored import (
     row_sums_text,
 )
 from fastgd.cuda.finish import ratios_text
+from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import LANES, TENSOR_BYTES, TILE
 from fastgd.cuda.orthogonal import blocks_for, momentum_text, polynomial_text, scale_text, scaled_text
 from fastgd.cuda.passes import WIDE
@@ -32,9 +33,6 @@ from fastgd.memory import memory_of
 
 if TYPE_CHECKING:
     from fastgd.cuda.step import Judge
-
-#: done on a stream
-Stage = Callable[[int], None]
 
 #: variant -> numbers of the tensors that are of it
 Members = Mapping[Variant, Sequence[int]]

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.base import UNMEASURED, Block, Codes, Item, Measured, Options, Work
-from fastgd.cuda.driver import Driver, Kernel
+from fastgd.backends.base import UNMEASURED, Measured, Options, Work
+from fastgd.cuda.driver import Driver
 from fastgd.cuda.element import Variant
 from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text
+from fastgd.cuda.launches import Launch, Stage
 from fastgd.cuda.layout import (
     CONTROL,
     LAYOUT_WORDS,
@@ -27,29 +28,17 @@ from fastgd.cuda.layout import (
 from fastgd.cuda.layouts import arrays_of, layout_of
 from fastgd.cuda.passes import WIDE
 from fastgd.cuda.rows import Rows
-from fastgd.cuda.stages import Stage, Stages
+from fastgd.cuda.stages import Stages
 from fastgd.cuda.sums import sums_text
 from fastgd.cuda.tables import COLUMN, Chunks, Held, tensor_rows
+from fastgd.cuda.variants import arithmetic_name, real_name, variant_of
 from fastgd.cuda.writer import Text
-from fastgd.settings import CODED, state_rounding
-from fastgd.storage import arithmetic
 
 #: steps that may have been skipped or not, at most, before the host waits to know
 UNSETTLED = 32
 
 #: the first words of the numbers, which the host says; kernels write the others
 SAID = CONTROL.index("made")
-
-
-class Launch(NamedTuple):
-    """A kernel with all that it is given."""
-
-    kernel: Kernel
-    blocks: int
-    arguments: tuple[int, ...]
-
-    def __call__(self, stream: int) -> None:
-        self.kernel(self.blocks, stream, *self.arguments)
 
 
 class Report:
@@ -87,11 +76,13 @@ class Judge:
         number of each, those of one following each other; layouts: as layouts.layout_of gives them."""
         self.device, self.groups = device, groups
         self.kinds = [Kind(*kind) for kind in kinds]
-        self.layouts = Held(device, np.zeros((len(rows), LAYOUT_WORDS), np.int64))
-        rows[:, COLUMN["layout"]] = self.layouts.pointer + 8 * LAYOUT_WORDS * np.arange(len(rows))
-        self.lay(range(len(rows)), layouts)
         self.sizes = rows[:, COLUMN["size"]].tolist()
         self.tensors = Held(device, rows)
+        self.layouts = Held(device, np.zeros((len(rows), LAYOUT_WORDS), np.int64))
+        rows[:, COLUMN["layout"]] = self.layouts.pointer + 8 * LAYOUT_WORDS * np.arange(len(rows))
+        #: tables that are sent with the tensors
+        self.beside: list[Held] = [self.layouts]
+        self.lay(range(len(rows)), layouts)
         self.chunks = Chunks.of(self.sizes)
         self.chunk_rows = Held(device, self.chunks.rows)
         self.sums = device.allocate(len(self.chunks.rows) * SUM_BYTES)
@@ -101,9 +92,12 @@ class Judge:
         self._measuring: list[Launch] = []
         self._finishing: list[Launch] = []
         self.judging = Judging()
-        #: tensors changed since they were sent
-        self.dirty = True
-        self._begun = False
+        #: whether tensors, and numbers, have changed since they were sent, and whether these never were
+        self.dirty, self._said, self._first = True, True, True
+        #: tables of launches, and which of them have not been sent
+        self._kept: list[Any] = []
+        self._tables: list[Held] = []
+        self.say_word("reports", self.reports.pointer)
 
     def lay(self, items: Sequence[int], layouts: Sequence[Array | None]) -> bool:
         """These items lie in memory like this from now on; whether other kernels are needed for it."""
@@ -121,27 +115,20 @@ class Judge:
 
     def say(self, name: str, value: float, *, both: bool = False) -> None:
         """Sets a float64 among the numbers, and with `both` the same in float32."""
-        words = self.numbers.host
+        words, self._said = self.numbers.host, True
         words[CONTROL.index(name)] = np.float64(value).view(np.int64)
         if both:
             with np.errstate(all="ignore"):
                 words.view(np.float32)[2 * CONTROL.index(f"{name}32")] = np.float32(value)
 
     def say_word(self, name: str, value: int) -> None:
-        self.numbers.host[CONTROL.index(name)] = value
-
-    def send_numbers(self, stream: int) -> None:
-        """Sends what the host says; at first all, zeros for what kernels count."""
-        words = self.numbers.host if not self._begun else self.numbers.host[:SAID]
-        if not self._begun:
-            self.say_word("reports", self.reports.pointer)
-            self._begun = True
-        self.device.upload(self.numbers.pointer, words, stream)
+        self.numbers.host[CONTROL.index(name)], self._said = value, True
 
     # ---- options ----
 
     def ask(self, options: Options, *, counts: bool) -> None:
         """The options are these from now on."""
+        self._kept, self._tables = [], []
         clamped, told = not math.isinf(options.clip_value), options.total_norm is not None
         measured, clips = options.needs_measure, not math.isinf(options.clip_norm)
         scoped = clips and options.scope != "all" and not told
@@ -185,7 +172,8 @@ class Judge:
         self.scopes = Held(self.device, np.zeros((len(segments), SCOPE_BYTES // 8)))
         rows = self.tensors.host
         rows[:, COLUMN["scope"]] = self.scopes.pointer + own * SCOPE_BYTES
-        self._fresh, self.dirty = True, True
+        self._tables += [self.segments, self.scopes, self.chunk_rows]
+        self.dirty = True
 
     def _sums(self, *, scaled: bool) -> list[Launch]:
         launches = []
@@ -222,31 +210,36 @@ class Judge:
         return Launch(self.device.kernel(text), blocks, arguments)
 
     def keep(self, *things: Any) -> None:
-        """Keeps what launches need, and sends tables among it."""
-        self._kept = [*getattr(self, "_kept", []), *things]
-        self._unsent = [*getattr(self, "_unsent", []), *(t for t in things if isinstance(t, Held))]
+        """Keeps what launches need until others are asked for, and sends the tables among it."""
+        self._kept += things
+        self._tables += [thing for thing in things if isinstance(thing, Held)]
 
     # ---- on the device ----
 
+    @property
+    def unsent(self) -> bool:
+        """Whether there is something that the device does not have yet."""
+        return bool(self._tables) or self._said or self.dirty
+
     def send(self, stream: int) -> None:
         """Sends what has changed."""
+        if self._said:
+            # at first all of the numbers, zeros for what kernels count
+            words = self.numbers.host[: len(CONTROL) if self._first else SAID]
+            self.device.upload(self.numbers.pointer, words, stream)
+            self._said = self._first = False
         if self.dirty:
-            self.tensors.send(stream)
-            if any(kind.layout == "strided" for kind in self.kinds):
-                self.layouts.send(stream)
+            for held in (self.tensors, *self.beside):
+                held.send(stream)
             self.dirty = False
-        if self._fresh:
-            for table in (self.segments, self.scopes, self.chunk_rows):
-                table.send(stream)
-            self._fresh = False
-        for table in self._unsent:
+        for table in self._tables:
             table.send(stream)
-        self._unsent = []
+        self._tables = []
 
-    def judge(self, stream: int) -> None:
-        """Measures, if there is need, and judges."""
-        for launch in (*self._measuring, *self._finishing):
-            launch(stream)
+    @property
+    def launches(self) -> list[Stage]:
+        """What measures, if there is need, and judges."""
+        return [*self._measuring, *self._finishing]
 
     def report(self, number: int, issued: int, stream: int) -> Measured:
         """The report with this number, when all before it is done."""
@@ -273,19 +266,17 @@ class StepPlan:
         # all but the gradients, which are the caller's to keep, must outlive the pointers to it
         self._items = [item._replace(grad=item.param) for item in work.items]
         rows = tensor_rows(work.items, work.seed)
-        kinds = [(item.grad.dtype.name, _real(item)) for item in work.items]
+        kinds = [(item.grad.dtype.name, real_name(item)) for item in work.items]
         grads: list[Any] = [item.grad for item in work.items]
         layouts = [self._layout(i, grad) for i, grad in enumerate(grads)]
+        rows[:, COLUMN["grad"]] = [grad.pointer for grad in grads]
         self.judge = Judge(device, rows, kinds, [item.group for item in work.items], layouts)
         self.rows = Rows(device, work)
-        self._set: Options | None = None
-        self._grads = [grad.dtype.name for grad in grads]
-        rows[:, COLUMN["grad"]] = [grad.pointer for grad in grads]
         for i, item in enumerate(work.items):
             if item.rows is not None:
                 chosen = Held(device, np.ascontiguousarray(item.rows))
                 rows[i, COLUMN["rows"]] = chosen.pointer
-                self.judge.keep(chosen)
+                self.judge.beside.append(chosen)
         self._ratios = device.allocate(len(work.items) * RATIO_BYTES)
         rows[:, COLUMN["ratios"]] = self._ratios.pointer + np.arange(len(work.items)) * RATIO_BYTES
         self._tried = device.allocate(len(self.judge.chunks.rows) * TRIED_BYTES)
@@ -294,6 +285,7 @@ class StepPlan:
         self._made, self._may = 0, 0
         #: reports so far, and steps that turned out to be skipped
         self._issued, self._skips = 0, 0
+        self._set: Options | None = None
         self._updating: list[Stage] = []
 
     # ---- the plan ----
@@ -309,62 +301,83 @@ class StepPlan:
         item = self._items[i]
         if item.rows is not None:
             return None
-        rule = self._work.blocks[item.block].rule
-        return layout_of(arrays_of(item, grad, rule), item.order, f"parameter {item.counter} or its gradient")
+        arrays = arrays_of(item, grad, self._work.blocks[item.block].rule)
+        return layout_of(arrays, item.order, f"parameter {item.counter} or what belongs to it")
 
     def measure(self, options: Options) -> Measured:
-        kinds = [(grad, arithmetic_name(grad)) for grad in self._grads]
+        stream = self._stream()
+        with self.device.current():
+            return self._measured(options, stream)
+
+    def _measured(self, options: Options, stream: int) -> Measured:
         own = self.judge
+        kinds = [(kind.grad, arithmetic_name(kind.grad)) for kind in own.kinds]
         layouts = [
             words if kind.layout == "strided" else None
             for kind, words in zip(own.kinds, own.layouts.host, strict=True)
         ]
         judge = Judge(self.device, own.tensors.host.copy(), kinds, [0] * len(kinds), layouts)
-        return measured_by(judge, options, self._stream())
+        return measured_by(judge, options, stream)
 
     def step(self, options: Options, program: Any = None) -> Any:
         if program:
             program.run()
         stream = self._stream()
+        capturing = self.device.stream_state(stream).capturing
+        with self.device.current():
+            if capturing:
+                self._check_capture(options)
+            else:
+                self._send(options, 1, stream)
+            for launch in (*self.judge.launches, *self._updating):
+                launch(stream)
+        # what is only recorded has nothing to tell
+        return UNMEASURED if capturing else self._issue(options, 1)
+
+    def _send(self, options: Options, steps: int, stream: int) -> None:
+        """Sees to it that the device has all that it needs for so many steps."""
         if options is not self._set:
             self._ask(options)
-            self._said = False
-        if self._may - self._made >= UNSETTLED:
+        if self._may - self._made >= UNSETTLED or (self.rows.carries and self._may != self._made):
             self._skips = self.settle()
-        anew = self.rows.cover(self._made, self._may, stream)
-        if anew or not self._said:
-            judge = self.judge
-            judge.say_word("rows", self.rows.wide_at)
-            judge.say_word("rows32", self.rows.narrow_at)
-            judge.say_word("row_bytes", self.rows.row_bytes)
-            judge.say_word("least_made", self.rows.first)
-            judge.send_numbers(stream)
-            self._said = True
-        self.judge.send(stream)
-        self.judge.judge(stream)
-        for launch in self._updating:
-            launch(stream)
-        number, self._issued = self._issued, self._issued + 1
-        self._count(options, stream)
-        if not (options.gives_norm or options.clips_units):
-            return UNMEASURED
-        return Report(self, number)
+        judge = self.judge
+        if self.rows.cover(self._made, self._may + steps - 1, stream):
+            for name, value in self.rows.words().items():
+                judge.say_word(name, value)
+        judge.send(stream)
 
-    def _count(self, options: Options, stream: int) -> None:
-        """Counts the step where it is sure to be made; else the device does, until `settle`."""
-        self._may += 1
-        if not options.skip_nonfinite and self._made + 1 == self._may:
-            self.rows.carry(self._made)
+    def _issue(self, options: Options, steps: int) -> Any:
+        """Counts steps that are on their way. A Report of the last of them."""
+        self._issued += steps
+        self._may += steps
+        if not options.skip_nonfinite and self._made + steps == self._may:
+            for made in range(self._made, self._may):
+                self.rows.carry(made)
             self._made = self._may
             self._set_steps()
-        elif self.rows.carries:
-            # what is carried into the next step depends on whether there was this one
-            if self.judge.word("made", stream) == self._may:
-                self.rows.carry(self._made)
-                self._made = self._may
-                self._set_steps()
-            else:
-                self._may, self._skips = self._made, self._skips + 1
+        if not (options.gives_norm or options.clips_units):
+            return UNMEASURED
+        return Report(self, self._issued - 1)
+
+    # ---- graphs ----
+
+    def _check_capture(self, options: Options) -> None:
+        """RuntimeError unless the step can be recorded: nothing may be sent meanwhile."""
+        if options is not self._set or self.judge.unsent or not self._issued:
+            raise RuntimeError(
+                "a step can be captured in a CUDA graph once one has been made with the same gradients "
+                "and options: call step() first"
+            )
+
+    def before_replay(self, steps: int) -> Any:
+        """Sends what the next steps of a captured graph need, and counts them. As `step`."""
+        options = self._set
+        if options is None or not self._issued:
+            raise RuntimeError("no step has been made yet, so none can have been captured")
+        stream = self._stream()
+        with self.device.current():
+            self._send(options, steps, stream)
+        return self._issue(options, steps)
 
     def _set_steps(self) -> None:
         steps = self._work.steps
@@ -374,7 +387,11 @@ class StepPlan:
     def settle(self) -> int:
         """Waits for the device, and counts the steps that were made."""
         if self._made != self._may:
-            self._made = self.judge.word("made", self._stream())
+            before, stream = self._made, self._stream()
+            with self.device.current():
+                self._made = self.judge.word("made", stream)
+            for made in range(before, self._made):
+                self.rows.carry(made)
             self._skips += self._may - self._made
             self._may = self._made
             self._set_steps()
@@ -382,60 +399,29 @@ class StepPlan:
         return skips
 
     def report(self, number: int) -> Measured:
-        return self.judge.report(number, self._issued, self._stream())
+        stream = self._stream()
+        with self.device.current():
+            return self.judge.report(number, self._issued, stream)
 
     # ---- launches ----
 
     def _ask(self, options: Options) -> None:
+        # nothing holds until all of it does: memory may run out
+        self._set, self._updating = None, []
         self.judge.ask(options, counts=True)
-        variants: dict[Variant, list[int]] = {}
+        members: dict[Variant, list[int]] = {}
+        blocks = self._work.blocks
         for k, (item, kind) in enumerate(zip(self._items, self.judge.kinds, strict=True)):
-            variant = variant_of(item, self._grads[k], self._work.blocks[item.block], options)
-            layout = kind.layout if item.rows is None else "rows"
-            variants.setdefault(variant._replace(layout=layout), []).append(k)
-        blocks, tried = self._work.blocks, self._tried.pointer
-        self._updating = Stages(self.judge, self._items, blocks, variants, tried).launches
+            variant = variant_of(item, kind.grad, kind.layout, blocks[item.block], options)
+            members.setdefault(variant, []).append(k)
+        self._updating = Stages(self.judge, self._items, blocks, members, self._tried.pointer).launches
         self._set = options
 
 
 def measured_by(judge: Judge, options: Options, stream: int) -> Measured:
     """What a judge finds in its gradients, at once."""
     judge.ask(options, counts=False)
-    judge.send_numbers(stream)
     judge.send(stream)
-    judge.judge(stream)
+    for launch in judge.launches:
+        launch(stream)
     return judge.report(0, 1, stream)
-
-
-def arithmetic_name(dtype: str) -> str:
-    return "float64" if dtype == "float64" else "float32"
-
-
-def _real(item: Item) -> str:
-    return str(np.dtype(arithmetic(item.param.dtype)).name)
-
-
-def _stored(state: Any) -> str | None:
-    if state is None:
-        return None
-    return CODED if isinstance(state, Codes) else str(state.dtype.name)
-
-
-def variant_of(item: Item, grad: str, block: Block, options: Options) -> Variant:
-    """What its step does with an element."""
-    values = block.values
-    return Variant(
-        rule=block.rule.name,
-        on=tuple(block.rule.active(values).values()),
-        param=item.param.dtype.name,
-        grad=grad,
-        state=tuple(_stored(state) for state in item.state),
-        rounding=values["rounding"],
-        state_rounding=state_rounding(values),
-        maximize=values["maximize"],
-        bounded=not math.isinf(options.clip_value),
-        cautious=values["cautious"],
-        average=item.average is not None,
-        copy=item.copy.dtype.name if item.copy is not None else None,
-        units=options.clips_units,
-    )

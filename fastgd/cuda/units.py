@@ -123,7 +123,7 @@ if number >= units:
     names = ("params", "grads", "clip_unit", "unit_eps")
     params, grads, clip_unit, unit_eps = (trace.argument(name, F64) for name in names)
     norms: list[Any] = [np.sqrt(params), np.sqrt(grads)]
-    coef: Any = unit_coef(*norms, SimpleNamespace(clip_unit=clip_unit, unit_eps=unit_eps))
+    coef: Any = unit_coef(norms[0], norms[1], SimpleNamespace(clip_unit=clip_unit, unit_eps=unit_eps))
     made = writer.traced(trace, [coef, coef.astype(real)], {name: name for name in names}, "c")
     one = writer.constant(Trace().constant(1.0, F64).operation)
     writer.line(f"coef = {made[0]} if number < units else {one}")

@@ -27,6 +27,8 @@ class Text(NamedTuple):
     primitives: tuple[str, ...]
     #: threads of a block
     threads: int
+    #: that a thread may take, at most: the fewer, the more threads wait for memory at a time
+    registers: int = 64
 
 
 class Writer:
