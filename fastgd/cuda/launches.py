@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fastgd.cuda.driver import Kernel
 
-#: done on a stream
-Stage = Callable[[int], None]
+
+class Stage(Protocol):
+    """What is done on a stream, time and again."""
+
+    def __call__(self, stream: int, /) -> None:
+        """Does it."""
 
 
 class Launch(NamedTuple):
