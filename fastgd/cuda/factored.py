@@ -108,7 +108,8 @@ if first >= size:
     _squares(writer, variant, "columns")
     with writer.indented("if first < size:"):
         writer.line("store_f64(band_sums + number * 8, squares)")
-    return writer.done()
+    text = writer.done()
+    return text if variant.layout == "gapless" else text._replace(registers=2 * text.registers)
 
 
 def column_sums_text(threads: int = THREADS) -> Text:

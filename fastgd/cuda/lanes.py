@@ -41,7 +41,8 @@ class Lanes:
         """element: (suffix, number) -> what the sums are to grow by, by their names, once operands are
         loaded. step: from one element of a lane to the next, in the text."""
         writer = self.writer
-        for count in (ahead, 1):
+        # finding places takes more than waiting for memory
+        for count in (ahead, 1) if places.layout != "strided" else (1,):
             with writer.indented(f"while i + {count - 1} * {step} < end:"):
                 for j in range(count):
                     suffix, number = f"_{count}{j}", f"i + {j} * {step}"

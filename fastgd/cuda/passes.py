@@ -215,22 +215,45 @@ class Uniform:
         self.writer.traced(trace, [Symbol(trace, i) for i in needed if i not in varies], given, "u", known)
         return known
 
-    def element(self, needed: set[str], suffix: str, number: str) -> None:
-        """Writes what an element is told beside what it is stored as; number: its own, in the text."""
+    def element(self, needed: set[str], suffix: str, number: str, before: str | None = None) -> None:
+        """Writes what an element is told beside what it is stored as.
+
+        number: its own, in the text. before: the suffix of the element before it, if that was written.
+        """
         if self.variant.layout == "rows" and needed & set(self._key_names()):
             self._key_of(f"({number}) >> 32", suffix)
         if "low" in needed:
             self.writer.line(f"low{suffix} = {self.writer.operation('convert', I64, U32)}({number})")
         if "unit_coef" in needed:
-            place = f"unit_coefs + ({number}) // unit * {self.size}"
+            self._divided("of_unit", "unit", suffix, number, before)
+            place = f"unit_coefs + of_unit{suffix} * {self.size}"
             self.writer.line(f"unit_coef{suffix} = load_{self.code}({place})")
-        for name, axis in self.variant.lines.items():
-            if f"factor_{name}" in needed:
-                line = f"({number}) // columns"
-                place = f"row_factors + {line} * {self.size}"
-                if axis == -2:
-                    place = f"col_factors + ({line} // lines * columns + ({number}) % columns) * {self.size}"
-                self.writer.line(f"factor_{name}{suffix} = load_{self.code}({place})")
+        lines = {name: axis for name, axis in self.variant.lines.items() if f"factor_{name}" in needed}
+        if lines:
+            self._divided("line", "columns", suffix, number, before)
+        for name, axis in lines.items():
+            place = f"row_factors + line{suffix} * {self.size}"
+            if axis == -2:
+                # of a single matrix, which is the rule, without another division
+                self.writer.line(
+                    f"matrix{suffix} = line{suffix} // lines if line{suffix} >= lines else i64(0)"
+                )
+                column = f"matrix{suffix} * columns + line_rest{suffix}"
+                place = f"col_factors + ({column}) * {self.size}"
+            self.writer.line(f"factor_{name}{suffix} = load_{self.code}({place})")
+
+    def _divided(self, name: str, by: str, suffix: str, number: str, before: str | None) -> None:
+        """Writes the quotient, by that name, and the rest; division takes long where none is at hand."""
+        writer = self.writer
+        if before is None:
+            writer.line(f"{name}{suffix} = ({number}) // {by}")
+            writer.line(f"{name}_rest{suffix} = ({number}) - {name}{suffix} * {by}")
+            return
+        writer.line(f"{name}_rest{suffix} = {name}_rest{before} + 1")
+        writer.line(f"{name}_over{suffix} = {name}_rest{suffix} == {by}")
+        over = f"if {name}_over{suffix} else"
+        writer.line(f"{name}{suffix} = {name}{before} + 1 {over} {name}{before}")
+        writer.line(f"{name}_rest{suffix} = i64(0) {over} {name}_rest{suffix}")
 
     def scales(self, needed: set[str], suffix: str, number: str) -> None:
         """Loads the scales of the blocks of codes that an element is in."""

@@ -51,7 +51,12 @@ def pass_text(
         kernel.write_coded()
     else:
         kernel.write_plain()
-    return writer.done()
+    text = writer.done()
+    if kernel.coded and not kernel.gapless:
+        # the places of eight elements
+        return text._replace(registers=4 * text.registers)
+    # numbers of two words beside those of one
+    return text._replace(registers=2 * text.registers) if real is not None else text
 
 
 class _Pass:
@@ -132,7 +137,7 @@ class _Pass:
                 self._load(operand, width)
             results = []
             for j in range(width):
-                self.uniform.element(self.needed, f"_{j}", f"i + {j}")
+                self.uniform.element(self.needed, f"_{j}", f"i + {j}", f"_{j - 1}" if j else None)
             for j in range(width):
                 results.append(self._computed(f"_{j}"))
             for operand in self.written:

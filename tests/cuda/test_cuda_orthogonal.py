@@ -1,0 +1,94 @@
+"""Muon on the device: kernels of ours around matrix products of whoever owns the arrays."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from alike import Pair, same
+
+from fastgd.cuda import products
+from fastgd.memory import on_host
+
+BF16 = ml_dtypes.bfloat16
+
+SHAPES = [(5, 7), (6, 2), (4, 4), (1, 1), (0, 3)]
+
+#: dtype of the parameter, settings, options of the steps
+CASES = {
+    "float32": (np.float32, {}, {"clip_norm": 0.5}),
+    "float64": (np.float64, {"nesterov": False}, {}),
+    "bfloat16": (BF16, {"rounding": "stochastic", "state_rounding": "stochastic"}, {}),
+    "8-bit state": (np.float32, {"state_dtype": "8bit"}, {}),
+    "cautious": (np.float32, {"cautious": True}, {}),
+    "by units": (np.float32, {"maximize": True}, {"clip_adaptive": 0.02}),
+    "no iterations": (np.float32, {"ns_steps": 0}, {}),
+    "one iteration": (np.float32, {"ns_steps": 1, "ema_decay": 0.5, "adjust_lr_fn": "match_rms_adamw"}, {}),
+}
+
+#: products are added up in another order: a few roundings of the size of the step
+CLOSE = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 2e-2}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_the_reference(case):
+    dtype, settings, asked = CASES[case]
+    pair = Pair("muon", SHAPES, dtype=dtype, lr=0.1, **settings)
+    for _ in range(2):
+        pair.step(**asked)
+    close = CLOSE[np.dtype(dtype).name]
+    for wanted, array in zip(pair.host, pair.device, strict=True):
+        got = on_host(array).astype(np.float64)
+        assert np.allclose(got, wanted.astype(np.float64), rtol=close, atol=close)
+    # momentum has no product in it
+    wanted, got = pair.reference.state_dict()["state"], pair.opt.state_dict()["state"]
+    for number, entry in wanted.items():
+        for name, value in entry.items():
+            if name.startswith("momentum"):
+                same(np.asarray(got[number][name]), np.asarray(value))
+
+
+def test_a_gradient_of_zeros():
+    pair = Pair("muon", [(3, 4)], lr=0.1)
+    pair.step([np.zeros((3, 4), np.float32)])
+    pair.assert_same()
+
+
+def test_a_skipped_step_changes_nothing():
+    pair = Pair("muon", [(3, 4)])
+    pair.step([np.full((3, 4), np.inf, np.float32)], skip_nonfinite=True)
+    pair.assert_same()
+
+
+class Library:
+    """Stands for torch or CuPy."""
+
+    def __init__(self, gpu):
+        self.cuda = self
+        self.gpu = gpu
+
+    def is_available(self):
+        return self.gpu
+
+
+def owned(monkeypatch, present):
+    """Who is asked for products beside an array that CuPy owns, when these libraries can be imported."""
+
+    def imported(name):
+        if name not in present:
+            raise ImportError(f"No module named {name!r}")
+        return Library(present[name])
+
+    class Owner:
+        __module__ = "cupy"
+
+    made = {name: lambda library, name=name: name for name in products.LIBRARIES}
+    monkeypatch.setattr(products, "SIMULATED", False)
+    monkeypatch.setattr(products, "import_module", imported)
+    monkeypatch.setattr(products, "_MAKERS", made)
+    return products.products_of(Owner(), "parameter 3")
+
+
+def test_whose_products(monkeypatch):
+    assert owned(monkeypatch, {"cupy": True, "torch": True}) == "cupy"
+    assert owned(monkeypatch, {"cupy": False, "torch": True}) == "torch"
+    with pytest.raises(ImportError, match=r"parameter 3: .* torch's or CuPy's.*pip install torch"):
+        owned(monkeypatch, {"cupy": False})
