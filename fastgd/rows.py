@@ -29,7 +29,7 @@ class Rows:
     are not there neither decay nor move by their momentum.
     """
 
-    __slots__ = ("indices", "values")
+    __slots__ = ("__weakref__", "indices", "values")
 
     def __init__(self, indices: Any, values: Any) -> None:
         self.indices, self.values = indices, values

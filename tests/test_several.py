@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_by_name():
             with pytest.raises(ValueError, match=reason):
                 opt.step(where(params, places))
     rows = fastgd.Rows(np.array([0]), np.zeros((1, 4), F32))
-    with pytest.raises(ValueError, match="is of rows: the parameter is on cuda:0, and rows are"):
+    with pytest.raises(ValueError, match="values is on host, the parameter on cuda:0"):
         opt.step([rows, None, None])
     rows = fastgd.Rows(np.array([0]), upload(np.zeros(1, F32)))
     with pytest.raises(ValueError, match="values is on cuda:0, the parameter on host"):

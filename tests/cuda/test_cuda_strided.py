@@ -68,6 +68,6 @@ def test_too_many_dimensions_are_refused_before_anything_changes():
     base = laid_out(np.ones(wide, np.float32), "C")[1]
     strided = DeviceArray(base.memory, base.pointer, shape, base.strides, base.dtype, base)
     opt = fastgd.SGD([strided])
-    with pytest.raises(ValueError, match="9 dimensions that cannot be merged.*make it contiguous"):
+    with pytest.raises(ValueError, match=r"9 dimensions that cannot be merged.*make it contiguous"):
         opt.step([laid_out(np.ones(shape, np.float32), "C")[1]])
     assert (on_host(strided) == 1).all()
