@@ -104,6 +104,4 @@ class Writer:
         source = "\n".join(self._lines) + "\n"
         called = sorted(set(_NAMES.findall(source)))
         primitives = tuple(name for name in called if is_primitive(name))
-        return Text(
-            self.name, source, self._operations, self._constants, primitives, self.threads, registers
-        )
+        return Text(self.name, source, self._operations, self._constants, primitives, self.threads, registers)
