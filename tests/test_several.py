@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import standin
 from devices import F32, SHAPES, bits, both, saved, step, values, where
+from snapshots import random
 from standin import reach, upload
 
 import fastgd
@@ -129,6 +130,16 @@ def test_one_call_for_each_memory_and_gradients_come_and_go():
         assert (made.planned, made.pointed) == [(2, 0), (0, 2), (2, 0), (0, 0), (0, 0), (2, 0)][t]
     assert saved(opts[0]) == saved(opts[1])
     assert bits(opts[0].parameters()) == bits(opts[1].parameters())
+
+
+def test_rows_are_for_parameters_on_the_host():
+    opts = both("adam", SHAPES, "h00")
+    for t in range(3):
+        rows, rest = fastgd.Rows(np.array([2, t % 2]), random((2, 4), t)), values(SHAPES, t)[1:]
+        opts[0].step([rows, *rest])
+        opts[1].step([rows, *where(rest, "00")])
+    assert bits(opts[0].parameters()) == bits(opts[1].parameters())
+    assert saved(opts[0]) == saved(opts[1])
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}])

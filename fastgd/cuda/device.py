@@ -124,8 +124,11 @@ else:
 
     def _access(name: str, kind: str, dtype: np.dtype[Any], count: int) -> Primitive:
         item, element = numba_type(types, dtype), llvm_type(dtype)
-        vector = element if count == 1 else ir.VectorType(element, count)
         number = ir.IntType(32)
+        # PTX has vectors of 4 at most, so smaller numbers are moved in words, the first of each the lowest
+        each = 4 // dtype.itemsize if dtype.itemsize < 4 and count * dtype.itemsize > 4 else 1
+        moved = number if each > 1 else element
+        vector = moved if count == each else ir.VectorType(moved, count // each)
 
         def pointer(builder: Any, address: Any) -> Any:
             return builder.inttoptr(address, vector.as_pointer(_GLOBAL))
@@ -137,18 +140,31 @@ else:
                 return value
             result = ir.Constant(ir.ArrayType(element, count), ir.Undefined)
             for i in range(count):
-                one = builder.extract_element(value, ir.Constant(number, i))
+                one = builder.extract_element(value, ir.Constant(number, i // each))
+                if each > 1:
+                    shift = ir.Constant(number, i % each * 8 * dtype.itemsize)
+                    one = builder.trunc(builder.lshr(one, shift), element)
                 result = builder.insert_value(result, one, i)
             return result
 
         def store(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-            value = operands[1]
+            values = operands[1:]
+            if each > 1:
+                values = [_word(builder, values[i : i + each]) for i in range(0, count, each)]
+            value = values[0]
             if count > 1:
                 value = ir.Constant(vector, ir.Undefined)
-                for i in range(count):
-                    value = builder.insert_element(value, operands[1 + i], ir.Constant(number, i))
+                for i, one in enumerate(values):
+                    value = builder.insert_element(value, one, ir.Constant(number, i))
             builder.store(value, pointer(builder, operands[0])).align = dtype.itemsize * count
             return context.get_dummy_value()
+
+        def _word(builder: Any, parts: Any) -> Any:
+            word = ir.Constant(number, 0)
+            for i, part in enumerate(parts):
+                shift = ir.Constant(number, i * 8 * dtype.itemsize)
+                word = builder.or_(word, builder.shl(builder.zext(part, number), shift))
+            return word
 
         if kind == "load":
             result = item if count == 1 else types.UniTuple(item, count)

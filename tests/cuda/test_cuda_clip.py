@@ -54,9 +54,7 @@ def run(holds, backend, held, asked):
     kept = [v for entry in state["state"].values() for v in entry.values()]
     arrays = [*map(on_host, params), *map(np.asarray, kept)]
     # which NaN comes of an operation is the machine's own affair
-    bits = [
-        np.where(np.isnan(a), a.dtype.type(np.nan) if a.dtype.kind == "f" else a, a).tobytes() for a in arrays
-    ]
+    bits = [(a if a.dtype.kind != "f" else np.where(np.isnan(a), np.nan, a)).tobytes() for a in arrays]
     return bits, reports, opt.skipped_steps
 
 
