@@ -67,14 +67,6 @@ def _by_kind(floats: Any, unsigned: Any, signed: Any = None) -> Builder:
     return build
 
 
-def _magnitude(builder: Any, operation: Operation, operands: list[Any]) -> Any:
-    """Without the bit of the sign; NVVM has no fabs of LLVM's."""
-    size = 8 * operation.kind.itemsize
-    whole = ir.IntType(size)
-    bits = builder.and_(builder.bitcast(operands[0], whole), ir.Constant(whole, (1 << size - 1) - 1))
-    return builder.bitcast(bits, llvm_type(operation.kind))
-
-
 def _compared(sign: str) -> Builder:
     def build(builder: Any, operation: Operation, operands: list[Any]) -> Any:
         if operation.kind.kind == "f":
@@ -120,12 +112,20 @@ def _negated(builder: Any, operation: Operation, operands: list[Any]) -> Any:
     return builder.fsub(ir.Constant(llvm_type(operation.kind), -0.0), operands[0])
 
 
-#: on CUDA in place of the plain instructions on floating-point numbers, which it would contract
+def _magnitude(builder: Any, operation: Operation, operands: list[Any]) -> Any:
+    """Without the bit of the sign; NVVM has no llvm.fabs."""
+    bits = ir.IntType(8 * operation.kind.itemsize)
+    rest = builder.and_(builder.bitcast(operands[0], bits), ir.Constant(bits, (1 << bits.width - 1) - 1))
+    return builder.bitcast(rest, llvm_type(operation.kind))
+
+
+#: on CUDA in place of the plain instructions on floating-point numbers, which it would contract or lacks
 _ROUNDED: dict[str, Builder] = {
     "add": _called("llvm.nvvm.add.rn.{short}"),
     "sub": _subtracted,
     "mul": _called("llvm.nvvm.mul.rn.{short}"),
     "sqrt": _called("llvm.nvvm.sqrt.rn.{short}"),
+    "abs": _magnitude,
 }
 
 _INSTRUCTIONS: dict[str, Builder] = {
@@ -136,7 +136,7 @@ _INSTRUCTIONS: dict[str, Builder] = {
     "floordiv": _by_kind("fdiv", "udiv"),
     "rem": _by_kind("frem", "urem"),
     "neg": _by_kind(_negated, "neg"),
-    "abs": _by_kind(_magnitude, "abs"),
+    "abs": _by_kind(_called("llvm.fabs.{full}"), "abs"),
     "sqrt": _called("llvm.sqrt.{full}"),
     "and": _by_kind("and_", "and_"),
     "or": _by_kind("or_", "or_"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fastgd.storage import load, store
 from fastgd.tracing import Trace
 
 
+@functools.cache
 def clip_text(kind: Kind, *, clamped: bool, threads: int = WIDE) -> Text:
     """The kernel that scales and clamps arrays of a kind in place."""
     trace, real = Trace(), np.dtype(kind.real)

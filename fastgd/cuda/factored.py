@@ -6,6 +6,7 @@ after band.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from fastgd.cuda.element import Variant, traced, traced_line
 from fastgd.cuda.lanes import AHEAD, F64, Lanes, added
 from fastgd.cuda.layout import CHUNK, LANES, TENSOR_BYTES, TILE_BYTES, control, tensor
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, operands_of, states_of
-from fastgd.cuda.update import ARGUMENTS, Made, pass_text
+from fastgd.cuda.update import ARGUMENTS, MANY, Made, pass_text
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import Trace, code_of
 
@@ -68,6 +69,7 @@ def _squares(writer: Writer, variant: Variant, step: str) -> None:
         lanes.fold({"squares": add})
 
 
+@functools.cache
 def row_sums_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that sums squares over rows; a tile is as many as a block has lanes for."""
     writer = _begin("row_sums", threads, ["row_sums"])
@@ -84,6 +86,7 @@ if end > size:
     return writer.done()
 
 
+@functools.cache
 def band_sums_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that sums squares down the columns of each band: a thread for each."""
     writer = _begin("band_sums", threads, ["band_sums"])
@@ -109,9 +112,10 @@ if first >= size:
     with writer.indented("if first < size:"):
         writer.line("store_f64(band_sums + number * 8, squares)")
     text = writer.done()
-    return text if variant.layout == "gapless" else text._replace(registers=2 * text.registers)
+    return text if variant.layout == "gapless" else text._replace(registers=MANY)
 
 
+@functools.cache
 def column_sums_text(threads: int = THREADS) -> Text:
     """The kernel that adds up bands into `work` of the columns: a thread for each.
 
@@ -131,6 +135,7 @@ def column_sums_text(threads: int = THREADS) -> Text:
     return writer.done()
 
 
+@functools.cache
 def line_text(variant: Variant, slot: str, threads: int = THREADS) -> Text:
     """The kernel that takes sums of rows or columns into their averages.
 
@@ -146,6 +151,7 @@ def line_text(variant: Variant, slot: str, threads: int = THREADS) -> Text:
     return pass_text("lines", plain, Made(made.trace, made.outputs, operands), threads, np.dtype(np.float64))
 
 
+@functools.cache
 def row_factors_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes the factors of rows of their averages: a block for each matrix."""
     factored = variant.of.factored

@@ -6,6 +6,7 @@ segment is that of a scope: all gradients first, then, where clipping has other 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -284,6 +285,7 @@ def _power_of_two(exponent: Any) -> Any:
     return np.where(exponent < -1022, subnormal, normal).view(np.float64)
 
 
+@functools.cache
 def finish_text(judging: Judging, threads: int = THREADS) -> Text:
     """The kernel that makes an outcome of sums; with `rescales`, its first half, before the second pass."""
     finish = _Finish("finish", judging, threads)
@@ -303,6 +305,7 @@ def finish_text(judging: Judging, threads: int = THREADS) -> Text:
     return finish.writer.done()
 
 
+@functools.cache
 def finish_rescaled_text(judging: Judging, threads: int = THREADS) -> Text:
     """The kernel that makes an outcome once squares have been scaled where they must be."""
     finish = _Finish("finish_rescaled", judging, threads)
@@ -321,6 +324,7 @@ def finish_rescaled_text(judging: Judging, threads: int = THREADS) -> Text:
 RATIO_ARGUMENTS = ("tensors", "spans", "count", "tried", "numbers")
 
 
+@functools.cache
 def ratios_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes trust ratios and cautious scales of what was tried, a thread for each tensor.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ I64 = np.dtype(np.int64)
 EACH = 8
 
 
+@functools.cache
 def momentum_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes new state, and minus the step so far in `work`."""
     made = traced_momentum(variant)
@@ -30,6 +32,7 @@ def momentum_text(variant: Variant, threads: int = THREADS) -> Text:
     return pass_text("momentum", variant, Made(made.trace, made.outputs, operands), threads)
 
 
+@functools.cache
 def scale_text(variant: Variant) -> Text:
     """The kernel that finds what a matrix is multiplied by at first: one thread.
 
@@ -55,6 +58,7 @@ def scale_text(variant: Variant) -> Text:
     return writer.done()
 
 
+@functools.cache
 def scaled_text(real: np.dtype[Any], threads: int = THREADS) -> Text:
     """The kernel that multiplies a matrix of `size` elements by a number."""
     writer = Writer("scaled", ("matrix", "size", "scale"), threads)
@@ -69,6 +73,7 @@ def scaled_text(real: np.dtype[Any], threads: int = THREADS) -> Text:
     return writer.done()
 
 
+@functools.cache
 def polynomial_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes the polynomial of a matrix of n n elements and its square in place of the latter.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.base import UNMEASURED, Measured, Options, Work
+from fastgd.backends.base import UNMEASURED, Item, Measured, Options, Work
 from fastgd.cuda.driver import Driver
 from fastgd.cuda.element import Variant
 from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text
@@ -81,7 +81,8 @@ class Judge:
         self.layouts = Held(device, np.zeros((len(rows), LAYOUT_WORDS), np.int64))
         rows[:, COLUMN["layout"]] = self.layouts.pointer + 8 * LAYOUT_WORDS * np.arange(len(rows))
         #: tables that are sent with the tensors
-        self.beside: list[Held] = [self.layouts]
+        self.beside: list[Held] = []
+        self._laid = False
         self.lay(range(len(rows)), layouts)
         self.chunks = Chunks.of(self.sizes)
         self.chunk_rows = Held(device, self.chunks.rows)
@@ -101,15 +102,15 @@ class Judge:
 
     def lay(self, items: Sequence[int], layouts: Sequence[Array | None]) -> bool:
         """These items lie in memory like this from now on; whether other kernels are needed for it."""
-        before = list(self.kinds)
+        other = False
         for i, layout in zip(items, layouts, strict=True):
             if layout is not None:
-                self.layouts.host[i] = layout
+                self.layouts.host[i], self._laid = layout, True
             name = "gapless" if layout is None else "strided"
             if self.kinds[i].layout != name:
-                self.kinds[i] = self.kinds[i]._replace(layout=name)
+                self.kinds[i], other = self.kinds[i]._replace(layout=name), True
         self.dirty = True
-        return before != self.kinds
+        return other
 
     # ---- numbers ----
 
@@ -229,9 +230,9 @@ class Judge:
             self.device.upload(self.numbers.pointer, words, stream)
             self._said = self._first = False
         if self.dirty:
-            for held in (self.tensors, *self.beside):
+            for held in (self.tensors, *self.beside, *([self.layouts] if self._laid else [])):
                 held.send(stream)
-            self.dirty = False
+            self.dirty = self._laid = False
         for table in self._tables:
             table.send(stream)
         self._tables = []
@@ -268,6 +269,8 @@ class StepPlan:
         rows = tensor_rows(work.items, work.seed)
         kinds = [(item.grad.dtype.name, real_name(item)) for item in work.items]
         grads: list[Any] = [item.grad for item in work.items]
+        #: whether all but the gradient is in C order
+        self._plain = [self._in_c_order(item) for item in self._items]
         layouts = [self._layout(i, grad) for i, grad in enumerate(grads)]
         rows[:, COLUMN["grad"]] = [grad.pointer for grad in grads]
         self.judge = Judge(device, rows, kinds, [item.group for item in work.items], layouts)
@@ -299,10 +302,14 @@ class StepPlan:
 
     def _layout(self, i: int, grad: Any) -> Array | None:
         item = self._items[i]
-        if item.rows is not None:
+        if item.rows is not None or (self._plain[i] and grad.flags.c_contiguous):
             return None
         arrays = arrays_of(item, grad, self._work.blocks[item.block].rule)
         return layout_of(arrays, item.order, f"parameter {item.counter} or what belongs to it")
+
+    def _in_c_order(self, item: Item) -> bool:
+        arrays = arrays_of(item, item.param, self._work.blocks[item.block].rule)
+        return all(array.flags.c_contiguous for array in arrays.values())
 
     def measure(self, options: Options) -> Measured:
         stream = self._stream()

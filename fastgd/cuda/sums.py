@@ -6,6 +6,7 @@ together in halves. What is summed is traced from the reference.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ def _larger(writer: Writer) -> str:
 # ---- Gradients --------------------------------------------------------------------------------------
 
 
+@functools.cache
 def sums_text(
     grad: str,
     real: str,
@@ -145,6 +147,7 @@ def _square(trace: Trace, g: Any, scale: Any) -> Any:
 TRIAL_ARGUMENTS = ("tensors", "chunks", "count", "tried", "numbers")
 
 
+@functools.cache
 def trial_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that tries a step chunk by chunk: squares of the parameter and of the other vector of its
     trust ratio, and how many elements a cautious update changes."""

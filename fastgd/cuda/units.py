@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,7 @@ def pieces_in(unit: int) -> int:
     return -(-unit // CHUNK)
 
 
+@functools.cache
 def unit_sums_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that sums squares of each piece of each unit; a tile is as many as a block has lanes for."""
     variant = variant._replace(units=False)
@@ -96,6 +98,7 @@ if number >= units:
     return writer.done()
 
 
+@functools.cache
 def unit_coefs_text(real: np.dtype[Any], threads: int = THREADS) -> Text:
     """The kernel that makes coefficients, in `real`, of sums: a thread for each unit.
 
@@ -152,6 +155,7 @@ def _least_of_warp(writer: Writer) -> None:
         distance //= 2
 
 
+@functools.cache
 def least_coef_text() -> Text:
     """The kernel that puts the smallest coefficient of all units into the last report: one warp."""
     writer = _begin("least_coef", ("numbers", "least", "count"), WARP)

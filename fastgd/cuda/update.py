@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,13 +12,19 @@ from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Variant, traced, traced_codes
 from fastgd.cuda.layout import control
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, begin_tile, operands_of
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.writer import FEW, Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
 from fastgd.tracing import Trace
 
 #: elements of a block of codes that a lane of a warp has
 OF_LANE = BLOCK // WARP
+
+#: words at hand, in all operands, that go with FEW registers and with MANY
+FEW_WORDS, MOST_WORDS = 24, 56
+
+#: registers of a thread for more words, and as many as there can be
+MANY, ALL = 128, 255
 
 #: arguments of all these kernels: addresses of the tables of tensors and of tiles, and of the step's numbers
 ARGUMENTS = ("tensors", "tiles", "numbers")
@@ -32,6 +39,7 @@ class Made(NamedTuple):
     operands: Sequence[Operand]
 
 
+@functools.cache
 def update_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes the step of elements stored this way."""
     made = traced(variant)
@@ -51,12 +59,7 @@ def pass_text(
         kernel.write_coded()
     else:
         kernel.write_plain()
-    text = writer.done()
-    if kernel.coded and not kernel.gapless:
-        # the places of eight elements
-        return text._replace(registers=4 * text.registers)
-    # numbers of two words beside those of one
-    return text._replace(registers=2 * text.registers) if real is not None else text
+    return writer.done(kernel.registers)
 
 
 class _Pass:
@@ -66,7 +69,7 @@ class _Pass:
         self, writer: Writer, variant: Variant, made: Made, threads: int, real: np.dtype[Any] | None
     ) -> None:
         self.writer, self.variant, self.threads, self.made = writer, variant, threads, made
-        self.operands = made.operands
+        self.operands, self.real = made.operands, real or variant.real
         trace, outputs = made.trace, list(made.outputs.values())
         self.needed = trace.arguments(outputs)
         self.read = [o for o in self.operands if o.reads and o.name in self.needed]
@@ -89,6 +92,30 @@ class _Pass:
             together = " | ".join(o.at for o in self.operands)
             writer.line(f"aligned = ({together}) & {WIDEST - 1} == 0")
 
+    @property
+    def width(self) -> int:
+        """Elements that a thread takes at a time: as wide accesses as can be, but not beyond MOST_WORDS."""
+        if self.coded:
+            return OF_LANE
+        width = WIDEST // min(o.size for o in self.operands)
+        while self._words(width) > MOST_WORDS and width > WIDEST // self.real.itemsize:
+            width //= 2
+        return width
+
+    def _words(self, width: int) -> int:
+        """What a thread has at hand of all operands, in words of 32 bits."""
+        return width * len(self.operands) * self.real.itemsize // 4
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, at most: as few as go without spilling, by tests/test_cuda_offline.py."""
+        words = self._words(self.width)
+        if self.coded and not self.gapless:
+            return ALL
+        if words <= FEW_WORDS and self.real.itemsize == 4 and not self.variant.units:
+            return FEW
+        return MANY if words <= MOST_WORDS else ALL
+
     def _given(self, suffix: str) -> dict[str, str]:
         """The name of each argument in the text; a scale is that of the block of codes at hand."""
         return {
@@ -109,8 +136,7 @@ class _Pass:
     # ---- all operands as they are ----
 
     def write_plain(self) -> None:
-        width = WIDEST // min(o.size for o in self.operands)
-        writer = self.writer
+        width, writer = self.width, self.writer
         writer.line(f"i = first + thread() * {width}")
         if self.gapless:
             with writer.indented("if aligned:"):
