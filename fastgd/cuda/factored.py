@@ -17,7 +17,7 @@ from fastgd.backends.reference_factored import BAND, BAND_ELEMENTS
 from fastgd.cuda.element import Variant, traced, traced_line
 from fastgd.cuda.lanes import AHEAD, F64, Lanes, added
 from fastgd.cuda.layout import CHUNK, LANES, TENSOR_BYTES, TILE_BYTES, control, tensor
-from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, operands_of, states_of
+from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, gradient_of, states_of
 from fastgd.cuda.update import ARGUMENTS, MANY, Made, pass_text
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import Trace, code_of
@@ -48,7 +48,7 @@ def _squares(writer: Writer, variant: Variant, step: str) -> None:
     g = made.seen["g"].astype(F64)
     squares: list[Any] = [g * g]
     needed = made.trace.arguments(squares)
-    operands = [o for o in operands_of(variant) if o.name in needed]
+    operands = [gradient_of(variant)]
     uniform = Uniform(writer, variant)
     uniform.addresses(operands)
     uniform.scalars(needed)

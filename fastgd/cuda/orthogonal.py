@@ -11,7 +11,7 @@ import numpy as np
 from fastgd.cuda.element import Variant, traced_momentum
 from fastgd.cuda.lanes import F64, added
 from fastgd.cuda.layout import SUM_BYTES, control
-from fastgd.cuda.passes import THREADS, Operand, Uniform, operands_of, states_of
+from fastgd.cuda.passes import THREADS, Operand, Uniform, gradient_of, states_of
 from fastgd.cuda.update import Made, pass_text
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import Trace, code_of
@@ -26,9 +26,8 @@ EACH = 8
 def momentum_text(variant: Variant, threads: int = THREADS) -> Text:
     """The kernel that makes new state, and minus the step so far in `work`."""
     made = traced_momentum(variant)
-    operands = [o for o in operands_of(variant) if o.name == "g"]
-    operands += states_of(variant, variant.slots)
-    operands.append(Operand("work", "work", variant.real.name, reads=False))
+    work = Operand("work", "work", variant.real.name, reads=False)
+    operands = [gradient_of(variant), *states_of(variant, variant.slots), work]
     return pass_text("momentum", variant, Made(made.trace, made.outputs, operands), threads)
 
 

@@ -53,10 +53,17 @@ class Operand:
         return f"{self.name}_at"
 
 
+def gradient_of(variant: Variant) -> Operand:
+    """The gradient, which is only read."""
+    return Operand("g", "grad", variant.grad, writes=False)
+
+
 def operands_of(variant: Variant) -> list[Operand]:
-    """The parameter, the gradient, and all that lies beside them."""
-    found = [Operand("p", "param", variant.param), Operand("g", "grad", variant.grad, writes=False)]
+    """What an update reads and writes: parameter, gradient, and all that lies beside them."""
+    found = [Operand("p", "param", variant.param), gradient_of(variant)]
     if variant.of.orthogonal is not None:
+        if not variant.cautious:
+            found.pop()
         found.append(Operand("work", "turned", variant.real.name, writes=False))
     else:
         found += states_of(variant, [s for s in variant.slots if s not in variant.lines])

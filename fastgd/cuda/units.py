@@ -23,7 +23,7 @@ from fastgd.cuda.layout import (
     control,
     tensor,
 )
-from fastgd.cuda.passes import THREADS, Places, Uniform, operands_of
+from fastgd.cuda.passes import THREADS, Places, Uniform, gradient_of, operands_of
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import Trace, code_of
 
@@ -78,7 +78,8 @@ if number >= units:
     wide: list[Any] = [made.seen[name].astype(F64) for name in ("param", "prepared")]
     outputs = [value * value for value in wide]
     needed = made.trace.arguments(outputs)
-    operands = [o for o in operands_of(variant) if o.name in needed]
+    others = [o for o in operands_of(variant) if o.name in needed and o.name != "g"]
+    operands = [*others, gradient_of(variant)]
     uniform = Uniform(writer, variant)
     uniform.addresses(operands)
     uniform.scalars(needed)
