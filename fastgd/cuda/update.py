@@ -72,7 +72,7 @@ class _Pass:
         self.operands, self.real = made.operands, real or variant.real
         trace, outputs = made.trace, list(made.outputs.values())
         self.needed = trace.arguments(outputs)
-        self.read = [o for o in self.operands if o.reads and o.name in self.needed]
+        self.read = [o for o in self.operands if o.reads]
         self.written = [o for o in self.operands if o.writes]
         slots = variant.slots.items()
         self.coded = [s for s, kind in slots if kind == CODED and f"bits_{s}" in made.outputs]
