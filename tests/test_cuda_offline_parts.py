@@ -1,4 +1,4 @@
-"""Kernels for units, lines, products, strides and rows compile for a GPU without spilling; there need be none."""
+"""Kernels for units, lines, products, strides and rows, compiled without a GPU: nothing is spilled."""
 
 from importlib.util import find_spec
 

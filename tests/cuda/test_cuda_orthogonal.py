@@ -1,11 +1,18 @@
 """Muon on the device: kernels of ours around matrix products of whoever owns the arrays."""
 
+import ctypes
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import ClassVar
+
 import ml_dtypes
 import numpy as np
 import pytest
 from alike import Pair, same
 
-from fastgd.cuda import products
+from fastgd.cuda import driver, products
+from fastgd.cuda.memory import memory
+from fastgd.cuda.simulation import SIMULATED
 from fastgd.memory import on_host
 
 BF16 = ml_dtypes.bfloat16
@@ -92,3 +99,83 @@ def test_whose_products(monkeypatch):
     assert owned(monkeypatch, {"cupy": False, "torch": True}) == "torch"
     with pytest.raises(ImportError, match=r"parameter 3: .* torch's or CuPy's.*pip install torch"):
         owned(monkeypatch, {"cupy": False})
+
+
+# ---- Calls of libraries, which are tried with stand-ins that reach the simulated memory ---------------
+
+
+def reach(array):
+    lent = (ctypes.c_char * array.nbytes).from_address(array.pointer)
+    return np.frombuffer(lent, array.dtype).reshape(array.shape)
+
+
+class Stream:
+    """Notes which stream products were made on."""
+
+    used: ClassVar[list] = []
+
+    def __init__(self, handle, device=None):
+        self.handle = handle
+
+    def __enter__(self):
+        self.used.append(self.handle)
+
+    def __exit__(self, *error):
+        pass
+
+
+def torch():
+    cuda = SimpleNamespace(
+        default_stream=lambda device: Stream("default"), ExternalStream=Stream, stream=lambda own: own
+    )
+    return SimpleNamespace(
+        cuda=cuda,
+        device=lambda kind, number: (kind, number),
+        as_tensor=lambda array, device: reach(array),
+        no_grad=nullcontext,
+        matmul=np.matmul,
+    )
+
+
+def cupy():
+    class External(Stream):
+        null = Stream("default")
+
+    cuda = SimpleNamespace(
+        UnownedMemory=lambda pointer, nbytes, owner, device: owner,
+        MemoryPointer=lambda memory, offset: memory,
+        ExternalStream=External,
+        Stream=External,
+        Device=lambda number: nullcontext(),
+    )
+    made = SimpleNamespace(cuda=cuda, matmul=np.matmul)
+    made.ndarray = lambda shape, dtype, pointer: reach(pointer)
+    return made
+
+
+@pytest.mark.skipif(not SIMULATED, reason="stand-ins reach simulated memory alone")
+@pytest.mark.parametrize("library", (products._Torch(torch()), products._CuPy(cupy())), ids=("torch", "cupy"))
+def test_products(library):
+    pool = products.Pool(memory(0), np.dtype(np.float64), library)
+    a, b = pool.matrix(2, 3), pool.matrix(4, 3)
+    values = [np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(4, 3)]
+    for matrix, value in zip((a, b), values, strict=True):
+        memory(0).write(matrix.array, value)
+    result = a @ b.T
+    assert result.shape == (2, 4)
+    (product,) = pool.planned
+    Stream.used.clear()
+    for stream in (driver.DEFAULT_STREAM, 77):
+        product(stream)
+        assert np.array_equal(result.array.host(), values[0] @ values[1].T)
+    assert Stream.used == ["default", 77]
+
+
+def test_memory_of_matrices_is_used_again():
+    pool = products.Pool(memory(0), np.dtype(np.float32), None)
+    first = pool.matrix(2, 3)
+    turned, where = first.T, first.pointer
+    del first
+    assert pool.matrix(3, 2).pointer != where, "its transpose is still there"
+    del turned
+    assert pool.matrix(1, 6).pointer == where
