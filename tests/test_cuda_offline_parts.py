@@ -9,8 +9,8 @@ import pytest
 from fastgd.cuda import clipping, factored, orthogonal, sums, units
 from fastgd.cuda.compiler import cubin_of, ptx_of
 from fastgd.cuda.element import Variant
+from fastgd.cuda.judge import Kind
 from fastgd.cuda.simulation import SIMULATED
-from fastgd.cuda.step import Kind
 from fastgd.cuda.update import update_text
 
 

@@ -11,9 +11,10 @@ from fastgd.arrays import Array, memory_order
 from fastgd.backends.base import Measured, Options, Plan, Work
 from fastgd.cuda import driver
 from fastgd.cuda.clipping import clipped_by, norms_by
+from fastgd.cuda.judge import Judge, measured_by
 from fastgd.cuda.layout import TENSOR
 from fastgd.cuda.layouts import layout_of
-from fastgd.cuda.step import Judge, StepPlan, measured_by
+from fastgd.cuda.step import StepPlan
 from fastgd.cuda.tables import COLUMN
 from fastgd.cuda.variants import arithmetic_name
 from fastgd.lenders import owner_stream

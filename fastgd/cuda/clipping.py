@@ -10,9 +10,9 @@ import numpy as np
 from fastgd.arrays import dtype_named
 from fastgd.backends.base import Measured, Options
 from fastgd.cuda.element import Variant, gradient
+from fastgd.cuda.judge import Judge, Kind, measured_by
 from fastgd.cuda.layout import SCOPE_BYTES, TILE
 from fastgd.cuda.passes import WIDE, Operand
-from fastgd.cuda.step import Judge, Kind, measured_by
 from fastgd.cuda.tables import Held, pieces
 from fastgd.cuda.update import Made, pass_text
 from fastgd.cuda.writer import Text

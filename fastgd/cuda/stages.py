@@ -32,7 +32,7 @@ from fastgd.cuda.writer import Text
 from fastgd.memory import memory_of
 
 if TYPE_CHECKING:
-    from fastgd.cuda.step import Judge
+    from fastgd.cuda.judge import Judge
 
 #: variant -> numbers of the tensors that are of it
 Members = Mapping[Variant, Sequence[int]]
