@@ -27,7 +27,8 @@ from fastgd.cuda.layout import (
     tensor,
 )
 from fastgd.cuda.passes import THREADS, Operand, Uniform, of_element, operands_of
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.writer import FEW, MANY, Text, Writer
+from fastgd.settings import CODED
 from fastgd.storage import load
 from fastgd.tracing import Trace, code_of
 
@@ -209,4 +210,4 @@ def trial_text(variant: Variant, threads: int = THREADS) -> Text:
 
     lanes.loop(operands, element, ahead=2)
     lanes.fold(dict.fromkeys(names, add), "tried", TRIED_BYTES)
-    return writer.done()
+    return writer.done(MANY if CODED in variant.state or variant.real == F64 else FEW)

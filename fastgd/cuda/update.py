@@ -10,7 +10,7 @@ from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Traced, Variant, traced, traced_codes
 from fastgd.cuda.layout import control
 from fastgd.cuda.passes import THREADS, Operand, Uniform, begin_tile, of_element, operands_of
-from fastgd.cuda.writer import FEW, Text, Writer
+from fastgd.cuda.writer import FEW, MANY, Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
 from fastgd.tracing import Trace
@@ -21,8 +21,8 @@ OF_LANE = BLOCK // WARP
 #: words at hand, in all operands, that go with FEW registers and with MANY
 FEW_WORDS, MOST_WORDS = 24, 56
 
-#: registers of a thread for more words, and as many as there can be
-MANY, ALL = 128, 255
+#: registers of a thread for more words: as many as there can be
+ALL = 255
 
 #: arguments of all these kernels: addresses of the tables of tensors and of tiles, and of the step's numbers
 ARGUMENTS = ("tensors", "tiles", "numbers")
@@ -68,7 +68,7 @@ class _Update:
 
     @property
     def width(self) -> int:
-        """Elements that a thread takes at a time: for accesses as wide as can be, but not beyond MOST_WORDS."""
+        """Elements that a thread takes at a time: for wide accesses, but within MOST_WORDS."""
         if CODED in self.variant.state:
             return OF_LANE
         width = WIDEST // min(o.size for o in self.operands)
