@@ -11,11 +11,15 @@ from fastgd.arrays import Array
 from fastgd.backends.base import Measured, Options, Plan, Work
 from fastgd.cuda import driver
 from fastgd.cuda.layout import TENSOR
+from fastgd.cuda.missing import missing
 from fastgd.cuda.step import Judge, StepPlan, arithmetic_name, measured_by
 from fastgd.cuda.tables import COLUMN
 from fastgd.lenders import owner_stream
 from fastgd.rules import Rule
 from fastgd.storage import FORMATS
+
+if missing():
+    raise ImportError(missing())
 
 
 class CudaBackend:
