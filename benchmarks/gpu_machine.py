@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import platform
 from collections.abc import Callable
@@ -21,9 +22,6 @@ from fastgd.memory import placed
 
 #: elements of the work that bandwidth bounds, where the card has memory for all contenders
 MOST_ELEMENTS = 1_000_000_000
-
-#: float32 numbers that an element of it takes: the parameter, the gradient and two slots of each contender
-NUMBERS = 4
 
 SMALL = [(64, 64), (64,)] * 150
 
@@ -139,10 +137,14 @@ class Memory:
         return memory(0).zeros(shape, np.dtype(np.float32))
 
     def free(self) -> int:
+        """Bytes, once all that is no longer in use has been given back."""
         from cuda.bindings import driver
 
+        gc.collect()
         if self.torch is not None:
             self.torch.cuda.empty_cache()
+        if self.cupy is not None:
+            self.cupy.get_default_memory_pool().free_all_blocks()
         with device(0).current():
             return int(_checked(driver.cuMemGetInfo())[0])
 
@@ -195,7 +197,9 @@ def this_machine() -> Machine:
     contenders = 1 + len(COMPARED)
 
     def large() -> list[tuple[int, ...]]:
-        numbers = 2 + 2 * contenders + 4
+        # of each element: the parameter, the gradient, a copy of it for each of torch's to clip, two slots of each
+        # contender, and what the copy moves
+        numbers = 2 + (contenders - 1) + 2 * contenders + 8
         count = min(MOST_ELEMENTS, int(0.8 * held.free()) // 4 // numbers)
         return [(count // 4 // 4096 * 4096,)] * 4
 

@@ -75,22 +75,24 @@ def repeats_for(clock: Clock, step: Step, seconds: float) -> int:
 
 def measure(machine: Machine, rounds: int) -> list[dict[str, Any]]:
     """A row for each contender, of each work, called and replayed."""
-    rows = []
-    for make in machine.work:
-        work = make()
-        print(f"timing: {work.name}", flush=True)
-        steps: dict[str, Step] = {}
-        for name, maker in work.makers.items():
-            try:
-                steps[name] = maker()
-            except NotImplementedError as error:
-                machine.absent.append(f"{name} at {work.name}: {error}")
-        graphs = {name: machine.clock.capture(step) for name, step in steps.items() if name != COPY}
-        replays = {name: graph for name, graph in graphs.items() if graph is not None}
-        copies = {name: step for name, step in steps.items() if name == COPY}
-        rows += _rows(machine, work, "called", steps, rounds)
-        if OWN in replays:
-            rows += _rows(machine, work, "replayed", {**replays, **copies}, rounds)
+    return [row for make in machine.work for row in _measured(machine, make(), rounds)]
+
+
+def _measured(machine: Machine, work: Work, rounds: int) -> list[dict[str, Any]]:
+    print(f"timing: {work.name}", flush=True)
+    steps: dict[str, Step] = {}
+    for name, maker in work.makers.items():
+        try:
+            steps[name] = maker()
+        except NotImplementedError as error:
+            machine.absent.append(f"{name} at {work.name}: {error}")
+    called = {name: step._replace(before_replay=None) for name, step in steps.items()}
+    rows = _rows(machine, work, "called", called, rounds)
+    graphs = {name: machine.clock.capture(step) for name, step in steps.items() if name != COPY}
+    replayed = {name: graph for name, graph in graphs.items() if graph is not None}
+    if OWN in replayed:
+        copies = {name: step for name, step in called.items() if name == COPY}
+        rows += _rows(machine, work, "replayed", {**replayed, **copies}, rounds)
     return rows
 
 

@@ -152,7 +152,7 @@ STORED = {
     "float64": (variant("adamw", param=F64, state=F64), 128),
     "float64 of everything": (
         variant("adan", param=F64, state=F64, average=True, copy=BF16, bounded=True),
-        128,
+        255,
     ),
 }
 

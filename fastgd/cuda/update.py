@@ -83,10 +83,10 @@ class _Update:
     @property
     def registers(self) -> int:
         """Of a thread, at most: as few as go without spilling, by tests/test_cuda_offline.py."""
-        words = self._words(self.width)
-        if words <= FEW_WORDS and self.variant.real.itemsize == 4 and not self.variant.units:
-            return FEW
-        return MANY if words <= MOST_WORDS else ALL
+        words, single = self._words(self.width), self.variant.real.itemsize == 4
+        if words <= FEW_WORDS:
+            return FEW if single and not self.variant.units else MANY
+        return MANY if single and words <= MOST_WORDS else ALL
 
     def _given(self, suffix: str) -> dict[str, str]:
         """The name of each argument in the text; a scale is that of the block of codes at hand."""
