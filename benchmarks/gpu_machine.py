@@ -197,7 +197,7 @@ def this_machine() -> Machine:
     contenders = 1 + len(COMPARED)
 
     def large() -> list[tuple[int, ...]]:
-        # of each element: the parameter, the gradient, a copy of it for each of torch's to clip, two slots of each
+        # of each element: parameter, gradient, a copy of it for each of the others to clip, two slots of each
         # contender, and what the copy moves
         numbers = 2 + (contenders - 1) + 2 * contenders + 8
         count = min(MOST_ELEMENTS, int(0.8 * held.free()) // 4 // numbers)
