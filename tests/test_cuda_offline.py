@@ -63,6 +63,7 @@ def compiled(tmp_path_factory):
         assert code.registers <= text.registers
         assert not instructions(ptx, "call")
         assert not instructions(ptx, r"(fma|mad)\S*\.f(32|64)")
+        assert ".ftz" not in ptx and ".approx" not in ptx
         return ptx, code
 
     return compile
