@@ -1,7 +1,7 @@
 """Kernels as Numba-CUDA compiles them, run on this machine's CPU: the LLVM code that NVVM would read.
 
-What is specific to a GPU is replaced: rounded arithmetic by plain instructions, which are rounded alike here, and
-threads, barriers and exchange by threads of Python. So all but NVVM, ptxas and the GPU itself is tried.
+What is specific to a GPU is replaced: rounded arithmetic by plain instructions, which are rounded alike here,
+and threads, barriers and exchange by threads of Python. So all but NVVM, ptxas and the GPU itself is tried.
 """
 
 from __future__ import annotations

@@ -73,9 +73,8 @@ def instructions(ptx, pattern):
     """How many match, from their first letter to their last modifier or before."""
     return len(re.findall(rf"^\s+(?:@!?%p\d+ )?(?:{pattern})\b", ptx, re.M))
 
-
-def check_accesses(variant, text, ptx, code):
-    """On the vector path all operands are read and written by 128 bits, where a thread has as many of them."""
+    """The vector path reads and writes by 128 bits all of which a thread has as many."""
+    """The vector path reads and writes by 128 bits all of which a thread has as many."""
     width = int(re.search(r"i = first \+ thread\(\) \* (\d+)", text.source)[1])
     counts = {
         access: sum(width * o.size // 16 for o in operands_of(variant) if getattr(o, access))

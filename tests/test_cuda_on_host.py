@@ -1,4 +1,4 @@
-"""Compiled kernels, run on the CPU, have the reference's bits: Numba's typing and code are tried without a GPU."""
+"""Compiled kernels, run on the CPU, have the reference's bits: Numba's code is tried without a GPU."""
 
 import numpy as np
 import pytest
