@@ -201,6 +201,11 @@ def _rule(function: FunctionType, signature: Signature, slots: tuple[Slot, ...],
             f"{what}: {len(scalars.met)} numbers that follow from hyperparameters and the step alone meet "
             f"elements, and there is room for {lib.FGD_MAX_SCALARS}"
         )
+    fold = scalars.fold()
+    try:
+        fold(signature.defaults, 1, ())
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise TypeError(f"{what}: its scalars cannot be computed: {error}") from error
     own = {
         name: Hyperparameter(_check_of(name, value), _meaning(name), folded=True)
         for name, value in signature.defaults.items()
@@ -216,7 +221,7 @@ def _rule(function: FunctionType, signature: Signature, slots: tuple[Slot, ...],
         slots=slots,
         switches={},
         scalars=tuple(scalar_name(i) for i in range(len(scalars.met))),
-        fold=scalars.fold(),
+        fold=fold,
         body=_body(bodies, slots, len(scalars.met)),
         in_torch=False,
         whole=_WHOLE,

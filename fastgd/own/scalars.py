@@ -69,6 +69,10 @@ def _larger(a: float, b: float) -> float:
     return a if a > b or a != a else b
 
 
+def _inverted(x: int) -> int:
+    return not x if isinstance(x, bool) else ~x
+
+
 _NAMES: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
@@ -81,6 +85,7 @@ _NAMES: dict[str, Any] = {
     "logarithm": _logarithm,
     "smaller": _smaller,
     "larger": _larger,
+    "inverted": _inverted,
 }
 
 #: NumPy's ufunc -> how it is written
@@ -109,12 +114,14 @@ _WRITTEN: dict[Any, str] = {
     np.greater_equal: "{} >= {}",
     np.equal: "{} == {}",
     np.not_equal: "{} != {}",
-    np.bitwise_and: "{} and {}",
-    np.bitwise_or: "{} or {}",
-    np.logical_and: "{} and {}",
-    np.logical_or: "{} or {}",
+    np.bitwise_and: "{} & {}",
+    np.bitwise_or: "{} | {}",
+    np.bitwise_xor: "{} ^ {}",
+    np.invert: "inverted({})",
+    np.logical_and: "bool({}) & bool({})",
+    np.logical_or: "bool({}) | bool({})",
+    np.logical_xor: "bool({}) ^ bool({})",
     np.logical_not: "not {}",
-    np.invert: "not {}",
 }
 
 # ---- Symbols ----------------------------------------------------------------------------------------
