@@ -29,8 +29,13 @@ class Code(NamedTuple):
 
     def count(self, pattern: str) -> int:
         """How many instructions, in all functions, match from their first letter on."""
-        found = re.compile(pattern)
-        return sum(n for ops in self.functions.values() for op, n in ops.items() if found.match(op))
+        return sum(counted(instructions, pattern) for instructions in self.functions.values())
+
+
+def counted(instructions: collections.Counter[str], pattern: str) -> int:
+    """How many of one function's match from their first letter on."""
+    found = re.compile(pattern)
+    return sum(n for instruction, n in instructions.items() if found.match(instruction))
 
 
 def nvdisasm() -> Path | None:

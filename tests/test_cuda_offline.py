@@ -1,8 +1,10 @@
-"""Kernels for NVIDIA GPUs compiled without one, and what is in their machine code.
+"""Kernels for NVIDIA GPUs, compiled without one: what is in their PTX and in their machine code.
 
-What ptxas makes of a division or a root that is rounded to nearest is part of what is asserted: a reciprocal,
-a few fused steps towards the quotient, and a subroutine that is called for operands near the ends of the range
-only. PTX has none of that: there it is one instruction.
+Calls. A division or a root that is rounded to nearest is one instruction of PTX. ptxas makes of it an
+approximation (MUFU), fused steps towards the result (5 of a division, 2 of a root), and a subroutine of its
+own for operands that these steps cannot do, which are those near the ends of the range, zeros among them. The
+subroutine needs no stack. The calls stay: the same bits without them take scaling of both operands, and a
+second rounding where the result is subnormal, some 35 instructions for each element in place of 10.
 """
 
 import re
@@ -11,9 +13,10 @@ import pytest
 
 from fastgd.rules import INTERNAL, RULES
 
-numba_cuda = pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
 
 import machine_code
+
 from fastgd.cuda.simulation import SIMULATED
 
 if SIMULATED:
@@ -28,92 +31,208 @@ from fastgd.cuda.passes import operands_of
 from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.update import update_text
 
-ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
+_, HOPPER, _ = ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
 
-F32, BF16, F16, F64 = "float32", "bfloat16", "float16", "float64"
+F32, BF16, F16, F64, CODED = "float32", "bfloat16", "float16", "float64", "8bit"
 
-#: subroutine of ptxas's -> what it is the rare case of
-SUBROUTINES = {"div": r"__cuda_sm\w*_div_rn_\w*f32_slowpath", "sqrt": r"__cuda_sm\w*_sqrt_rn_\w*f32_slowpath"}
+#: rules by name, with those that no user sees
+ALL = RULES | INTERNAL
 
-#: in float64 there is one more, for the reciprocal
-SUBROUTINES_F64 = r"__cuda_sm\w*_(div|dsqrt|rcp)_\w*|\$\w*|__internal_\w*"
+#: instructions of float64 in machine code
+DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F(64|32\.F64)|[FI]2[FI]\.\S*F64|MUFU\.\w+64H"
 
 
-def variant(rule, on=None, *, param=F32, grad=None, state=F32, **rest):
-    """Of a rule, with all of its switches on or off."""
-    table = (RULES | INTERNAL)[rule]
-    switches = dict.fromkeys(table.switches, bool(on))
-    slots = tuple(state if s.switch is None or switches[s.switch] else None for s in table.slots)
-    return Variant(rule, tuple(switches.values()), param, grad or param, slots, **rest)
+def variant(rule, on=True, *, param=F32, grad=None, state=F32, **rest):
+    """Of a rule with all of its switches on or off, and all of its state stored alike."""
+    switches = dict.fromkeys(ALL[rule].switches, on)
+    slots = (state if s.switch is None or on else None for s in ALL[rule].slots)
+    return Variant(rule, tuple(switches.values()), param, grad or param, tuple(slots), **rest)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """(text, architecture) -> (PTX, machine code)."""
-    folder = tmp_path_factory.mktemp("cubin")
+    """(text, architecture) -> (PTX, machine code), of which nothing is spilled or calls by a stack."""
+    folder = tmp_path_factory.mktemp("cubins")
 
-    def make(text, architecture=(9, 0)):
+    def compile(text, architecture):
         ptx = ptx_of(text, architecture)
-        return ptx, machine_code.read(cubin_of(ptx, architecture), folder)
+        code = machine_code.read(cubin_of(ptx, architecture), folder)
+        assert text.name in code.functions, "it is launched by this name"
+        assert code.frame == 0, "local memory"
+        assert code.count("LDL|STL") == 0
+        assert code.registers <= text.registers
+        assert not instructions(ptx, "call")
+        assert not instructions(ptx, r"(fma|mad)\S*\.f(32|64)")
+        assert ".ftz" not in ptx and ".approx" not in ptx
+        return ptx, code
 
-    return make
-
-
-def no_spills(code, text):
-    assert code.frame == 0
-    assert code.count("LDL|STL") == 0
-    assert code.registers <= text.registers
-
-
-def wide(variant, ptx, code):
-    """The vector path reads and writes each operand with 128 bits, or all of a thread's elements at once."""
-    operands = operands_of(variant)
-    loads, stores = (len(re.findall(rf"\b{what}\.global\.v4\.\w+", ptx)) for what in ("ld", "st"))
-    reads, writes = sum(o.reads for o in operands), sum(o.writes for o in operands)
-    assert loads >= reads and loads % reads == 0, "unrolled or not, all operands are read alike"
-    assert stores >= writes and stores % writes == 0
-    # one more is the tile's own row
-    assert code.count(r"LDG\.E\.128") >= reads + 1
-    assert code.count(r"STG\.E\.128") >= writes
+    return compile
 
 
-# ---- Updates of float32 ---------------------------------------------------------------------------
+def instructions(ptx, pattern):
+    """How many match, from their first letter to their last modifier or before."""
+    return len(re.findall(rf"^\s+(?:@!?%p\d+ )?(?:{pattern})\b", ptx, re.M))
+
+
+def check_accesses(variant, text, ptx, code):
+    """The vector path reads and writes by 128 bits all of which a thread has as many."""
+    width = int(re.search(r"i = first \+ thread\(\) \* (\d+)", text.source)[1])
+    counts = {
+        access: sum(width * o.size // 16 for o in operands_of(variant) if getattr(o, access))
+        for access in ("reads", "writes")
+    }
+    assert min(counts.values()) > 0
+    for instruction, access in (("ld", "reads"), ("st", "writes")):
+        assert instructions(ptx, rf"{instruction}\.global\.(v4\.\w32|v2\.\w64)") >= counts[access]
+    # and the row of its tile
+    assert code.count(r"LDG\.E\.128") >= counts["reads"] + 1
+    assert code.count(r"STG\.E\.128") >= counts["writes"]
 
 
 def check_float32(variant, compiled, architecture):
+    """All that is promised of updates in float32."""
     text = update_text(variant)
     ptx, code = compiled(text, architecture)
-    no_spills(code, text)
-    assert code.registers <= 64
-    wide(variant, ptx, code)
-    # PTX: nothing is fused, called or in float64
-    assert not re.search(r"^\s+(@\S+ )?(fma|mad)\.\S*f32", ptx, re.M)
-    assert not re.search(r"^\s+(@\S+ )?call", ptx, re.M)
-    assert not re.search(r"^\s+(@\S+ )?[a-z]\S*\.f64", ptx, re.M)
-    divides = {"div": len(re.findall(r"\bdiv\.rn\.f32", ptx)), "sqrt": len(re.findall(r"\bsqrt\.rn\.f32", ptx))}
-    assert divides["div"] == len(re.findall(r"\bdiv\.", ptx)) - len(re.findall(r"\bdiv\.[su]\d", ptx))
-    assert divides["sqrt"] == len(re.findall(r"\bsqrt\.", ptx))
-    # machine code: no float64, and of calls and fused steps what divisions and roots are made of
-    assert code.count(r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F64|F2F\.F32\.F64|I2F\.F64|MUFU\.\w+64H") == 0
-    (kernel,) = [name for name in code.functions if name == text.name]
-    others = set(code.functions) - {kernel}
-    expected = {what for what, count in divides.items() if count}
-    assert len(others) <= len(expected)
-    assert all(any(re.fullmatch(SUBROUTINES[what], name) for what in expected) for name in others)
-    assert code.count("FFMA") == 0 or expected
-    # each is called from one place at most for each time that ptxas repeats the instruction
-    assert bool(code.count("CALL")) == bool(others)
-    return divides, code
+    assert text.registers == 64
+    check_accesses(variant, text, ptx, code)
+    assert not instructions(ptx, r"[a-z]\S*\.f64")
+    assert code.count(DOUBLE) == 0
+    divisions, roots = instructions(ptx, r"div\.rn\.f32"), instructions(ptx, r"sqrt\.rn\.f32")
+    assert instructions(ptx, r"(div|sqrt|rcp|rsqrt)\.\S*f32") == divisions + roots
+    # what the traced operations ask for, and nothing else
+    assert bool(divisions) == ("div_f32(" in text.source)
+    assert bool(roots) == ("sqrt_f32(" in text.source)
+    kernel = code.functions[text.name]
+    others = sorted(name for name in code.functions if name != text.name)
+    expected = [r"__cuda_sm\w+_sqrt_rn_\w*slowpath"] * bool(roots)
+    expected = [*expected, r"__cuda_sm\w+_div_rn_\w*slowpath"] * bool(divisions) or expected
+    assert len(others) == len(expected)
+    assert all(re.fullmatch(pattern, name) for pattern, name in zip(expected, others, strict=True))
+    assert machine_code.counted(kernel, r"CALL\.ABS") == divisions + roots
+    assert machine_code.counted(kernel, "FFMA") == 5 * divisions + 2 * roots
 
 
-#: rules that neither divide nor take a root, with all switches on and off: they come of no table
-def _plain(divides):
-    return not any(divides.values())
+@pytest.mark.parametrize("rule", ALL)
+def test_float32(rule, compiled):
+    """On one architecture with all switches on; the rest of the matrix is slow."""
+    check_float32(variant(rule), compiled, HOPPER)
 
 
-@pytest.mark.parametrize("rule", [*RULES, *INTERNAL])
-def test_updates_of_float32(rule, compiled):
-    """For sm_90 with all switches on; the others are slow."""
-    divides, code = check_float32(variant(rule, True), compiled, (9, 0))
-    if _plain(divides):
-        assert code.count("CALL|FFMA|MUFU") == 0
+@pytest.mark.slow
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rule", ALL)
+def test_float32_everywhere(rule, architecture, on, compiled):
+    check_float32(variant(rule, on), compiled, architecture)
+
+
+#: name -> (variant, the most registers that it may take)
+STORED = {
+    "clamped": (variant("adamw", bounded=True, maximize=True), 64),
+    "average": (variant("adamw", False, average=True), 64),
+    "cautious": (variant("adamw", cautious=True), 64),
+    "units": (variant("adamw", units=True), 128),
+    "copy": (variant("adamw", copy=BF16, average=True), 128),
+    "bfloat16": (variant("adamw", param=BF16, state=BF16), 128),
+    "stochastic": (
+        variant("adamw", param=BF16, state=BF16, rounding="stochastic", state_rounding="stochastic"),
+        128,
+    ),
+    "kahan": (variant("adamw", param=BF16, state=BF16, rounding="kahan"), 128),
+    "split": (variant("adamw", param=BF16, grad=F32, rounding="split"), 128),
+    "master": (variant("adamw", param=BF16, grad=F32, rounding="master"), 128),
+    "float16": (
+        variant("adamw", param=F16, state=BF16, rounding="master", state_rounding="stochastic"),
+        128,
+    ),
+    "8bit": (variant("adamw", False, state=CODED), 128),
+    "8bit and stochastic": (
+        variant("adamw", False, param=BF16, state=CODED, rounding="master", state_rounding="stochastic"),
+        128,
+    ),
+    "8bit of everything": (
+        variant("adan", param=BF16, state=CODED, rounding="kahan", state_rounding="stochastic", average=True),
+        255,
+    ),
+    "float64": (variant("adamw", param=F64, state=F64), 128),
+    "float64 of everything": (
+        variant("adan", param=F64, state=F64, average=True, copy=BF16, bounded=True),
+        255,
+    ),
+}
+
+#: those that show most of what there is
+FEW = ["stochastic", "float64"]
+
+
+def check_stored(name, compiled, architecture):
+    variant, registers = STORED[name]
+    text = update_text(variant)
+    ptx, code = compiled(text, architecture)
+    assert code.registers <= registers
+    if CODED in variant.state:
+        # a lane has 8 elements, and so 8 bytes of codes
+        assert code.count(r"LDG\.E\.(128|64)\b") >= len(operands_of(variant))
+    else:
+        check_accesses(variant, text, ptx, code)
+    if variant.param != F64:
+        assert not instructions(ptx, r"[a-z]\S*\.f64")
+        assert code.count(DOUBLE) == 0
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_stored(name, compiled):
+    check_stored(name, compiled, HOPPER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", STORED)
+def test_stored_everywhere(name, architecture, compiled):
+    check_stored(name, compiled, architecture)
+
+
+_JUDGING = Judging(measured=True, clips=True, scoped=True, skip_nonfinite=True, clamped=True)
+
+#: the kernels beside updates
+OTHERS = {
+    "sums": lambda: sums_text(F32, F32, clamped=False),
+    "sums of bfloat16": lambda: sums_text(BF16, F32, clamped=True),
+    "sums of float64": lambda: sums_text(F64, F64, clamped=True),
+    "sums of scaled float64": lambda: sums_text(F64, F64, clamped=True, scaled=True),
+    "finish": lambda: finish_text(_JUDGING),
+    "finish once": lambda: finish_text(_JUDGING._replace(rescales=True)),
+    "finish again": lambda: finish_rescaled_text(_JUDGING._replace(rescales=True)),
+    "finish unmeasured": lambda: finish_text(Judging()),
+    "trial": lambda: trial_text(variant("lamb")),
+    "trial of codes": lambda: trial_text(variant("adamw", state=CODED, cautious=True)),
+    "ratios": lambda: ratios_text(variant("lamb", cautious=True)),
+}
+
+
+@pytest.mark.parametrize("name", ["sums of bfloat16", "finish", "trial", "ratios"])
+def test_others(name, compiled):
+    compiled(OTHERS[name](), HOPPER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_everywhere(name, architecture, compiled):
+    text = OTHERS[name]()
+    assert text.registers == (128 if name == "trial of codes" else 64)
+    compiled(text, architecture)
+
+
+def test_what_would_be_fused_is_not():
+    """The instructions that are looked for are there when nothing keeps the compiler from them."""
+    from numba import cuda
+
+    def fused(address, a, b):
+        values = cuda.local.array(1, cuda.types.float32)
+        values[0] = a * b + a
+        address[0] = values[0]
+
+    kind = cuda.types.float32
+    ptx, _ = cuda.compile(fused, (kind[:], kind, kind), device=False, abi="numba", cc=HOPPER, output="ptx")
+    assert instructions(ptx, r"(fma|mad)\S*\.f32")

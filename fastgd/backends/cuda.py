@@ -14,12 +14,16 @@ from fastgd.cuda.clipping import clipped_by, norms_by
 from fastgd.cuda.judge import Judge, measured_by
 from fastgd.cuda.layout import TENSOR
 from fastgd.cuda.layouts import layout_of
+from fastgd.cuda.missing import missing
 from fastgd.cuda.step import StepPlan
 from fastgd.cuda.tables import COLUMN
 from fastgd.cuda.variants import arithmetic_name
 from fastgd.lenders import owner_stream
 from fastgd.rules import Rule
 from fastgd.storage import FORMATS
+
+if missing():
+    raise ImportError(missing())
 
 T = TypeVar("T")
 

@@ -39,7 +39,7 @@ def _compilers() -> str:
 def key(text: Text, capability: tuple[int, int]) -> str:
     """Different for whatever may be compiled to something else."""
     constants = "".join(f"{name}\n" for name in sorted(text.constants))
-    made = f"{capability} {text.threads} {_compilers()}\n{constants}{text.source}"
+    made = f"{capability} {text.threads} {text.registers} {_compilers()}\n{constants}{text.source}"
     return hashlib.sha256(made.encode()).hexdigest()[:32]
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
+from fastgd.cuda.missing import missing
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Text
 
@@ -251,6 +252,9 @@ def device_of(pointer: int) -> int | None:
 @functools.cache
 def device(number: int) -> Driver:
     """The device with this number; DeviceError or ImportError with the reason when there is none."""
+    reason = missing()
+    if reason:
+        raise ImportError(f"arrays on CUDA cannot be used here: {reason}")
     if SIMULATED:
         from fastgd.cuda.simulated_driver import SimulatedDriver
 

@@ -18,8 +18,8 @@ from fastgd.cuda.element import Variant, traced, traced_line
 from fastgd.cuda.lanes import AHEAD, F64, Lanes, added
 from fastgd.cuda.layout import CHUNK, LANES, TENSOR_BYTES, TILE_BYTES, control, tensor
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, gradient_of, states_of
-from fastgd.cuda.update import ARGUMENTS, MANY, Made, pass_text
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.update import ARGUMENTS, Made, pass_text
+from fastgd.cuda.writer import MANY, Text, Writer
 from fastgd.tracing import Trace, code_of
 
 I64 = np.dtype(np.int64)

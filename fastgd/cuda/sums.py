@@ -28,7 +28,8 @@ from fastgd.cuda.layout import (
     tensor,
 )
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, operands_of
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.writer import FEW, MANY, Text, Writer
+from fastgd.settings import CODED
 from fastgd.storage import load
 from fastgd.tracing import Trace, code_of
 
@@ -187,4 +188,4 @@ def trial_text(variant: Variant, threads: int = THREADS) -> Text:
     lanes.loop(operands, places, element, ahead=2)
     lanes.fold(dict.fromkeys(names, add))
     _stored(lanes, "tried", TRIED_BYTES)
-    return writer.done()
+    return writer.done(MANY if CODED in variant.state or variant.real == F64 else FEW)

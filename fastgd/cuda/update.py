@@ -12,7 +12,7 @@ from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Variant, traced, traced_codes
 from fastgd.cuda.layout import control
 from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, begin_tile, operands_of
-from fastgd.cuda.writer import FEW, Text, Writer
+from fastgd.cuda.writer import FEW, MANY, Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
 from fastgd.tracing import Trace
@@ -23,8 +23,8 @@ OF_LANE = BLOCK // WARP
 #: words at hand, in all operands, that go with FEW registers and with MANY
 FEW_WORDS, MOST_WORDS = 24, 56
 
-#: registers of a thread for more words, and as many as there can be
-MANY, ALL = 128, 255
+#: registers of a thread for more words: as many as there can be
+ALL = 255
 
 #: arguments of all these kernels: addresses of the tables of tensors and of tiles, and of the step's numbers
 ARGUMENTS = ("tensors", "tiles", "numbers")
@@ -109,12 +109,12 @@ class _Pass:
     @property
     def registers(self) -> int:
         """Of a thread, at most: as few as go without spilling, by tests/test_cuda_offline.py."""
-        words = self._words(self.width)
         if self.coded and not self.gapless:
             return ALL
-        if words <= FEW_WORDS and self.real.itemsize == 4 and not self.variant.units:
-            return FEW
-        return MANY if words <= MOST_WORDS else ALL
+        words, single = self._words(self.width), self.real.itemsize == 4
+        if words <= FEW_WORDS:
+            return FEW if single and not self.variant.units else MANY
+        return MANY if single and words <= MOST_WORDS else ALL
 
     def _given(self, suffix: str) -> dict[str, str]:
         """The name of each argument in the text; a scale is that of the block of codes at hand."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from fastgd.cuda.device import is_primitive
 from fastgd.tracing import Operation, Symbol, Trace, constant_name
 
-#: registers of a thread that are enough for most kernels
-FEW = 64
+#: registers of a thread that are enough for most kernels, and for those with much at hand
+FEW, MANY = 64, 128
 
 _NAMES = re.compile(r"[a-z_][a-z0-9_]*(?=\()")
 
