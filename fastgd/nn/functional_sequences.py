@@ -55,12 +55,12 @@ def _recurrent(
 ) -> Pair:
     x, lengths = _sequences(x, lengths)
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
-    weight_ih = checked("weight_ih", weight_ih, x.dtype, ("rows", x.shape[2]))
-    weight_hh = checked("weight_hh", weight_hh, x.dtype, ("rows", "hidden"))
+    weight_ih = checked("weight_ih", weight_ih, x.dtype, ("rows", x.shape[2]), ("x", x))
+    weight_hh = checked("weight_hh", weight_hh, x.dtype, ("rows", "hidden"), ("x", x))
     options["bias"] = _together(bias_ih=bias_ih, bias_hh=bias_hh)
     options["carry"] = _together(**states)
     layer = undrawn(cls)(x.shape[2], weight_hh.shape[1], dtype=x.dtype, **options)
-    own = layer.carried_states(len(x), 0)
+    own = layer.carried_states(x.shape[0], 0)
     given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
     changed = {
         state: (mine, states[state]) for state, mine in zip("hc", own, strict=True) if mine is not None
@@ -170,9 +170,9 @@ def multi_head_attention(
     bias = _together(in_proj_bias=in_proj_bias, out_proj_bias=out_proj_bias)
     layer = undrawn(MultiheadAttention)(dim, num_heads, bias, causal=causal, dtype=x.dtype)
     given = {
-        "in_proj_weight": checked("in_proj_weight", in_proj_weight, x.dtype, (3 * dim, dim)),
+        "in_proj_weight": checked("in_proj_weight", in_proj_weight, x.dtype, (3 * dim, dim), ("x", x)),
         "in_proj_bias": in_proj_bias,
-        "out_proj_weight": checked("out_proj_weight", out_proj_weight, x.dtype, (dim, dim)),
+        "out_proj_weight": checked("out_proj_weight", out_proj_weight, x.dtype, (dim, dim), ("x", x)),
         "out_proj_bias": out_proj_bias,
     }
     return passes("multi_head_attention", layer, x, given, out, backend, lengths=lengths)
@@ -189,7 +189,7 @@ def positional_embedding(x: Any, weight: Any, *, out: Any = None, backend: str =
     weight: [max_time, dim]; its gradient is 0 for steps that x does not have.
     """
     x, _ = _sequences(x, None)
-    weight = checked("weight", weight, x.dtype, ("max_time", x.shape[2]))
+    weight = checked("weight", weight, x.dtype, ("max_time", x.shape[2]), ("x", x))
     layer = undrawn(PositionalEmbedding)(*weight.shape, dtype=x.dtype)
     return passes("positional_embedding", layer, x, {"weight": weight}, out, backend)
 
