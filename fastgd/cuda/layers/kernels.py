@@ -19,7 +19,17 @@ from fastgd.nn.kernels import Kernels, Program, ReferenceKernels, ReferenceProgr
 from fastgd.nn.program import Op
 
 #: modules of this package with ENTRIES: name of an entry -> what launches it, (run, dtype, of, sizes..., arrays...)
-MODULES = ("activations", "softmax", "layer_norm", "losses")
+MODULES = (
+    "activations",
+    "batch_norm",
+    "dropout",
+    "embedding",
+    "layer_norm",
+    "linear",
+    "losses",
+    "positions",
+    "softmax",
+)
 
 #: entries that compute something of sizes only, which the reference does as well
 OF_SIZES = ("layer_norm_scratch", "loss_scratch", "recurrent_saved", "recurrent_scratch", "cell_find")

@@ -53,6 +53,8 @@ def word_of(argument: Any) -> int:
     """What a kernel's int64 argument is for an array, a size, or a number of NumPy's: its bits."""
     if argument is None:
         return 0
+    if isinstance(argument, np.uint64):
+        return int(argument.view(np.int64))
     if isinstance(argument, np.float64):
         return int(struct.unpack("<q", struct.pack("<d", argument))[0])
     return int(argument.pointer) if isinstance(argument, DeviceArray) else int(argument)
