@@ -122,7 +122,7 @@ def _cell(of: Recurrent) -> Cell:
     return list(CELLS.values())[of.cell]
 
 
-class _Steps:
+class Steps:
     """The rows by descending length, and where each one's step s lies in x and y."""
 
     def __init__(self, of: Recurrent, batch: int, time: int, lengths: Array | None) -> None:
@@ -195,7 +195,7 @@ def forward(
     saved: Array,
     scratch: Array | None,
 ) -> int:
-    cell, steps = _cell(of), _Steps(of, batch, time, lengths)
+    cell, steps = _cell(of), Steps(of, batch, time, lengths)
     xs, hs, gates, cs = _saved_of(cell, batch, time, inside, hidden, saved)
     zero = np.zeros((cell.gates, 1, hidden), x.dtype)
     of_ih = zero if bias_ih is None else bias_ih.reshape(zero.shape)
@@ -250,7 +250,7 @@ def backward(
     saved: Array,
     scratch: Array | None,
 ) -> int:
-    cell, steps = _cell(of), _Steps(of, batch, time, lengths)
+    cell, steps = _cell(of), Steps(of, batch, time, lengths)
     xs, hs, gates, cs = _saved_of(cell, batch, time, inside, hidden, saved)
     out = _output(of, dy, batch, hidden)
     of_gates = cell.gates * hidden

@@ -80,14 +80,19 @@ store_{code}(at, {add}(load_{code}(at), load_{code}(dy_at + ((i + {j}) * dim + c
     return writer.done()
 
 
+def gather(run: Run, real: Any, n: int, rows: int, dim: int, indices: Any, of: Any, to: Any) -> None:
+    """to [n, dim] = the rows of an array [rows, dim] that the indices say."""
+    width = WIDEST // real.itemsize
+    if dim % width or (of.pointer | to.pointer) % WIDEST:
+        width = 1
+    vectors = dim // width
+    run(gather_text(real, width), blocks_of(n * vectors, WIDE), n, rows, vectors, indices, of, to)
+
+
 def forward(
     run: Run, real: Any, of: Embedding, n: int, rows: int, dim: int, indices: Any, weight: Any, y: Any
 ) -> None:
-    width = WIDEST // real.itemsize
-    if dim % width or (weight.pointer | y.pointer) % WIDEST:
-        width = 1
-    vectors = dim // width
-    run(gather_text(real, width), blocks_of(n * vectors, WIDE), n, rows, vectors, indices, weight, y)
+    gather(run, real, n, rows, dim, indices, weight, y)
 
 
 def backward(

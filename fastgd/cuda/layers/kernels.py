@@ -28,6 +28,7 @@ MODULES = (
     "linear",
     "losses",
     "positions",
+    "recurrent",
     "softmax",
 )
 
