@@ -301,7 +301,7 @@ def placed(memory: Memory, values: Array) -> Array:
 
 
 def empty_beside(array: Array, shape: Sequence[int], dtype: Any = None) -> Array:
-    """A new array with anything in it, in the memory of an array, and of its dtype unless another is given."""
+    """A new array with anything in it, in an array's memory, of its dtype unless another is given."""
     kind = array.dtype if dtype is None else np.dtype(dtype)
     if isinstance(array, np.ndarray):
         return np.empty(shape, kind)

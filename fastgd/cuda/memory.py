@@ -34,9 +34,7 @@ class CudaMemory:
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         return self._cleared(self._new(shape, None, dtype))
 
-    def empty(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None
-    ) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None) -> DeviceArray:
         lent = self.pool.take(math.prod(shape) * dtype.itemsize, stream or driver.DEFAULT_STREAM)
         return DeviceArray(self, lent.pointer, shape, None, dtype, lent)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 
@@ -95,7 +94,7 @@ def product(
     transpose_a: bool = False,
     transpose_b: bool = False,
 ) -> None:
-    """out [m, n] = a b, of arrays [m, k] and [k, n] or, transposed, [k, m] and [n, k]. Nothing waits for it."""
+    """out [m, n] = a b, of [m, k] and [k, n] or, transposed, [k, m] and [n, k]. Nothing waits for it."""
     if not out.size:
         return
     first = a.transpose() if transpose_a else a

@@ -112,7 +112,9 @@ def passes(
         raise ValueError(f"x has a shape that {function} does not take: {error}") from None
     names = [name for name, array in parameters.items() if array is not None]
     own = dict(zip(names, layer.parameters().values(), strict=True))
-    given = {name: checked(name, parameters[name], x.dtype, mine.shape, ("x", x)) for name, mine in own.items()}
+    given = {
+        name: checked(name, parameters[name], x.dtype, mine.shape, ("x", x)) for name, mine in own.items()
+    }
     stands_for = {id(own[name]): array for name, array in given.items()}
     call, apart = Call(backend, x), [x, *given.values()]
     for name, (mine, state) in (states or {}).items():

@@ -220,9 +220,7 @@ def batch_norm(
         raise ValueError(f"x must have shape [batch, channels, ...] and hold numbers, not {list(x.shape)}")
     sizes = (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
     given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    mean, var, weight, bias = (
-        optional(n, a, x.dtype, x.shape[1:2], ("x", x)) for n, a in given.items()
-    )
+    mean, var, weight, bias = (optional(n, a, x.dtype, x.shape[1:2], ("x", x)) for n, a in given.items())
     if (mean is None) != (var is None) or (bias is not None and weight is None):
         raise ValueError("running_mean needs running_var, and bias a weight")
     if training and sizes[0] * sizes[2] < 2:

@@ -228,8 +228,8 @@ def kernels_of(backend: str, memory: Memory = HOST) -> Kernels:
         raise ValueError(f"backend must be auto, {' or '.join(_BACKENDS)}, not {backend!r}")
     wanted, kernels = _BACKENDS[backend]
     if wanted != kind:
-        fitting = ["auto", *(name for name, (own, _) in _BACKENDS.items() if own == kind)]
+        fitting = " or ".join(["auto", *(name for name, (own, _) in _BACKENDS.items() if own == kind)])
         raise ValueError(
-            f"backend {backend!r} is for arrays on {wanted}, not on {memory.name}: take {' or '.join(fitting)}"
+            f"backend {backend!r} is for arrays on {wanted}, not on {memory.name}: take {fitting}"
         )
     return kernels()

@@ -37,12 +37,14 @@ def normalised(x: Array, mean: Array, scale: Array) -> Array:
     """(x - mean) / deviation with the mean in two parts. mean and scale are float64."""
     high = mean.astype(x.dtype)
     low = (mean - high.astype(np.float64)).astype(x.dtype)
-    return ((x - high) - low) * scale.astype(x.dtype)
+    h: Array = ((x - high) - low) * scale.astype(x.dtype)
+    return h
 
 
 def derived(g: Array, h: Array, g_mean: Array, gh_mean: Array, by: Array) -> Array:
     """dx from g, the derivative with respect to the normalised h, and the means of g and of g h."""
-    return ((g - g_mean) - h * gh_mean) * by
+    dx: Array = ((g - g_mean) - h * gh_mean) * by
+    return dx
 
 
 def forward(

@@ -154,14 +154,17 @@ def label_slope(
 ) -> Array:
     """The derivative with respect to the label's logit, float64. e: what softmax makes of it."""
     own = own_of(weight, smoothing, each, total)
-    below: Array = e.astype(np.float64) * own - sums * ((1 - smoothing) * weight + each * weight)
-    return below / (sums * divisor)
+    above = e.astype(np.float64) * own - sums * ((1 - smoothing) * weight + each * weight)
+    slope: Array = above / (sums * divisor)
+    return slope
 
 
 def other_slope(e: Array, own: Array, sums: Array, divisor: Any, each: Any, weights: Array | None) -> Array:
     """That with respect to another logit. weights: of its class, with label smoothing."""
     slope: Array = e * (own / (sums * divisor)).astype(e.dtype)
-    return slope if weights is None else slope - (each / divisor).astype(e.dtype) * weights
+    if weights is not None:
+        slope = slope - (each / divisor).astype(e.dtype) * weights
+    return slope
 
 
 def labels_check(dtype: Any, of: Labels, batch: int, classes: int, labels: Array) -> int:

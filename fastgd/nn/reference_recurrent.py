@@ -214,7 +214,7 @@ def forward(
             h, c = h[:n], c[:n]
             hs[here] = h
             of_h = np.matmul(h, weight_hh.T).reshape(n, cell.gates, hidden).swapaxes(0, 1)
-            kept, h, c = cell.forward(of_x[here].swapaxes(0, 1) + of_ih, of_h + of_hh, h, c)
+            kept, h, c = cell.forward([*(of_x[here].swapaxes(0, 1) + of_ih)], [*(of_h + of_hh)], h, c)
             gates[here] = np.stack(kept, 1)
             if cell.has_cell:
                 cs[batch + begin : batch + begin + n] = c
@@ -272,7 +272,7 @@ def backward(
             c_from = batch + steps.first[s - 1] if s else 0
             c_before, c = cs[c_from : c_from + n], cs[batch + begin : batch + begin + n]
             kept = gates[here].swapaxes(0, 1)
-            given, carry = cell.backward(kept, hs[here], c_before, c, dh, here_dy, carry)
+            given, carry = cell.backward([*kept], hs[here], c_before, c, dh, here_dy, carry)
             gates[here] = np.stack(given, 1)
         total, shared = steps.total, cell.shared * hidden
         d = gates[:total].reshape(total, -1)

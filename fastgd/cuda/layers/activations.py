@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fastgd.cuda.layers.elements import Elements, Ready
+from fastgd.cuda.layers.elements import Elements, Ready, argument
 from fastgd.cuda.layers.launching import Run
 from fastgd.nn.reference import Bound
 from fastgd.tracing import Trace
@@ -14,7 +14,7 @@ from fastgd.tracing import Trace
 @functools.cache
 def forward_kernel(of: Bound, real: Any) -> Ready:
     trace = Trace()
-    z: Any = trace.argument("z", real)
+    z = argument(trace, "z", real)
     (y,) = trace.follow(lambda: [of.forward(z)])
     return Elements(trace, {"y": y}, {"z": real}).ready("activation_forward")
 
@@ -22,10 +22,10 @@ def forward_kernel(of: Bound, real: Any) -> Ready:
 @functools.cache
 def backward_kernel(of: Bound, real: Any) -> Ready:
     trace = Trace()
-    saved: Any = trace.argument("saved", real)
-    dy: Any = trace.argument("dy", real)
+    saved = argument(trace, "saved", real)
+    dy = argument(trace, "dy", real)
     (dz,) = trace.follow(lambda: [of.backward(saved, dy)])
-    reads = {name: real for name in ("saved", "dy") if name in trace.arguments([dz])}
+    reads: dict[str, Any] = {name: real for name in ("saved", "dy") if name in trace.arguments([dz])}
     return Elements(trace, {"dz": dz}, reads).ready("activation_backward")
 
 
@@ -33,8 +33,8 @@ def backward_kernel(of: Bound, real: Any) -> Ready:
 def add_kernel(of: Bound, real: Any, keeps: bool) -> Ready:
     """keeps: whether the sum is stored beside the activation's result."""
     trace = Trace()
-    a: Any = trace.argument("a", real)
-    z: Any = a + trace.argument("b", real)
+    a = argument(trace, "a", real)
+    z: Any = a + argument(trace, "b", real)
     (y,) = trace.follow(lambda: [of.forward(z)])
     outputs = {"z": z, "y": y} if keeps else {"y": y}
     return Elements(trace, outputs, {"a": real, "b": real}).ready("add_forward")

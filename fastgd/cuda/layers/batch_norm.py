@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.cuda.layers.columns import Columns
-from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk, write_number
+from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk, argument, write_number
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
 from fastgd.cuda.passes import Operand
@@ -60,7 +60,9 @@ end = first + cols if here else first""")
 
     def once(self) -> Any:
         """Lines that are done once for each channel."""
-        return self.writer.indented("if here and piece == 0:") if self._lanes is None else self._lanes.only("")
+        return (
+            self.writer.indented("if here and piece == 0:") if self._lanes is None else self._lanes.only("")
+        )
 
 
 def _launch(
@@ -80,9 +82,9 @@ def stats_text(of: BatchNorm, real: Any, tracked: bool, *, single: bool) -> Text
     writer, x = channels.writer, Operand("x", "", real.name)
     write_number(writer, "part", F64)
     trace = Trace()
-    one: Any = trace.argument("x", real)
-    total, squares, mean = (trace.argument(name, F64) for name in ("total", "squares", "mean"))
-    n: Any = trace.argument("count", I64).astype(np.float64)
+    one = argument(trace, "x", real)
+    total, squares, mean = (argument(trace, name, F64) for name in ("total", "squares", "mean"))
+    n = argument(trace, "count", I64).astype(np.float64)
     wide = one.astype(np.float64)
     difference: Any = wide - mean
 
@@ -99,12 +101,12 @@ def stats_text(of: BatchNorm, real: Any, tracked: bool, *, single: bool) -> Text
     summed("total", wide)
     writer.line(f"mean = {writer.traced(trace, [quotient], {'total': 'total'}, 'm', dict(known))[0]}")
     summed("squares", difference * difference)
-    own: Any = scale_of(squares, n, of.eps)  # type: ignore[arg-type]  # symbols for arrays
-    share: Any = trace.argument("part", F64)
-    variance: Any = unbiased(squares / n, n)  # type: ignore[arg-type]
+    own: Any = scale_of(squares, n, of.eps)
+    share = argument(trace, "part", F64)
+    variance: Any = unbiased(squares / n, n)
     news: Any = {
-        "mean": running(trace.argument("old_mean", real), mean, share).astype(real),  # type: ignore[arg-type]
-        "var": running(trace.argument("old_var", real), variance, share).astype(real),  # type: ignore[arg-type]
+        "mean": running(argument(trace, "old_mean", real), mean, share).astype(real),
+        "var": running(argument(trace, "old_var", real), variance, share).astype(real),
     }
     with channels.once():
         given = {"squares": "squares", "mean": "mean", "part": "part"}
@@ -124,8 +126,8 @@ def running_text(of: BatchNorm, real: Any) -> Text:
     columns = Columns("batch_norm_running", ["mean_at", "var_at", "stats_at"])
     writer, code = columns.writer, code_of(real)
     trace = Trace()
-    mean, var = (trace.argument(name, real) for name in ("mean", "var"))
-    outputs: Any = [mean.astype(np.float64), scale_of(var.astype(np.float64), 1, of.eps)]  # type: ignore[arg-type]
+    mean, var = (argument(trace, name, real) for name in ("mean", "var"))
+    outputs: Any = [mean.astype(np.float64), scale_of(var.astype(np.float64), 1, of.eps)]
     with writer.indented("if here:"):
         for name in ("mean", "var"):
             writer.line(f"{name} = load_{code}({name}_at + col * {real.itemsize})")
@@ -135,8 +137,8 @@ def running_text(of: BatchNorm, real: Any) -> Text:
 
 
 def _normal(trace: Trace, x: Any) -> Any:
-    mean, scale = (trace.argument(name, F64) for name in ("mean", "scale"))
-    return normalised(x, mean, scale)  # type: ignore[arg-type]  # symbols for arrays
+    mean, scale = (argument(trace, name, F64) for name in ("mean", "scale"))
+    return normalised(x, mean, scale)
 
 
 def _statistics(walk: Walk) -> list[Beside]:
@@ -151,24 +153,24 @@ def forward_kernel(real: Any, weighted: bool, biased: bool) -> Ready:
     for asked, name, else_ in ((weighted, "weight", 1), (biased, "bias", 0)):
         if asked:
             beside.append(Beside(name, real, walk))
-        values.append(trace.argument(name, real) if asked else real.type(else_))
-    y: Any = _normal(trace, trace.argument("x", real)) * values[0] + values[1]
+        values.append(argument(trace, name, real) if asked else real.type(else_))
+    y: Any = _normal(trace, argument(trace, "x", real)) * values[0] + values[1]
     return Elements(trace, {"y": y}, {"x": real}, beside=beside).ready("batch_norm_forward")
 
 
 @functools.cache
 def sums_text(of: BatchNorm, real: Any, *, single: bool) -> Text:
-    """The kernel of the gradients of weight and bias, and of what dx is made of: means, 0 for running ones."""
+    """The kernel of the gradients of weight and bias, and of the means that dx is made of."""
     arguments = ["count", "x_at", "stats_at", "dy_at", "dweight_at", "dbias_at", "means_at"]
     channels = _Channels("batch_norm_columns", arguments, single=single)
     writer, code, size = channels.writer, code_of(real), real.itemsize
     x, dy = Operand("x", "", real.name), Operand("dy", "", real.name)
     trace = Trace()
-    g: Any = trace.argument("dy", real)
+    g = argument(trace, "dy", real)
     wide = g.astype(np.float64)
     terms: dict[str, Any] = {
         "of_bias": wide,
-        "of_weight": wide * _normal(trace, trace.argument("x", real)).astype(np.float64),
+        "of_weight": wide * _normal(trace, argument(trace, "x", real)).astype(np.float64),
     }
     writer.line(f"mean, scale = load_f64x2(stats_at + {channels.channel} * 16)")
 
@@ -178,10 +180,10 @@ def sums_text(of: BatchNorm, real: Any, *, single: bool) -> Text:
         return dict(zip(terms, values, strict=True))
 
     channels.sums([x, dy], element, list(terms))
-    n: Any = trace.argument("count", I64).astype(np.float64)
+    n = argument(trace, "count", I64).astype(np.float64)
     with channels.once():
         for k, name in enumerate(terms):
-            total: Any = trace.argument(name, F64)
+            total = argument(trace, name, F64)
             gradient, place = f"d{name[3:]}_at", f"{channels.channel} * {size}"
             (value,) = writer.traced(trace, [total.astype(real)], {name: name}, f"g{k}")
             with writer.indented(f"if {gradient} != 0:"):
@@ -201,13 +203,14 @@ def dx_kernel(real: Any, weighted: bool) -> Ready:
     weight: Any = real.type(1)
     if weighted:
         beside.append(Beside("weight", real, walk))
-        weight = trace.argument("weight", real)
-    h = _normal(trace, trace.argument("x", real))
-    by: Any = trace.argument("scale", F64).astype(real) * weight
-    means: Any = [trace.argument(name, real) for name in names]
-    g: Any = trace.argument("dy", real)
+        weight = argument(trace, "weight", real)
+    h = _normal(trace, argument(trace, "x", real))
+    by: Any = argument(trace, "scale", F64).astype(real) * weight
+    means: Any = [argument(trace, name, real) for name in names]
+    g = argument(trace, "dy", real)
+    made: Any = derived(g, h, means[0], means[1], by)
     reads = {"x": real, "dy": real}
-    return Elements(trace, {"dx": derived(g, h, *means, by)}, reads, beside=beside).ready("batch_norm_backward")  # type: ignore[dict-item]
+    return Elements(trace, {"dx": made}, reads, beside=beside).ready("batch_norm_backward")
 
 
 def forward(

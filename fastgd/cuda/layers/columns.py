@@ -24,7 +24,7 @@ AHEAD = 4
 
 
 class Columns:
-    """Writes passes over arrays [rows, cols]. Kernels have the arguments rows, cols and step, a piece's rows."""
+    """Writes passes over arrays [rows, cols]. Kernels have the arguments rows, cols and step, of a piece."""
 
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         self.writer = writer = Writer(name, ["rows", "cols", "step", *arguments], WIDE)

@@ -20,6 +20,11 @@ from fastgd.tracing import Symbol, Trace, code_of
 I64, F64 = np.dtype(np.int64), np.dtype(np.float64)
 
 
+def argument(trace: Trace, name: str, dtype: Any) -> Any:
+    """A symbol, by the type of what the reference's functions take."""
+    return trace.argument(name, dtype)
+
+
 class Walk:
     """Which row of a smaller array goes with element i: i // inner % outer, both arguments of the kernel."""
 
@@ -48,8 +53,10 @@ class Walk:
 class Beside:
     """A number of a smaller array, which goes with an element by the row of a walk."""
 
-    def __init__(self, name: str, dtype: Any, walk: Walk, *, of: str = "", stride: int = 1, at: int = 0) -> None:
-        """of: the array's name if it is not the number's. stride: numbers of a row, this being number `at`."""
+    def __init__(
+        self, name: str, dtype: Any, walk: Walk, *, of: str = "", stride: int = 1, at: int = 0
+    ) -> None:
+        """of: the array's name if it is another. stride: numbers of a row, of which this is number `at`."""
         self.name, self.dtype, self.walk = name, np.dtype(dtype), walk
         self.of, self.stride, self.number = of or name, stride, at
 
@@ -78,8 +85,8 @@ class Elements:
     """What a kernel computes of each element.
 
     outputs: what is stored -> what it is. reads: what comes element for element -> its dtype. beside: what
-    comes by rows. numbers: uniform arguments of the trace, float64 or int64, given in their places; a trace
-    that has them in another precision converts them. number: whether elements are told theirs, as `number`.
+    comes by rows. numbers: uniform arguments of the trace and their dtypes. number: whether elements are told
+    theirs, as `number`; `first` is that of the block's first.
     """
 
     def __init__(
@@ -166,7 +173,8 @@ if end > n:
     def _element(self, writer: Writer, suffix: str, number: str, known: dict[int, str]) -> list[str]:
         for one in self.beside:
             one.load(writer, suffix)
-        given = {o.name: o.name + suffix for o in (*self.reads, *self.beside)}
+        names = [o.name for o in self.reads] + [one.name for one in self.beside]
+        given = {name: name + suffix for name in names}
         if self.number:
             writer.line(f"number{suffix} = {number}")
             given["number"] = f"number{suffix}"
@@ -177,9 +185,9 @@ if end > n:
 def write_number(writer: Writer, name: str, dtype: Any) -> None:
     """Writes what a number of this dtype is by the int64 argument that carries it."""
     dtype = np.dtype(dtype)
-    if dtype == F64:
-        to_bits = writer.operation("convert", I64, np.dtype(np.uint64))
-        view = writer.operation("view", np.dtype(np.uint64), F64)
+    if dtype.kind == "f":
+        bits = np.dtype(f"uint{8 * dtype.itemsize}")
+        to_bits, view = writer.operation("convert", I64, bits), writer.operation("view", bits, dtype)
         writer.line(f"{name} = {view}({to_bits}({name}_word))")
     elif dtype == I64:
         writer.line(f"{name} = {name}_word")

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from fastgd.cuda.layers.elements import argument
 from fastgd.cuda.layers.launching import WIDE
 from fastgd.cuda.writer import Text, Writer
 from fastgd.nn.reference_recurrent import CELLS
@@ -66,10 +67,10 @@ def forward_text(name: str, real: Any, biased: bool, last: bool) -> Text:
         values: list[Any] = []
         for k in range(cell.gates):
             step.load(f"{product}{k}", product, f"({row}) * {cell.gates} + {k}")
-            value: Any = trace.argument(f"{product}{k}", real)
+            value = argument(trace, f"{product}{k}", real)
             if biased:
                 step.load(f"{bias}{k}", bias, f"{k}")
-            values.append(value + (trace.argument(f"{bias}{k}", real) if biased else real.type(0)))
+            values.append(value + (argument(trace, f"{bias}{k}", real) if biased else real.type(0)))
         return values
 
     from_x = given("of_x", "bias_ih", "begin + r")
@@ -77,8 +78,8 @@ def forward_text(name: str, real: Any, biased: bool, last: bool) -> Text:
     step.load("h", "h", "begin + r")
     if cell.has_cell:
         step.load("c", "c", "c_from + r")
-    h: Any = trace.argument("h", real)
-    c: Any = trace.argument("c", real)
+    h = argument(trace, "h", real)
+    c = argument(trace, "c", real)
 
     def run() -> list[Any]:
         kept, new_h, new_c = cell.forward(from_x, from_h, h, c)
@@ -111,7 +112,7 @@ def backward_text(name: str, real: Any, last: bool) -> Text:
     saved: list[Any] = []
     for k in range(cell.columns):
         step.load(f"kept{k}", "gates", f"(begin + r) * {cell.columns} + {k}")
-        saved.append(trace.argument(f"kept{k}", real))
+        saved.append(argument(trace, f"kept{k}", real))
     step.load("h", "h", "begin + r")
     if cell.has_cell:
         step.load("c_before", "c", "c_from + r")
@@ -122,11 +123,11 @@ def backward_text(name: str, real: Any, last: bool) -> Text:
     with writer.indented("if not goes_on:" if last else "if True:"):
         writer.line(f"dy = load_{step.code}(dy_at + out * {step.size})")
     h, c_before, c, dh, dy, carry = (
-        trace.argument(argument, real) for argument in ("h", "c_before", "c", "dh", "dy", "carry")
+        argument(trace, name, real) for name in ("h", "c_before", "c", "dh", "dy", "carry")
     )
 
     def run() -> list[Any]:
-        gates, new = cell.backward(saved, h, c_before, c, dh, dy, carry)  # type: ignore[arg-type]  # symbols
+        gates, new = cell.backward(saved, h, c_before, c, dh, dy, carry)
         return [*gates, new]
 
     results = step.traced(trace, trace.follow(run))

@@ -18,7 +18,7 @@ from fastgd.memory import DeviceArray
 from fastgd.nn.kernels import Kernels, Program, ReferenceKernels, ReferenceProgram
 from fastgd.nn.program import Op
 
-#: modules of this package with ENTRIES: name of an entry -> what launches it, (run, dtype, of, sizes..., arrays...)
+#: modules of this package with ENTRIES: name -> what launches it, (run, dtype, of, sizes..., arrays...)
 MODULES = (
     "activations",
     "batch_norm",

@@ -1,9 +1,8 @@
-"""How an operation of a layer runs on a device: its launches, on one stream, and memory for what is between."""
+"""How an operation of a layer runs on a device: its launches on one stream, and memory between them."""
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +54,10 @@ def word_of(argument: Any) -> int:
         return 0
     if isinstance(argument, np.uint64):
         return int(argument.view(np.int64))
+    if isinstance(argument, np.float32):
+        return int(argument.view(np.uint32))
     if isinstance(argument, np.float64):
-        return int(struct.unpack("<q", struct.pack("<d", argument))[0])
+        return int(argument.view(np.int64))
     return int(argument.pointer) if isinstance(argument, DeviceArray) else int(argument)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastgd.cuda.layers.columns import Columns, column_sums
-from fastgd.cuda.layers.elements import hoisted
+from fastgd.cuda.layers.elements import argument, hoisted
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import WIDE, Run, blocks_of, part
 from fastgd.cuda.passes import Operand
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.writer import Text
 from fastgd.nn.reference_layer_norm import GROUP, LayerNorm, derived, normalised, rows_of_block, scale_of
 from fastgd.tracing import Trace
 
@@ -24,9 +24,9 @@ def forward_text(of: LayerNorm, real: Any, weighted: bool, biased: bool) -> Text
     lanes = Lanes("layer_norm_forward", ["x_at", "weight_at", "bias_at", "stats_at", "y_at"])
     writer, x, add = lanes.writer, Operand("x", "", real.name), lanes.add()
     trace = Trace()
-    one: Any = trace.argument("x", real)
-    n: Any = trace.argument("cols", I64).astype(np.float64)
-    total, squares, mean, scale = (trace.argument(k, F64) for k in ("total", "squares", "mean", "scale"))
+    one = argument(trace, "x", real)
+    n = argument(trace, "cols", I64).astype(np.float64)
+    total, squares, mean, scale = (argument(trace, k, F64) for k in ("total", "squares", "mean", "scale"))
     wide = one.astype(np.float64)
     difference: Any = wide - mean
     zero = lanes.constant(0.0, F64)
@@ -48,32 +48,28 @@ def forward_text(of: LayerNorm, real: Any, weighted: bool, biased: bool) -> Text
         quotient: Any = total / n
         writer.line(f"mean = {writer.traced(trace, [quotient], {'total': 'total'}, 'm', counted)[0]}")
     summed("squares", difference * difference)
-    made = scale_of(squares, n, of.eps)  # type: ignore[arg-type]  # symbols for arrays
-    (name,) = writer.traced(trace, [made], {"squares": "squares"}, "s", counted)  # type: ignore[list-item]  # a symbol
+    made: Any = scale_of(squares, n, of.eps)
+    (name,) = writer.traced(trace, [made], {"squares": "squares"}, "s", counted)
     writer.line(f"scale = {name}")
     with lanes.only(""):
         writer.line("store_f64x2(stats_at + row * 16, mean, scale)")
-    out = normalised(one, mean, scale)  # type: ignore[arg-type]  # symbols for arrays
+    out: Any = normalised(one, mean, scale)
     by_column = []
     for asked, operand in ((weighted, "weight"), (biased, "bias")):
         if asked:
             by_column.append(Operand(operand, "", real.name))
-            value: Any = trace.argument(operand, real)
+            value = argument(trace, operand, real)
             out = out * value if operand == "weight" else out + value
     given = {"mean": "mean", "scale": "scale"}
-    known = _known(writer, trace, out, {"x", "weight", "bias"}, "o")
+    known = hoisted(writer, trace, [out], {"x", "weight", "bias"}, "o")
 
     def stored(suffix: str, number: str) -> None:
         mine = given | {name: f"{name}{suffix}" for name in ("x", "weight", "bias")}
-        (value,) = writer.traced(trace, [out], mine, f"y{suffix[1:]}", dict(known))  # type: ignore[list-item]
+        (value,) = writer.traced(trace, [out], mine, f"y{suffix[1:]}", dict(known))
         writer.line(f"store_{x.code}(y_at + ({number}) * {x.size}, {value})")
 
     lanes.over([x], stored, by_column=by_column)
     return writer.done()
-
-
-def _known(writer: Writer, trace: Trace, output: Any, varying: set[str], suffix: str) -> dict[int, str]:
-    return hoisted(writer, trace, [output], varying, suffix)
 
 
 @functools.cache
@@ -82,10 +78,10 @@ def dx_text(of: LayerNorm, real: Any, weighted: bool) -> Text:
     writer, add = lanes.writer, lanes.add()
     x, dy, weight = (Operand(name, "", real.name) for name in ("x", "dy", "weight"))
     trace = Trace()
-    one, g, w = (trace.argument(name, real) for name in ("x", "dy", "weight"))
-    mean, scale = (trace.argument(name, F64) for name in ("mean", "scale"))
-    n: Any = trace.argument("cols", I64).astype(np.float64)
-    h: Any = normalised(one, mean, scale)  # type: ignore[arg-type]  # symbols for arrays
+    one, g, w = (argument(trace, name, real) for name in ("x", "dy", "weight"))
+    mean, scale = (argument(trace, name, F64) for name in ("mean", "scale"))
+    n = argument(trace, "cols", I64).astype(np.float64)
+    h: Any = normalised(one, mean, scale)
     slope: Any = g * w if weighted else g
     terms: dict[str, Any] = {"g_sum": slope.astype(np.float64)} if of.centered else {}
     terms["gh_sum"] = (slope * h).astype(np.float64)
@@ -112,7 +108,7 @@ def dx_text(of: LayerNorm, real: Any, weighted: bool) -> Text:
     def mean_of(name: str) -> Any:
         if name not in terms:
             return real.type(0)
-        total: Any = trace.argument(name, F64)
+        total = argument(trace, name, F64)
         return (total / n).astype(real)
 
     by: Any = scale.astype(real)
@@ -134,9 +130,11 @@ def pieces_text(real: Any) -> Text:
     writer = columns.writer
     x, dy = Operand("x", "", real.name), Operand("dy", "", real.name)
     trace = Trace()
-    g = trace.argument("dy", real)
-    h: Any = normalised(  # type: ignore[assignment]  # symbols for arrays
-        trace.argument("x", real), trace.argument("mean", F64), trace.argument("scale", F64)  # type: ignore[arg-type]
+    g = argument(trace, "dy", real)
+    h: Any = normalised(
+        argument(trace, "x", real),
+        argument(trace, "mean", F64),
+        argument(trace, "scale", F64),
     )
     term = g * h
 
@@ -154,7 +152,16 @@ def pieces_text(real: Any) -> Text:
 
 
 def forward(
-    run: Run, real: Any, of: LayerNorm, rows: int, cols: int, x: Any, weight: Any, bias: Any, stats: Any, y: Any
+    run: Run,
+    real: Any,
+    of: LayerNorm,
+    rows: int,
+    cols: int,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stats: Any,
+    y: Any,
 ) -> None:
     text = forward_text(of, real, weight is not None, bias is not None)
     run(text, blocks_of(rows, ROWS), rows, cols, x, weight, bias, stats, y)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgd.cuda.layers.activations import activation_backward
 from fastgd.cuda.layers.columns import column_sums
-from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk
+from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk, argument
 from fastgd.cuda.layers.launching import Run
 from fastgd.cuda.products import product
 from fastgd.nn.reference import Bound
@@ -18,9 +18,9 @@ from fastgd.tracing import Trace
 def behind_kernel(of: Bound, real: Any, biased: bool, keeps: bool) -> Ready | None:
     """From the product to y, and to z if that is kept; None where all is as it is."""
     trace = Trace()
-    z: Any = trace.argument("product", real)
+    z = argument(trace, "product", real)
     if biased:
-        z = z + trace.argument("bias", real)
+        z = z + argument(trace, "bias", real)
     (y,) = trace.follow(lambda: [of.forward(z)])
     if y.operation.name == "argument" and not keeps:
         return None
@@ -80,10 +80,10 @@ def backward(
 def changes(of: Bound, real: Any) -> bool:
     """Whether an activation's way back is more than to hand on what comes."""
     trace = Trace()
-    saved: Any = trace.argument("saved", real)
-    dy: Any = trace.argument("dy", real)
+    saved = argument(trace, "saved", real)
+    dy = argument(trace, "dy", real)
     (dz,) = trace.follow(lambda: [of.backward(saved, dy)])
-    return dz.index != dy.index
+    return bool(dz.index != dy.index)
 
 
 ENTRIES = {"linear_forward": forward, "linear_backward": backward}

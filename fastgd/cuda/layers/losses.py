@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.backends.reference_norms import CHUNK, in_order
-from fastgd.cuda.layers.elements import Elements, Ready, hoisted, write_number
+from fastgd.cuda.layers.elements import Elements, Ready, argument, hoisted, write_number
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import Run, blocks_of
 from fastgd.cuda.layers.ordered import ordered_sum
@@ -35,12 +35,12 @@ F64, I64 = np.dtype(np.float64), np.dtype(np.int64)
 @functools.cache
 def slope_kernel(loss: ElementLoss, a: float, real: Any) -> Ready:
     trace = Trace()
-    p: Any = trace.argument("prediction", real)
-    t: Any = trace.argument("target", real)
-    by: Any = trace.argument("by", F64)
-    (grad,) = trace.follow(lambda: [loss.slope(p, t, real.type(a)) * by.astype(real)])
+    p = argument(trace, "prediction", real)
+    t = argument(trace, "target", real)
+    by = argument(trace, "by", real)
+    (grad,) = trace.follow(lambda: [loss.slope(p, t, real.type(a)) * by])
     reads = {"prediction": real, "target": real}
-    return Elements(trace, {"grad": grad}, reads, numbers={"by": F64}).ready("loss_slope")
+    return Elements(trace, {"grad": grad}, reads, numbers={"by": real}).ready("loss_slope")
 
 
 @functools.cache
@@ -49,8 +49,8 @@ def chunks_text(loss: ElementLoss, a: float, real: Any) -> Text:
     lanes = Lanes("loss_chunks", ["prediction_at", "target_at", "sums_at"], flat=True)
     writer, add = lanes.writer, lanes.add()
     trace = Trace()
-    p: Any = trace.argument("prediction", real)
-    t: Any = trace.argument("target", real)
+    p = argument(trace, "prediction", real)
+    t = argument(trace, "target", real)
     (term,) = trace.follow(lambda: [loss.loss(p, t, real.type(a))])
 
     def summed(suffix: str, _: str) -> None:
@@ -79,7 +79,7 @@ def loss_and_grad(
     body, a, divisor = of
     if grad is not None:
         with np.errstate(all="ignore"):
-            by = np.float64(body.factor) / np.float64(divisor)
+            by = real.type(np.float64(body.factor) / np.float64(divisor))
         slope_kernel(body, a, real)(run, n, prediction=prediction, target=target, grad=grad, by=by)
     chunks = blocks_of(n, CHUNK)
     run(chunks_text(body, a, real), blocks_of(chunks, ROWS), chunks, CHUNK, n, prediction, target, scratch)
@@ -128,7 +128,7 @@ def rows_text(real: Any, smoothing: float, classes: int, weighted: bool, with_gr
     each: Any = np.float64(smoothing) / np.float64(classes)
     write_number(writer, "total", F64)
     write_number(writer, "divisor", F64)
-    writer.lines(f"""
+    writer.lines("""
 if divisor_at != 0:
     divisor = load_f64(divisor_at)
 label = load_i64(labels_at + row * 8)
@@ -138,13 +138,13 @@ if not valid:
     label = i64(0)""")
     write_largest(lanes, z)
     trace = Trace()
-    one, largest, at_label = (trace.argument(name, real) for name in ("logits", "largest", "at_label"))
-    of_class: Any = trace.argument("weights", real) if weighted else trace.constant(1, real)
+    one, largest, at_label = (argument(trace, name, real) for name in ("logits", "largest", "at_label"))
+    of_class: Any = argument(trace, "weights", real) if weighted else trace.constant(1, real)
     sums, weighed, total, divisor = (
-        trace.argument(name, F64) for name in ("sums", "weighed", "total", "divisor")
+        argument(trace, name, F64) for name in ("sums", "weighed", "total", "divisor")
     )
-    weight: Any = trace.argument("weight", F64)
-    e: Any = unscaled(one, largest)  # type: ignore[arg-type]  # symbols for arrays
+    weight = argument(trace, "weight", F64)
+    e: Any = unscaled(one, largest)
     below: Any = one.astype(F64) - largest.astype(F64)
     terms: dict[str, Any] = {"sums": e.astype(F64)}
     if each > 0:
@@ -178,17 +178,22 @@ if not valid:
     below_label: Any = at_label.astype(F64) - largest.astype(F64)
     spread: Any = (each, total, weighed) if each > 0 else None
     part: Any = np.float64(smoothing)
-    loss: Any = row_loss_of(sums, below_label, weight, part, spread)  # type: ignore[arg-type]  # symbols
+    loss: Any = row_loss_of(sums, below_label, weight, part, spread)
     (name,) = writer.traced(trace, [loss], given, "l")
     with lanes.only(""):
         writer.line(f"store_f64(row_loss_at + row * 8, {name} if counted else {lanes.constant(0.0, F64)})")
     if with_grad:
-        e_label: Any = unscaled(at_label, largest)  # type: ignore[arg-type]  # symbols for arrays
+        e_label: Any = unscaled(at_label, largest)
         own: Any = own_of(weight, part, each, total)
-        slope: Any = label_slope(e_label, sums, weight, divisor, part, each, total)  # type: ignore[arg-type]
+        slope: Any = label_slope(e_label, sums, weight, divisor, part, each, total)
         (of_label,) = writer.traced(trace, [slope.astype(real)], given, "g")
         other: Any = other_slope(
-            e, own, sums, divisor, each, of_class if each > 0 else None  # type: ignore[arg-type]
+            e,
+            own,
+            sums,
+            divisor,
+            each,
+            of_class if each > 0 else None,
         )
         known = hoisted(writer, trace, [other], {"logits", "weights"}, "r")
 

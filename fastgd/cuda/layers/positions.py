@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from fastgd.cuda.layers.columns import column_sums
-from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk
+from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk, argument
 from fastgd.cuda.layers.launching import Run, part
 from fastgd.nn.reference_steps import Positions
 from fastgd.tracing import Trace
@@ -15,11 +15,11 @@ from fastgd.tracing import Trace
 @functools.cache
 def forward_kernel(real: Any) -> Ready:
     trace = Trace()
-    x: Any = trace.argument("x", real)
+    x = argument(trace, "x", real)
     beside = Beside("weight", real, Walk("at"))
-    return Elements(
-        trace, {"y": x + trace.argument("weight", real)}, {"x": real}, beside=[beside]
-    ).ready("positions_forward")
+    return Elements(trace, {"y": x + argument(trace, "weight", real)}, {"x": real}, beside=[beside]).ready(
+        "positions_forward"
+    )
 
 
 def forward(

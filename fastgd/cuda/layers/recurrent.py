@@ -1,7 +1,7 @@
 """Recurrent layers on CUDA: a product and one pass over gates for each step, forward and back.
 
-Rows are in the reference's order, by descending length, so that those of a step follow each other. Lengths are
-on the host: they say what is launched.
+Rows are in the reference's order, by descending length, so that those of a step follow each other. Lengths
+are on the host: they say what is launched.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgd.cuda.layers.elements import argument, hoisted
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import Run, blocks_of
 from fastgd.cuda.passes import Operand
@@ -31,11 +32,12 @@ def forward_text(log: bool, real: Any) -> Text:
     writer, z = lanes.writer, Operand("z", "", real.name)
     write_largest(lanes, z)
     trace = Trace()
-    one: Any = trace.argument("z", real)
-    largest: Any = trace.argument("largest", real)
-    sums: Any = trace.argument("sums", F64)
+    one = argument(trace, "z", real)
+    largest = argument(trace, "largest", real)
+    sums = argument(trace, "sums", F64)
     weight: Any = unscaled(one, largest)
-    counted, result = weight.astype(np.float64), BODIES[log][0](one, largest, sums)
+    counted: Any = weight.astype(np.float64)
+    result: Any = BODIES[log][0](one, largest, sums)
     add = lanes.add()
 
     def summed(suffix: str, _: str) -> None:
@@ -46,9 +48,10 @@ def forward_text(log: bool, real: Any) -> Text:
     lanes.over([z], summed)
     lanes.fold("sums", add, F64)
 
+    known = hoisted(writer, trace, [result], {"z"}, "u")
+
     def stored(suffix: str, number: str) -> None:
-        given = {"z": f"z{suffix}", "largest": "largest", "sums": "sums"}
-        (value,) = writer.traced(trace, [result], given, f"y{suffix[1:]}")
+        (value,) = writer.traced(trace, [result], {"z": f"z{suffix}"}, f"y{suffix[1:]}", dict(known))
         writer.line(f"store_{z.code}(y_at + ({number}) * {z.size}, {value})")
 
     lanes.over([z], stored)
@@ -61,9 +64,9 @@ def backward_text(log: bool, real: Any) -> Text:
     writer, y, dy = lanes.writer, Operand("y", "", real.name), Operand("dy", "", real.name)
     _, terms, back = BODIES[log]
     trace = Trace()
-    one: Any = trace.argument("y", real)
-    slope: Any = trace.argument("dy", real)
-    sums: Any = trace.argument("sums", F64)
+    one = argument(trace, "y", real)
+    slope = argument(trace, "dy", real)
+    sums = argument(trace, "sums", F64)
     term: Any = terms(one, slope)
     result: Any = back(one, slope, sums)
     add = lanes.add()
@@ -75,12 +78,13 @@ def backward_text(log: bool, real: Any) -> Text:
         lanes.grow({"sums": writer.traced(trace, [term], given(suffix), suffix[1:])[0]}, add)
 
     def stored(suffix: str, number: str) -> None:
-        (value,) = writer.traced(trace, [result], given(suffix), f"x{suffix[1:]}")
+        (value,) = writer.traced(trace, [result], given(suffix), f"x{suffix[1:]}", dict(known))
         writer.line(f"store_{y.code}(dx_at + ({number}) * {y.size}, {value})")
 
     writer.line(f"sums = {lanes.constant(0.0, F64)}")
     lanes.over([dy] if log else [y, dy], summed)
     lanes.fold("sums", add, F64)
+    known = hoisted(writer, trace, [result], {"y", "dy"}, "u")
     lanes.over([y, dy], stored)
     return writer.done()
 
