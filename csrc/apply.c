@@ -47,8 +47,9 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
     void *x = fgd_run_in(&w->param, first, n, NULL);
     const void *g = fgd_run_in(&w->grad, first, n, NULL);
     if (!w->stored) {
-        const fgd_update_kernel *kernels = w->rule->trust < 0 ? w->kernels->update : w->kernels->resume;
-        kernels[w->group->rule](n, x, g, slots, w->scalars, w->group->switches, &w->prepare);
+        if (w->rule->trust < 0) fgd_call_rule(w, n, x, g, slots, w->scalars, &w->prepare);
+        else
+            w->kernels->resume[w->group->rule](n, x, g, slots, w->scalars, w->group->switches, &w->prepare);
         return;
     }
     const int random_param = w->rounding == FGD_STOCHASTIC ? FGD_RANDOM_PARAM : 0;
@@ -81,8 +82,8 @@ static int write_simple(const job *j, const chunk *run) {
     const fgd_prepare prepare = fgd_prepared(j, group->maximize ? -1 : 1, j->report->clip_coef);
     void *x = (char *)t->param + offset;
     const void *g = (const char *)t->grad + offset;
-    const fgd_kernels *kernels = fgd_kernels_for(t->dtype);
-    kernels->update[group->rule](run->n, x, g, slots, group->scalars, group->switches, &prepare);
+    const fgd_update_kernel update = fgd_update_for(fgd_kernels_for(t->dtype), t->dtype, group->rule);
+    update(run->n, x, g, slots, group->scalars, group->switches, &prepare);
     return 1;
 }
 

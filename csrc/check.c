@@ -82,6 +82,8 @@ static int check_update(const fgd_tensor *t, const fgd_group *group, const fgd_o
     const int random = group->rounding == FGD_STOCHASTIC || group->state_rounding == FGD_STOCHASTIC;
     if (t->copy && !is_float(t->copy_dtype)) return FGD_ERROR_DTYPE;
     if (random && !t->step) return FGD_ERROR_NULL;
+    const int added = group->rule >= FGD_RULE_COUNT;
+    if (added && !fgd_added_update(group->rule, fgd_real_of(t->dtype))) return FGD_ERROR_DTYPE;
     if (t->step && *t->step == INT64_MAX) return FGD_ERROR_SIZE;
     if (group->rounding == FGD_SPLIT && t->dtype == FGD_F16) return FGD_ERROR_ROUNDING;
     if (t->size > 0 && narrow && group->rounding >= FGD_KAHAN && !t->residual) return FGD_ERROR_SLOT;

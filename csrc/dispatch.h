@@ -2,6 +2,7 @@
 #ifndef FGD_DISPATCH_H
 #define FGD_DISPATCH_H
 
+#include "added.h"
 #include "attention_kernels.h"
 #include "batch_norm_kernels.h"
 #include "conv_kernels.h"
@@ -36,6 +37,11 @@
  * or FGD_F64. */
 #define FGD_DECLARE_TABLE(isa, table) const fgd_##table *fgd_##table##_for(int real);
 FGD_TABLES(FGD_DECLARE_TABLE, )
+
+/* A rule's loop: of the instruction set in use, or as it was added. */
+static inline fgd_update_kernel fgd_update_for(const fgd_kernels *kernels, int real, int rule) {
+    return rule < FGD_RULE_COUNT ? kernels->update[rule] : fgd_added_update(rule, real);
+}
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);

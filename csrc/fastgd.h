@@ -20,6 +20,8 @@ extern "C" {
 #define FGD_MAX_SLOTS 8
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
+#define FGD_MAX_NAME 64   /* bytes of a name in a rule that is added, its end included */
+#define FGD_MAX_ADDED 1024 /* rules that can be added to a process */
 #define FGD_MAX_DIMS 64
 #define FGD_MAX_SIZES 8     /* of an operation of a program */
 #define FGD_MAX_POINTERS 24
@@ -47,7 +49,8 @@ typedef enum fgd_error {
     FGD_ERROR_ROWS = -17,
     FGD_ERROR_MATRIX = -18,
     FGD_ERROR_LOSS = -19,
-    FGD_ERROR_OP = -20
+    FGD_ERROR_OP = -20,
+    FGD_ERROR_FULL = -21
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
@@ -86,7 +89,8 @@ typedef struct fgd_rule {
     const char *switches[FGD_MAX_SWITCHES];
     const char *scalars[FGD_MAX_SCALARS];
     int32_t slot_unsigned[FGD_MAX_SLOTS];
-    int32_t decay; /* the scalar that the parameter is multiplied by; with 0 a kernel gives minus the step */
+    int32_t decay; /* the scalar that the parameter is multiplied by; with 0 a kernel gives minus the step;
+                      -1: there is none, and the rule is whole */
     int32_t trust; /* the scalar that fgd_update sets to each tensor's trust ratio; -1: the rule has none */
     int32_t row_slot, col_slot; /* slots with a number for each row and each column of matrices; -1: none */
     int32_t orthogonal; /* 1: each tensor is a matrix, whose step is made orthogonal by matrix products */
@@ -96,6 +100,26 @@ typedef struct fgd_rule {
 int fgd_rule_count(void);
 const fgd_rule *fgd_rule_at(int rule); /* NULL when there is no such rule */
 int fgd_rule_find(const char *name);   /* its index, or FGD_ERROR_RULE */
+
+/* What a gradient goes through before its rule: g * unscale, clamped to +-bound, times coef; each rounded to
+ * the precision computed in before it is used. */
+typedef struct fgd_prepare {
+    double unscale, bound, coef;
+} fgd_prepare;
+
+/* The loop of a rule over a contiguous run of n elements, all in the precision computed in: updates param and
+ * slots (NULL where the switches leave one out) from grad. None of them overlap. May run in several threads
+ * at once, each with elements of its own, and must give an element the same bits whatever run it is in. */
+typedef void (*fgd_update_kernel)(int64_t n, void *param, const void *grad, void *const *slots,
+                                  const double *scalars, uint32_t switches, const fgd_prepare *prepare);
+
+/* Adds a rule to the table, for as long as the process lives: from then on it is as any other, in every way
+ * of storing numbers. The row is copied, names included; those of rules, and of a rule's slots, switches and
+ * scalars, must differ, and have 1 to FGD_MAX_NAME - 1 bytes. It can have no trust ratio, no slots of rows
+ * and columns, and no orthogonal step. A loop may be NULL where the rule has none in that precision: tensors
+ * of it are refused with FGD_ERROR_DTYPE. Returns the rule's index, or FGD_ERROR_NULL, FGD_ERROR_RULE for
+ * such a row, FGD_ERROR_FULL. May be called beside any other function. */
+int fgd_rule_add(const fgd_rule *row, fgd_update_kernel f32, fgd_update_kernel f64);
 
 /* ---- Instruction sets and threads ------------------------------------------------------------------ */
 

@@ -29,14 +29,6 @@ enum {
     FGD_RULE_COUNT
 };
 
-/* What a gradient goes through before its rule: g * unscale, clamped to +-bound, times coef. */
-typedef struct fgd_prepare {
-    double unscale, bound, coef;
-} fgd_prepare;
-
-/* A contiguous run of n elements: param, grad, slots (NULL where the switches leave one out). */
-typedef void (*fgd_update_kernel)(int64_t n, void *param, const void *grad, void *const *slots,
-                                  const double *scalars, uint32_t switches, const fgd_prepare *prepare);
 typedef void (*fgd_clip_kernel)(int64_t n, void *out, const void *grad, const fgd_prepare *prepare);
 /* Sums are added to FGD_LANES lanes, element i to lane i modulo FGD_LANES. */
 typedef void (*fgd_sum_kernel)(int64_t n, const void *grad, double *lanes);

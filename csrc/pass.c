@@ -43,12 +43,13 @@ static void prepare_update(pass *w) {
     if (t->copy) w->copy = fgd_view_of(t->copy, t->copy_dtype, w->real, l, row + 2);
     const int extras = t->average || t->copy || w->group->cautious || t->rows || fgd_clips_units(w->j);
     const int kind = extras || w->rounding >= FGD_KAHAN ? -1 : stored_kind(w);
-    if (kind >= 0) w->stored = fgd_stored_for(w->real)->update[kind][w->group->rule];
+    if (kind >= 0 && w->group->rule < FGD_RULE_COUNT)
+        w->stored = fgd_stored_for(w->real)->update[kind][w->group->rule];
     w->plain &= !extras && w->moments.count == 0;
     memcpy(w->own, w->group->scalars, sizeof w->own);
     if (w->rule->trust >= 0) w->own[w->rule->trust] = w->factors.trust;
     memcpy(w->step, w->own, sizeof w->step);
-    w->step[w->rule->decay] = 0;
+    if (w->rule->decay >= 0) w->step[w->rule->decay] = 0;
     w->scalars = w->own;
 }
 
@@ -210,7 +211,8 @@ static void store_slots(const pass *w, piece a, void *const *at) {
 
 void fgd_call_rule(const pass *w, int64_t n, void *x, const void *g, void *const *slots,
                    const double *scalars, const fgd_prepare *prepare) {
-    w->kernels->update[w->group->rule](n, x, g, slots, scalars, w->group->switches, prepare);
+    const fgd_update_kernel update = fgd_update_for(w->kernels, w->real, w->group->rule);
+    update(n, x, g, slots, scalars, w->group->switches, prepare);
 }
 
 void fgd_store_update(const pass *w, piece a, void *x, void *const *slots, buffers *b) {

@@ -1,8 +1,7 @@
-/* The table of rules as the ABI shows it, and the texts of the error codes. */
+/* The rules of rules.def as the ABI shows them, and the texts of the error codes. */
 #include <stddef.h>
-#include <string.h>
 
-#include "kernels.h"
+#include "added.h"
 
 #define NAME_SLOT(name, when, sign) #name,
 #define NAME(name) #name,
@@ -58,22 +57,14 @@ static const fgd_rule *(*const rows[FGD_RULE_COUNT])(void) = {FGD_RULES(ROW_FUNC
 
 int fgd_abi_version(void) { return FGD_ABI_VERSION; }
 
-int fgd_rule_count(void) { return FGD_RULE_COUNT; }
-
-const fgd_rule *fgd_rule_at(int rule) { return rule < 0 || rule >= FGD_RULE_COUNT ? NULL : rows[rule](); }
-
-int fgd_rule_find(const char *name) {
-    for (int rule = 0; name && rule < FGD_RULE_COUNT; rule++)
-        if (strcmp(rows[rule]()->name, name) == 0) return rule;
-    return FGD_ERROR_RULE;
-}
+const fgd_rule *fgd_built_in(int rule) { return rows[rule](); }
 
 const char *fgd_error_text(int code) {
     switch (code) {
         case FGD_OK: return "no error";
         case FGD_ERROR_NULL: return "a required pointer is NULL";
-        case FGD_ERROR_RULE: return "there is no such rule";
-        case FGD_ERROR_DTYPE: return "there is no such dtype";
+        case FGD_ERROR_RULE: return "there is no such rule, or this one cannot be added";
+        case FGD_ERROR_DTYPE: return "there is no such dtype, or the rule has none in its precision";
         case FGD_ERROR_SIZE: return "a size is negative or too large, or a counter of steps is at its end";
         case FGD_ERROR_GROUP: return "a tensor names a group that does not exist";
         case FGD_ERROR_SWITCHES: return "a switch is on that the rule does not have";
@@ -93,6 +84,7 @@ const char *fgd_error_text(int code) {
             return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
         case FGD_ERROR_LOSS: return "there is no such loss";
         case FGD_ERROR_OP: return "a program has an operation that does not exist";
+        case FGD_ERROR_FULL: return "no more than " TEXT(FGD_MAX_ADDED) " rules can be added";
         default: return "unknown error code";
     }
 }

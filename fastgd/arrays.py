@@ -39,14 +39,14 @@ def code_of(dtype: np.dtype[Any]) -> int | None:
     return CODES.get(dtype.name) if dtype.isnative else None
 
 
-def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
+def as_array(value: Any, what: str, *, writable: bool = False, beside: Any = None) -> Array:
     """The value as an array over the same memory: NumPy's, or a DeviceArray for what is on a device.
 
     `what` names it in errors. TypeError for objects that do not lend their memory, for object arrays and
     for dtypes outside `CODES`; ValueError for memory that may not be written though `writable` asks;
-    ImportError for memory of a device that cannot be used here.
+    ImportError for memory of a device that cannot be used here. beside: as `lenders.on_device`.
     """
-    array = lent(value, what)
+    array = lent(value, what, beside)
     if code_of(array.dtype) is None:
         if not array.dtype.isnative and code_of(array.dtype.newbyteorder("=")) is not None:
             raise TypeError(f"{what} has dtype {array.dtype.str}, which is not in this machine's byte order")
@@ -56,7 +56,7 @@ def as_array(value: Any, what: str, *, writable: bool = False) -> Array:
     return array
 
 
-def lent(value: Any, what: str) -> Array:
+def lent(value: Any, what: str, beside: Any = None) -> Array:
     """The value as an array of any dtype over the same memory; otherwise as `as_array`."""
     if type(value) is np.ndarray:
         return value
@@ -64,7 +64,7 @@ def lent(value: Any, what: str) -> Array:
         raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
-    on_device = lenders.on_device(value, what)
+    on_device = lenders.on_device(value, what, beside)
     if on_device is not None:
         return cast(Array, on_device)
     if hasattr(value, "__dlpack__"):

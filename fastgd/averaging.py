@@ -179,7 +179,8 @@ class Lookahead:
         opt = self.opt
         with opt._lock:
             report = opt.step(grads, **options)
-            if report.skipped:
+            # not asked in vain: whoever asks waits for a device
+            if options.get("skip_nonfinite") and report.skipped:
                 return report
             if self.count + 1 < self.k:
                 self.count += 1

@@ -5,6 +5,7 @@ They are told by their interfaces; no library is imported for it, only looked up
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,9 @@ from fastgd.memory import DeviceArray, Memory, device_of, open_device
 #: the handle of CUDA's legacy default stream, in its interfaces and in `__cuda_array_interface__`
 LEGACY_STREAM = 1
 
+#: what objects raise that do not lend their memory, and what comes of interfaces that are not right
+_REFUSALS = (AttributeError, BufferError, LookupError, RuntimeError, TypeError, ValueError)
+
 #: kinds of device in DLPack (dlpack.h): memory of a GPU, and memory that the host reaches too
 DLPACK_DEVICES = {2: "cuda", 13: "cuda"}
 
@@ -25,10 +29,11 @@ def dtype_named(name: str) -> np.dtype[Any]:
     return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
-def on_device(value: Any, what: str, stream: int = LEGACY_STREAM) -> DeviceArray | None:
+def on_device(value: Any, what: str, beside: Any = None) -> DeviceArray | None:
     """The memory of a value if it is on a device; None for all other values. `what` names it in errors.
 
-    stream: where our work will run; whoever lends by DLPack finishes its own before that.
+    beside: the array whose owner's stream our work will be on; it waits there for the work of whoever lends
+    by DLPack. None: on the legacy default stream.
 
     TypeError for what does not lend its memory, as masked, sparse and lazily negated arrays do not, and for
     dtypes that NumPy does not have; ImportError when the device's memory cannot be used here.
@@ -41,7 +46,7 @@ def on_device(value: Any, what: str, stream: int = LEGACY_STREAM) -> DeviceArray
         interface = value.__cuda_array_interface__
     except AttributeError:
         pass
-    except (RuntimeError, TypeError, ValueError, BufferError) as error:
+    except _REFUSALS as error:
         raise TypeError(f"{what} does not lend its memory ({error})") from None
     else:
         return _from_interface(value, interface, what)
@@ -51,10 +56,13 @@ def on_device(value: Any, what: str, stream: int = LEGACY_STREAM) -> DeviceArray
     from fastgd.dlpack import Managed
 
     try:
-        lent = Managed(value, stream)
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        lent = Managed(value, owner_stream(beside) or LEGACY_STREAM)
+    except _REFUSALS as error:
         raise TypeError(f"{what} does not lend its memory ({error})") from None
-    dtype = _dtype(lent.dtype, what)
+    try:
+        dtype = dtype_named(lent.dtype)
+    except TypeError:
+        raise _unknown(lent.dtype, what) from None
     memory = _opened(kind, what, number=lent.device)
     return DeviceArray(memory, lent.pointer, lent.shape, lent.strides, dtype, lent, lent.writeable)
 
@@ -67,11 +75,8 @@ def _opened(kind: str, what: str, *, number: int = 0, pointer: int = 0) -> Memor
         raise ImportError(f"{what}: {error}") from None
 
 
-def _dtype(name: str, what: str) -> np.dtype[Any]:
-    try:
-        return dtype_named(name)
-    except TypeError:
-        raise TypeError(f"{what} has dtype {name}, which NumPy does not have") from None
+def _unknown(dtype: Any, what: str) -> TypeError:
+    return TypeError(f"{what} has dtype {dtype}, which NumPy does not have")
 
 
 # ---- torch: its interface refuses what requires gradients and has no name for bfloat16 --------------
@@ -86,12 +91,16 @@ def is_torch(value: Any) -> bool:
     return _is_a(value, "torch", "Tensor")
 
 
-def _torch_dtype(dtype: Any) -> str:
-    return str(dtype).rpartition(".")[2]
+@functools.cache
+def _torch_dtype(dtype: Any) -> np.dtype[Any]:
+    return dtype_named(str(dtype).rpartition(".")[2])
 
 
 def _from_torch(tensor: Any, what: str) -> DeviceArray:
-    dtype = _dtype(_torch_dtype(tensor.dtype), what)
+    try:
+        dtype = _torch_dtype(tensor.dtype)
+    except TypeError:
+        raise _unknown(tensor.dtype, what) from None
     if tensor.is_neg() or tensor.is_conj():
         raise TypeError(f"{what} is a lazily negated view: call resolve_neg() and resolve_conj()")
     try:
@@ -108,16 +117,19 @@ def _from_torch(tensor: Any, what: str) -> DeviceArray:
 
 
 def _from_interface(value: Any, interface: dict[str, Any], what: str) -> DeviceArray:
-    if interface.get("mask") is not None:
+    try:
+        mask, (pointer, read_only) = interface.get("mask"), interface["data"]
+        shape, strides = interface["shape"], interface.get("strides")
+        dtype = np.dtype(interface["typestr"])
+    except _REFUSALS as error:
+        raise TypeError(f"{what} does not lend its memory (its interface: {error!r})") from None
+    if mask is not None:
         raise TypeError(f"{what} is a masked array, whose mask would be ignored: give its data")
-    pointer, read_only = interface["data"]
-    dtype = np.dtype(interface["typestr"])
     own = getattr(value, "dtype", None)
     if dtype.kind == "V" and isinstance(own, np.dtype) and own.itemsize == dtype.itemsize:
         dtype = own  # bfloat16, for which the interface has no name
     # an array without elements has no pointer to tell its device by
     memory = _opened("cuda", what, number=max(_dlpack_device(value)[1], 0), pointer=pointer)
-    shape, strides = interface["shape"], interface.get("strides")
     return DeviceArray(memory, pointer, shape, strides, dtype, value, not read_only)
 
 
@@ -126,7 +138,7 @@ def _dlpack_device(value: Any) -> tuple[int, int]:
     try:
         kind, number = value.__dlpack_device__()
         return int(kind), int(number)
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+    except _REFUSALS:
         return -1, -1
 
 
@@ -146,11 +158,12 @@ def mark(value: Any) -> tuple[Any, ...] | None:
         return value.data_ptr(), value.shape, value.stride(), value.dtype
     if _is_a(value, "cupy", "ndarray"):
         return value.data.ptr, value.shape, value.strides, value.dtype
-    interface = getattr(value, "__cuda_array_interface__", None)
-    if interface is None or interface.get("mask") is not None:
+    try:
+        found = value.__cuda_array_interface__
+        known = found["data"], found["shape"], found.get("strides"), found["typestr"], found.get("mask")
+    except _REFUSALS:
         return None
-    strides, dtype = interface.get("strides"), getattr(value, "dtype", None)
-    return interface["data"], tuple(interface["shape"]), strides, interface["typestr"], dtype
+    return *known, getattr(value, "dtype", None)
 
 
 def owner_stream(value: Any) -> int | None:
@@ -166,6 +179,8 @@ def owner_stream(value: Any) -> int | None:
         return int(sys.modules["torch"].cuda.current_stream(value.device).cuda_stream)
     if _is_a(value, "cupy", "ndarray"):
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
-    interface = getattr(value, "__cuda_array_interface__", None)
-    stream = interface.get("stream") if isinstance(interface, dict) else None
+    try:
+        stream = value.__cuda_array_interface__.get("stream")
+    except _REFUSALS:
+        return None
     return None if stream is None else int(stream)

@@ -112,12 +112,20 @@ def _negated(builder: Any, operation: Operation, operands: list[Any]) -> Any:
     return builder.fsub(ir.Constant(llvm_type(operation.kind), -0.0), operands[0])
 
 
-#: on CUDA in place of the plain instructions on floating-point numbers, which it would contract
+def _magnitude(builder: Any, operation: Operation, operands: list[Any]) -> Any:
+    """Without the bit of the sign; NVVM has no llvm.fabs."""
+    bits = ir.IntType(8 * operation.kind.itemsize)
+    rest = builder.and_(builder.bitcast(operands[0], bits), ir.Constant(bits, (1 << bits.width - 1) - 1))
+    return builder.bitcast(rest, llvm_type(operation.kind))
+
+
+#: on CUDA in place of the plain instructions on floating-point numbers, which it would contract or lacks
 _ROUNDED: dict[str, Builder] = {
     "add": _called("llvm.nvvm.add.rn.{short}"),
     "sub": _subtracted,
     "mul": _called("llvm.nvvm.mul.rn.{short}"),
     "sqrt": _called("llvm.nvvm.sqrt.rn.{short}"),
+    "abs": _magnitude,
 }
 
 _INSTRUCTIONS: dict[str, Builder] = {

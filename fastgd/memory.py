@@ -6,6 +6,7 @@ has what the core asks of either. Whoever has to see or set elements goes throug
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from importlib import import_module
@@ -127,19 +128,19 @@ class DeviceArray:
         owner: Any,
         writeable: bool = True,
     ) -> None:
-        shape, itemsize, axes = tuple(shape), dtype.itemsize, range(len(shape))
-        in_c_order = dense_strides(shape, axes, itemsize)
-        strides = in_c_order if strides is None else tuple(strides)
-        size = math.prod(shape)
-        flags = Flags(
-            _laid_out(shape, strides, in_c_order),
-            _laid_out(shape, strides, dense_strides(shape, axes[::-1], itemsize)),
-            writeable,
-        )
-        given = {"memory": memory, "pointer": pointer, "shape": shape, "strides": strides, "dtype": dtype}
-        sizes = {"ndim": len(shape), "size": size, "itemsize": itemsize, "nbytes": size * itemsize}
-        for name, value in {**given, **sizes, "owner": owner, "flags": flags}.items():
-            object.__setattr__(self, name, value)
+        layout = _layout(tuple(shape), None if strides is None else tuple(strides), dtype.itemsize)
+        keep = object.__setattr__
+        keep(self, "memory", memory)
+        keep(self, "pointer", pointer)
+        keep(self, "shape", layout.shape)
+        keep(self, "strides", layout.strides)
+        keep(self, "dtype", dtype)
+        keep(self, "owner", owner)
+        keep(self, "flags", layout.flags if writeable else layout.flags._replace(writeable=False))
+        keep(self, "ndim", len(layout.shape))
+        keep(self, "size", layout.size)
+        keep(self, "itemsize", dtype.itemsize)
+        keep(self, "nbytes", layout.size * dtype.itemsize)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a device array never changes: {name!r} cannot be set")
@@ -232,10 +233,24 @@ def memory_order(array: Any) -> tuple[int, ...]:
     return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
 
 
-def _laid_out(shape: Sequence[int], strides: Sequence[int], dense: Sequence[int]) -> bool:
-    if 0 in shape:
-        return True
-    return all(s == d for n, s, d in zip(shape, strides, dense, strict=True) if n != 1)
+class _Layout(NamedTuple):
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    size: int
+    flags: Flags
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> _Layout:
+    """What follows from shape and strides, of memory that may be written; None: C order."""
+    axes = range(len(shape))
+    c_order, f_order = (dense_strides(shape, order, itemsize) for order in (axes, axes[::-1]))
+    strides = c_order if strides is None else strides
+
+    def lies(dense: tuple[int, ...]) -> bool:
+        return 0 in shape or all(s == d for n, s, d in zip(shape, strides, dense, strict=True) if n != 1)
+
+    return _Layout(shape, strides, math.prod(shape), Flags(lies(c_order), lies(f_order), True))
 
 
 # ---- Whose memory -----------------------------------------------------------------------------------

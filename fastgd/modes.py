@@ -59,16 +59,16 @@ def holding(opt: Optimizer, averages: Sequence[Array | None]) -> Iterator[None]:
             try:
                 _write(arrays, rounded)
             except BaseException:  # a device may fail
-                planner.barred = None
                 _write(arrays, before)
+                planner.barred = None
                 raise
         del rounded
     try:
         yield
     finally:
         with opt._lock, uninterrupted():
-            planner.barred = None
             _write(arrays, before)
+            planner.barred = None
 
 
 def _write(arrays: Sequence[Array], values: Sequence[Array]) -> None:

@@ -39,7 +39,8 @@ def _described(entries: Mapping[str, tuple[Any, str]]) -> str:
     )
 
 
-def _optimizer_class(rule: Rule) -> type[Optimizer]:
+def optimizer_class(rule: Rule, module: str = __name__) -> type[Optimizer]:
+    """The class of a rule's optimizers. module: where it is to be found."""
     own = {name: (value, rule.hyperparameter(name).meaning) for name, value in rule.defaults.items()}
     settings = {name: (value, entry.meaning) for name, (value, entry) in SETTINGS.items()}
     others = {name: (value, meaning) for name, (_, value, meaning) in KEYWORDS.items()}
@@ -60,7 +61,7 @@ def _optimizer_class(rule: Rule) -> type[Optimizer]:
             "\n\nWhile training, the parameters hold what gradients are to be taken at. eval() puts the\n"
             "average in their place, which is what has been learned; train() undoes it for the next step."
         )
-    members = {"rule": rule, "__doc__": doc, "__module__": __name__, "__signature__": _signature(rule)}
+    members = {"rule": rule, "__doc__": doc, "__module__": module, "__signature__": _signature(rule)}
     return type(rule.title, (Optimizer,), members)
 
 
@@ -74,7 +75,7 @@ def _signature(rule: Rule) -> inspect.Signature:
 
 
 #: rule name -> optimizer class, made from the table of rules
-CLASSES: dict[str, type[Optimizer]] = {rule.name: _optimizer_class(rule) for rule in RULES.values()}
+CLASSES: dict[str, type[Optimizer]] = {rule.name: optimizer_class(rule) for rule in RULES.values()}
 globals().update({cls.__name__: cls for cls in CLASSES.values()})
 
 

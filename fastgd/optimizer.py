@@ -60,10 +60,10 @@ class Optimizer:
         give_copies(parameters, copies)
         check_memory(parameters)
         for p in parameters:
-            own = backends.chosen(backend, memory_of(p.array), str(p))
+            own = backends.chosen(backend, memory_of(p.array), str(p), self.rule)
             if not own.supports(self.rule, p.array.dtype):
                 raise TypeError(f"{p}: the {own.name} backend has no {self.rule.title} in {p.array.dtype}")
-        runs = backends.for_all(backend, [memory_of(p.array) for p in parameters])
+        runs = backends.for_all(backend, [memory_of(p.array) for p in parameters], rule=self.rule)
         self._planner = Planner(self.rule, runs, self.param_groups, seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
@@ -317,7 +317,6 @@ class Optimizer:
         planner = self._planner
         checked = checked_state(self, state_dict, named("convert", flag, convert))
         with self._lock, uninterrupted():
-            planner.settle()
             if planner.barred == AVERAGED:
                 raise RuntimeError(AVERAGED)
             for group, values in zip(self.param_groups, checked.settings, strict=True):

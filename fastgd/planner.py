@@ -80,8 +80,8 @@ class Planner:
         self.barred: str | None = None
         #: the dtype of each parameter's gradient in the last plan
         self._dtypes = [p.array.dtype for p in self.parameters]
-        #: the type of gradients that need no conversion; None: where they are has to be seen first
         on_host = all(memory_of(p.array) is HOST for p in self.parameters)
+        #: the type of gradients that need no conversion; None: where they are has to be seen first
         self._plain = np.ndarray if on_host else None
         written = written_by(self.parameters)
         self._written = [what for what, _ in written]
@@ -136,11 +136,12 @@ class Planner:
         """The plan, kept for the next step if it can be, with its fresh gradients watched or held."""
         for k, array in zip(fresh, arrays, strict=True):
             number = plan.numbers[k]
+            if plan.marks:
+                plan.marks.pop(k, None)
             if array is grads[number]:
                 plan.watch[k] = weakref.ref(array, self.gone.append)
             else:
                 plan.watch.pop(k, None)
-                plan.marks.pop(k, None)
                 plan.lent[number] = array
                 found = mark(grads[number]) if isinstance(array, DeviceArray) else None
                 if found is not None:
@@ -170,7 +171,7 @@ class Planner:
 
     def _check_whole(self, i: int, grad: Any) -> Array:
         p = self.parameters[i]
-        array = as_array(grad, f"gradient of {p}")
+        array = as_array(grad, f"gradient of {p}", beside=p.array)
         if array.shape != p.array.shape:
             raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {p.array.shape}")
         check_together(f"gradient of {p}", array, "the parameter", p.array)

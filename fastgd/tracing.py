@@ -53,8 +53,9 @@ def code_of(dtype: DType) -> str:
 
 BOOL = np.dtype(np.bool_)
 
-#: ways through a function, by its branches, above which it is refused
+#: ways through a function, by its branches, above which it is refused, and branches on one way
 MOST_WAYS = 1024
+MOST_BRANCHES = 64
 
 
 class Operation(NamedTuple):
@@ -175,11 +176,12 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         return self.trace.add(Operation("view", self.dtype, dtype, (self.index,)))
 
     def __pow__(self, exponent: Any) -> Any:
-        if exponent == 0.5:
+        known = isinstance(exponent, (int, float, np.number))
+        if known and exponent == 0.5:
             return np.sqrt(self)
-        if isinstance(exponent, Symbol) or exponent != int(exponent) or not -64 <= exponent <= 64:
+        if not known or not -64 <= exponent <= 64 or exponent != int(exponent):
             raise TraceError(
-                f"only whole powers up to 64 and 0.5 have the same bits everywhere, not {exponent!r}"
+                f"only known whole powers up to 64 and 0.5 have the same bits everywhere, not {exponent!r}"
             )
         n, base, result = abs(int(exponent)), self, None
         while n:
@@ -283,6 +285,10 @@ class Trace:
         for index, way in self._path:
             if index == condition.index:
                 return way
+        if len(self._path) == MOST_BRANCHES:
+            raise TraceError(
+                f"there are more than {MOST_BRANCHES} branches on one way: does a loop's end depend on them?"
+            )
         self._path.append((condition.index, True))
         return True
 
@@ -409,7 +415,9 @@ def constant_name(operation: Operation) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A symbol, a scalar of NumPy's or one of Python's."""
+    """A symbol, a scalar of NumPy's or one of Python's. What stands for a symbol says so by `as_symbol`."""
+    if hasattr(value, "as_symbol"):
+        return value.as_symbol()
     if isinstance(value, np.ndarray):
         if value.size != 1:
             raise TraceError(f"an array of shape {value.shape} has no place beside one element")
@@ -442,6 +450,16 @@ def _with_sign(trace: Trace, magnitude: Any, sign: Any) -> Any:
     return ((a.view(bits) & ~highest) | (b.view(bits) & highest)).view(kind)
 
 
+def _sign(trace: Trace, x: Any) -> Any:
+    return trace.select(x > 0, 1, trace.select(x < 0, -1, trace.select(x == 0, 0, x)))
+
+
+def _power(trace: Trace, x: Any, exponent: Any) -> Any:
+    if not isinstance(x, Symbol):
+        raise TraceError("a power has the same bits everywhere only where its exponent is known")
+    return x**exponent
+
+
 def _is_finite(trace: Trace, x: Any) -> Any:
     return abs(x) < np.inf
 
@@ -452,6 +470,9 @@ _DERIVED: dict[Any, Callable[..., Any]] = {
     np.maximum: _larger,
     np.copysign: _with_sign,
     np.square: lambda trace, x: x * x,
+    np.sign: _sign,
+    np.fabs: lambda trace, x: abs(x),
+    np.power: _power,
     np.isnan: lambda trace, x: x != x,
     np.isinf: lambda trace, x: abs(x) == np.inf,
     np.isfinite: _is_finite,

@@ -13,6 +13,8 @@ import numpy as np
 
 from fastgd import backends, machine, optim
 from fastgd.arrays import DTYPES, Array
+from fastgd.backends import AUTO
+from fastgd.memory import on_host, open_device, placed
 from fastgd.oracle import ORACLE, trajectory
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
@@ -49,13 +51,18 @@ class Runner(NamedTuple):
             machine.set_instruction_set(before[0])
             machine.set_num_threads(before[1])
 
+    def holds(self, values: Array) -> Array:
+        """The values where this way to compute has its arrays."""
+        return placed(open_device("cuda", 0), values) if self.backend == AUTO["cuda"] else values
+
 
 def runners() -> list[Runner]:
     """Every way to compute on this machine; the reference first. ImportError when there is no native one."""
     backends.get("native")
     usable = [name for name, ok in machine.instruction_sets().items() if ok]
     native = [Runner("native", name, threads) for name in usable for threads in THREADS]
-    return [Runner("reference"), *native]
+    gpu = [Runner(AUTO["cuda"])] if backends.unavailable(AUTO["cuda"]) is None else []
+    return [Runner("reference"), *native, *gpu]
 
 
 def _shape(rule: Rule, size: int, turn: int) -> tuple[int, ...]:
@@ -118,12 +125,15 @@ class Outcome(NamedTuple):
 def compute(case: Case, runner: Runner, place: Callable[[Array], Array] = np.copy) -> Outcome:
     """Runs the case that way, on copies; ``place`` makes them and decides where their elements lie."""
     with runner.active():
-        params = [place(p) for p in case.params]
+        params = [runner.holds(place(p)) for p in case.params]
         opt = optim.create(case.rule, params, backend=runner.backend, **case.settings)
-        reports = [opt.step([place(g) for g in grads], clip_norm=case.clip_norm) for grads in case.grads]
+        reports = [
+            opt.step([runner.holds(place(g)) for g in grads], clip_norm=case.clip_norm)
+            for grads in case.grads
+        ]
         entries = opt.state_dict()["state"].values()
         state = [{k: np.asarray(v) for k, v in entry.items() if k != "step"} for entry in entries]
-    return Outcome(params, state, reports)
+    return Outcome([on_host(p) for p in params], state, reports)
 
 
 def oracle_error(case: Case, outcome: Outcome) -> float:

@@ -1,5 +1,7 @@
 """Fixtures that several files of tests need."""
 
+import os
+
 import pytest
 from snapshots import BACKENDS
 
@@ -7,6 +9,10 @@ from fastgd import gemm
 from fastgd._native import ffi, lib
 from fastgd.arrays import DTYPE_CODES
 from fastgd.verification import THREADS
+
+#: kernels for GPUs run in a process of their own, where the simulator stands in for one
+if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
+    collect_ignore = ["cuda"]
 
 
 @pytest.fixture(params=BACKENDS)

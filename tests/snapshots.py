@@ -13,8 +13,13 @@ import fastgd
 from fastgd import backends
 from fastgd.rules import RULES
 
-#: those that work on arrays of NumPy's
-BACKENDS = tuple(name for name in backends.MODULES if name != backends.AUTO["cuda"])
+#: those that work on arrays of NumPy's and have every rule; what the others have is in tests of their own
+BACKENDS = tuple(
+    name
+    for name in backends.MODULES
+    if name != backends.AUTO["cuda"]
+    and all(backends.get(name).supports(rule, "float32") for rule in RULES.values())
+)
 
 
 def contents(opt: fastgd.Optimizer) -> tuple[Any, ...]:

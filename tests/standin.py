@@ -1,7 +1,7 @@
 """A stand-in for a GPU: host memory behind device arrays, and a backend that runs the reference on it.
 
 Modules of `fastgd.memory.DEVICES` and `fastgd.backends.MODULES` are to be replaced by this one; see `device`
-in tests/test_memory.py.
+in tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from fastgd.arrays import dtype_named
 from fastgd.backends.base import UNMEASURED, Codes
 from fastgd.memory import DeviceArray, dense_strides, memory_order
 
-#: number of the device -> its memory; the device's number by pointers to whole buffers
+#: number of the device -> its memory
 _MEMORIES = {}
 
 
 class StandIn:
-    """The memory of one device. It counts what is moved."""
+    """The memory of one device."""
 
     def __init__(self, number):
-        self.name, self.reads, self.writes = f"cuda:{number}", 0, 0
-        #: fails after so many more writes
-        self.writes_left = None
+        self.name = f"cuda:{number}"
 
     def _new(self, shape, dtype, strides):
         buffer = np.zeros(max(int(np.prod(shape)), 1) * dtype.itemsize, np.uint8)
@@ -41,18 +39,12 @@ class StandIn:
 
     def to_host(self, array):
         assert array.memory is self
-        self.reads += 1
         return reach(array).copy()
 
     def write(self, array, values):
         assert array.memory is self
         assert type(values) is np.ndarray
         assert (values.shape, values.dtype) == (array.shape, array.dtype)
-        if self.writes_left is not None:
-            if not self.writes_left:
-                raise MemoryError("the device fails")
-            self.writes_left -= 1
-        self.writes += 1
         reach(array)[...] = values
 
     def copy(self, array):
@@ -73,23 +65,25 @@ def device_of(pointer):
     return ELSEWHERE.get(pointer, 0)
 
 
-def upload(values, number=0, strides=None):
-    """The values on a device, in C order or with these axes, slowest first."""
-    values = np.asarray(values)
-    like = np.empty_like(values) if strides is None else strides
-    array = memory(number).zeros_like(like, values.dtype)
+def upload(values, number=0):
+    """The values on a device, in the order that they have in memory."""
+    array = memory(number).zeros_like(values, values.dtype)
     reach(array)[...] = values
     return array
 
 
-def reach(array):
-    """What NumPy is not supposed to get: the elements of an array on the device, to be read and written."""
+def reach(array, *, keep=True):
+    """What NumPy is not supposed to get: the elements of an array on the device, to be read and written.
+
+    keep: the memory, as long as they are there.
+    """
     if not isinstance(array, DeviceArray):
         return array
     typestr = f"<u{array.itemsize}" if array.dtype.name == "bfloat16" else array.dtype.str
     interface = {"version": 3, "shape": array.shape, "strides": array.strides, "typestr": typestr}
     lender = types.SimpleNamespace(
-        __array_interface__={**interface, "data": (array.pointer, not array.flags.writeable)}, keep=array
+        __array_interface__={**interface, "data": (array.pointer, not array.flags.writeable)},
+        kept=array if keep else None,
     )
     reached = np.asarray(lender)
     return reached.view(dtype_named("bfloat16")) if array.dtype.name == "bfloat16" else reached
@@ -101,10 +95,9 @@ def _state(state):
 
 class _Later:
     def __init__(self, measured):
-        self.measured, self.reads = measured, 0
+        self.measured = measured
 
     def read(self):
-        self.reads += 1
         return self.measured
 
 
@@ -116,7 +109,7 @@ class _Plan:
         self.owner, self.steps, self.owed = owner, work.steps, 0
         assert len({item.param.memory for item in work.items}) <= 1
         self.counters = [item.counter for item in work.items]
-        self.grads = [reach(item.grad) for item in work.items]
+        self.grads = [reach(item.grad, keep=False) for item in work.items]
         items = [
             item._replace(
                 param=reach(item.param),
@@ -133,7 +126,7 @@ class _Plan:
     def set_grads(self, items, grads, at):
         assert [grad.pointer for grad in grads] == at.tolist()
         self.owner.pointed += 1
-        reached = list(map(reach, grads))
+        reached = [reach(grad, keep=False) for grad in grads]
         self.run.set_grads(items, reached, at)
         for i, grad in zip(items, reached, strict=True):
             self.grads[i] = grad

@@ -83,7 +83,7 @@ def test_no_races(compiler, tmp_path):
     if compiler == "clang":
         flags.append("-Wno-pass-failed")
     program = build(tmp_path, compiler, flags, MACHINE, with_openmp=False)
-    printed = run([program, "races", "threads"]).splitlines()
+    printed = run([program, "races", "threads", "added"]).splitlines()
     assert re.fullmatch(r"[1-9]\d+ passed, 0 failed", printed[-1]), printed
 
 

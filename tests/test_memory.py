@@ -28,6 +28,7 @@ from fastgd.arrays import (
     listed,
     overlaps_itself,
 )
+from fastgd.lenders import LEGACY_STREAM
 from fastgd.memory import DeviceArray, dense_strides, memory_of, memory_order, on_host, open_device
 
 BF16 = dtype_named("bfloat16")
@@ -40,10 +41,6 @@ def on_the_stand_in(device):
 
 
 # ---- Device arrays ----------------------------------------------------------------------------------
-
-
-def seen(array, axes):
-    return array.transpose(axes)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 4), (3, 4), (2, 3, 4), (3, 0, 2), (1, 1)])
@@ -178,6 +175,8 @@ def test_its_device_is_that_of_its_pointer(monkeypatch):
         ({"typestr": "<i4"}, TypeError, "array has dtype int32; fastgd works on"),
         ({"typestr": "<V2"}, TypeError, r"array has dtype \|V2; fastgd works on"),
         ({"data": (64, True)}, ValueError, "array is read-only"),
+        ({"data": None}, TypeError, "array does not lend its memory .its interface: "),
+        ({"typestr": "what"}, TypeError, "array does not lend its memory .its interface: "),
     ],
 )
 def test_what_cannot_be_used_of_an_interface_is_refused(other, error, reason):
@@ -230,7 +229,6 @@ class Tensor:
 
     def __init__(self, array, requires_grad=False, negative=False):
         self.array, self.requires_grad, self.negative, self.is_cuda = array, requires_grad, negative, True
-        self.asked = 0
 
     @property
     def __cuda_array_interface__(self):
@@ -246,7 +244,6 @@ class Tensor:
         return False
 
     def stride(self):
-        self.asked += 1
         return tuple(s // self.array.itemsize for s in self.array.strides)
 
     def data_ptr(self):
@@ -294,7 +291,7 @@ def test_tensors_that_do_not_lend_their_memory(torch):
     with pytest.raises(TypeError, match=r"array does not lend its memory \(sparse tensors"):
         as_array(sparse, "array")
     strange = Tensor(types.SimpleNamespace(dtype=types.SimpleNamespace(name="quint4x2")))
-    with pytest.raises(TypeError, match="array has dtype quint4x2, which NumPy does not have"):
+    with pytest.raises(TypeError, match=r"array has dtype torch.quint4x2, which NumPy does not have"):
         as_array(strange, "array")
 
 
@@ -328,7 +325,7 @@ def test_what_dlpack_lends_is_given_back_when_the_last_view_of_it_is_gone(kind, 
     lender = Lender(host.T, kind, versioned)
     alone = sys.getrefcount(host)
     found = as_array(lender, "array", writable=True)
-    assert lender.asked == [(1, {"max_version": (1, 1), "copy": False} if versioned else {})]
+    assert lender.asked == [(LEGACY_STREAM, {"max_version": (1, 1), "copy": False} if versioned else {})]
     assert type(found) is DeviceArray
     assert found.memory is standin.memory(0)
     assert (found.pointer, found.shape, found.strides) == (host.ctypes.data, (4, 3), host.T.strides)
@@ -341,6 +338,15 @@ def test_what_dlpack_lends_is_given_back_when_the_last_view_of_it_is_gone(kind, 
     assert sys.getrefcount(host) == alone
     del view
     assert sys.getrefcount(host) == before
+
+
+def test_what_dlpack_lends_is_finished_before_our_work_begins(torch):
+    host = random(3, 0)
+    lender = Lender(host)
+    opt = fastgd.SGD([Tensor(upload(host), requires_grad=True)], lr=1.0)
+    opt.step([lender])
+    assert [stream for stream, _ in lender.asked] == [5]
+    assert opt.parameters()[0].array.host().tolist() == [0, 0, 0]
 
 
 def test_a_capsule_that_is_refused_is_given_back_by_itself():

@@ -90,7 +90,7 @@ def test_an_instruction_set_that_is_not_there_is_refused():
 
 
 def test_unknown_backends_and_rules_are_refused_by_name():
-    with pytest.raises(ValueError, match="no backend 'metal'; there are auto, native, reference"):
+    with pytest.raises(ValueError, match="no backend 'metal'; there are auto, native, jit, reference"):
         fastgd.SGD([], backend="metal")
     with pytest.raises(ValueError, match="no rule 'adamx'; there are sgd, "):
         fastgd.optim.create("adamx", [])

@@ -1,6 +1,7 @@
-"""The Python blocks of README.md and docs/models.md run as they stand."""
+"""The Python blocks of README.md, docs/models.md and docs/jit.md run as they stand, and the examples."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import fastgd
 
 README = Path(__file__).parent.parent / "README.md"
-MODELS = README.parent / "docs" / "models.md"
+DOCS = README.parent / "docs"
 
 
 def blocks(path):
@@ -50,11 +51,22 @@ def test_block(block, tmp_path, monkeypatch):
     assert known["opt"].state_dict()["state"]
 
 
-def test_the_blocks_on_models_run_one_behind_the_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["models", "jit"])
+def test_the_blocks_of_a_page_run_one_behind_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = {}
-    for block in blocks(MODELS):
+    known = {"__name__": page}
+    for block in blocks(DOCS / f"{page}.md"):
         exec(block, known)
+
+
+def test_the_example_has_the_built_in_s_bits(monkeypatch, capsys):
+    pytest.importorskip("numba", reason="the example is about rules that numba compiles, extra jit")
+    example = runpy.run_path(str(README.parent / "examples" / "lion.py"))
+    example["main"].__globals__.update(SIZE=1000, STEPS=4)
+    example["main"]()
+    printed = capsys.readouterr().out
+    assert printed.count("True") == 6
+    assert "False" not in printed
 
 
 def test_the_commands_are_the_ones_ci_runs():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastgd
-from fastgd import verification
+from fastgd import lenders, verification
 from fastgd.averaging import lerp_
 from fastgd.rules import RULES
 
@@ -224,3 +224,20 @@ def test_scaled_tensors_keep_their_graph_and_dtype():
     assert (loss.grad.item(), loss.grad.dtype) == (65536.0, torch.bfloat16)
     with pytest.raises(TypeError, match="loss is float16"):
         fastgd.LossScaler().scale_loss(loss.half())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_what_tensors_say_of_themselves_is_read_as_torch_means_it(device, dtype):
+    """On CUDA it is read by torch's own names; here those of tensors on the host."""
+    tensor = torch.randn(3, 4).to(getattr(torch, dtype)).t().requires_grad_()
+    found = lenders._from_torch(tensor, "tensor")
+    assert (found.pointer, found.shape, found.dtype.name) == (tensor.data_ptr(), (4, 3), dtype)
+    assert found.strides == tuple(s * tensor.element_size() for s in tensor.stride())
+    pointer = tensor.data_ptr()
+    tensor.data = torch.zeros_like(tensor)
+    assert found.owner.data_ptr() == pointer != tensor.data_ptr()
+    assert lenders.is_torch(tensor)
+    assert lenders.on_device(tensor, "tensor") is None
+    for strange in (torch.ones(3).to_sparse(), torch.complex(torch.ones(3), torch.ones(3)).conj().imag):
+        with pytest.raises(TypeError, match=r"does not lend its memory|lazily negated"):
+            lenders._from_torch(strange, "tensor")

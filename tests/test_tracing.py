@@ -137,3 +137,28 @@ def test_what_has_no_operation_is_refused(function, reason):
     x = trace.argument("x", np.float32)
     with pytest.raises(TraceError, match=reason):
         trace.follow(lambda: function(x))
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_numpy_s_sign_and_powers(real):
+    x = numbers(real)
+    with np.errstate(all="ignore"):
+        same(traced(lambda x: [np.sign(x)], x)[0], np.sign(x))
+        same(traced(lambda x: [np.power(x, 3)], x)[0], x * (x * x))
+        same(traced(lambda x: [np.fabs(x)], x)[0], np.fabs(x))
+
+
+def test_a_loop_that_depends_on_a_symbol_ends():
+    def halved(x):
+        while x > 1:
+            x = x / 2
+        return [x]
+
+    with pytest.raises(TraceError, match="does a loop's end depend on them"):
+        traced(halved, numbers(np.float32))
+
+
+@pytest.mark.parametrize("power", [lambda x: x**x, lambda x: 2.0**x, lambda x: x**0.3, lambda x: x**65])
+def test_powers_without_the_same_bits_everywhere(power):
+    with pytest.raises(TraceError, match="the same bits everywhere"):
+        traced(lambda x: [power(x)], numbers(np.float32))

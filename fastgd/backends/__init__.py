@@ -8,16 +8,21 @@ from importlib import import_module
 
 from fastgd.backends.base import Backend
 from fastgd.memory import Memory, kind_of
+from fastgd.rules import Rule
 
 #: name -> module with a BACKEND
 MODULES = {
     "native": "fastgd.backends.native",
+    "jit": "fastgd.backends.jit",
     "reference": "fastgd.backends.reference",
     "cuda": "fastgd.backends.cuda",
 }
 
 #: kind of memory -> what "auto" is for arrays in it, and never something slower in silence
 AUTO = {"host": "native", "cuda": "cuda"}
+
+#: kind of memory -> what "auto" is there for rules that AUTO does not have: users' own
+OTHERS = {"host": "jit"}
 
 
 @functools.cache
@@ -47,13 +52,15 @@ def get(name: str = "auto", kind: str = "host") -> Backend:
     return backend
 
 
-def chosen(name: str, memory: Memory, what: str) -> Backend:
-    """The backend of that name for an array in this memory; otherwise as `get`.
+def chosen(name: str, memory: Memory, what: str, rule: Rule | None = None) -> Backend:
+    """The backend of that name for an array in this memory, and "auto" one for the rule; otherwise as `get`.
 
     ValueError, naming the array as `what`, for one that does not work on such memory.
     """
     kind = kind_of(memory)
     backend = get(name, kind)
+    if name == "auto" and rule is not None and not backend.supports(rule, "float32"):
+        backend = get(OTHERS.get(kind, name), kind)
     if backend.memory != kind:
         raise ValueError(
             f"{what} is on {memory.name}: the {backend.name} backend works on memory of kind "
@@ -62,7 +69,7 @@ def chosen(name: str, memory: Memory, what: str) -> Backend:
     return backend
 
 
-def for_all(name: str, memories: Iterable[Memory], what: str = "array") -> Backend:
+def for_all(name: str, memories: Iterable[Memory], what: str = "array", rule: Rule | None = None) -> Backend:
     """What works on arrays in these memories, of each array one: one backend, or one for each memory.
 
     what: they are called "what 0", "what 1", ... in errors, which are those of `chosen`.
@@ -70,7 +77,7 @@ def for_all(name: str, memories: Iterable[Memory], what: str = "array") -> Backe
     found: dict[Memory, Backend] = {}
     for i, memory in enumerate(memories):
         if memory not in found:
-            found[memory] = chosen(name, memory, f"{what} {i}")
+            found[memory] = chosen(name, memory, f"{what} {i}", rule)
     if len(found) > 1:
         from fastgd.backends.several import Several
 

@@ -89,7 +89,10 @@ State = Array | Codes
 
 
 class Item(NamedTuple):
-    """One tensor to update. Arithmetic is in float64 for a float64 parameter, in float32 for all others."""
+    """One tensor to update. Arithmetic is in float64 for a float64 parameter, in float32 for all others.
+
+    Its arrays are all in the memory of the parameter: NumPy's, or fastgd.memory.DeviceArray on a device.
+    """
 
     param: Array
     grad: Array

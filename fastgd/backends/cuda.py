@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from fastgd.cuda import driver
 from fastgd.cuda.layout import TENSOR
 from fastgd.cuda.step import Judge, StepPlan, arithmetic_name, measured_by
 from fastgd.cuda.tables import COLUMN
+from fastgd.lenders import owner_stream
 from fastgd.rules import Rule
 from fastgd.storage import FORMATS
 
@@ -28,17 +29,28 @@ class CudaBackend:
         return np.dtype(dtype).name in FORMATS and rule.factored is None and rule.orthogonal is None
 
     def plan(self, work: Work) -> Plan:
-        device = _device_of([item.param for item in work.items])
-        return StepPlan(device, work, lambda: driver.DEFAULT_STREAM)
+        params = [item.param for item in work.items]
+        device = _device_of(params)
+        with device.current():
+            return StepPlan(device, work, stream_of(params))
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return measured_by(_judge(arrays), options, driver.DEFAULT_STREAM)
+        device, stream = _device_of(arrays), stream_of(arrays)()
+        device.stream_state(stream)
+        with device.current():
+            return measured_by(_judge(arrays), options, stream)
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
         return [self.measure([array], options).norm for array in arrays]
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
         raise NotImplementedError
+
+
+def stream_of(arrays: Sequence[Any]) -> Callable[[], int]:
+    """What tells the stream that the owner of these arrays works on now: that of the first."""
+    owner = arrays[0] if arrays else None
+    return lambda: owner_stream(owner) or driver.DEFAULT_STREAM
 
 
 def _device_of(arrays: Sequence[Any]) -> driver.Driver:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from fastgd.backends.base import (
     Work,
     folding,
 )
-from fastgd.rules import INTERNAL, RULES, Rule
+from fastgd.rules import INTERNAL, RULES, Rule, is_built_in
 from fastgd.settings import ROUNDINGS, STATE_ROUNDINGS, state_rounding
 from fastgd.storage import arithmetic
 
@@ -69,6 +69,11 @@ def _kernel_index(rule: Rule) -> int:
 
 
 KERNELS = {name: _kernel_index(rule) for name, rule in (RULES | INTERNAL).items()}
+
+
+def compiled_kernel(work: Work, block: int) -> int:
+    """The row of the C table that a block's rule has."""
+    return KERNELS[work.blocks[block].rule.name]
 
 
 def _pointer(array: Array) -> Any:
@@ -200,10 +205,12 @@ def _measured(report: Any) -> Measured:
     return Measured(report.norm, report.clip_coef, None if tensor < 0 else tensor, bool(report.skipped))
 
 
-class _Step:
+class Step:
     """A step that is called again and again: the C structs stay, only the scalars are folded anew."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, kernel_of: Callable[[Work, int], int] = compiled_kernel) -> None:
+        """kernel_of: (work, number of a block) -> the row of the C table with its rule."""
+        kernels = [kernel_of(work, i) for i in range(len(work.blocks))]
         self._table = table = Table(len(work.items))
         self._counters = ffi.cast("int64_t *", address(work.steps))
         # all but the gradients, which are the caller's to keep, must outlive the pointers to it
@@ -229,6 +236,7 @@ class _Step:
         self._averaging = []
         for i, block in enumerate(work.blocks):
             group, values = self._groups[i], block.values
+            group.rule = kernels[i]
             _set_group(group, block)
             group.seed = work.seed
             self._folds.append((group, folding(block.rule), values, block.counter, block.carriers))
@@ -282,7 +290,6 @@ class _Step:
 
 def _set_group(group: Any, block: Block) -> None:
     values = block.values
-    group.rule = KERNELS[block.rule.name]
     group.switches = sum(on << bit for bit, on in enumerate(block.rule.active(values).values()))
     group.maximize = values["maximize"]
     group.cautious = values["cautious"]
@@ -305,10 +312,10 @@ class NativeBackend:
     memory = "host"
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
-        return rule.name in KERNELS and code_of(np.dtype(dtype)) is not None
+        return is_built_in(rule) and code_of(np.dtype(dtype)) is not None
 
     def plan(self, work: Work) -> Plan:
-        return _Step(work)
+        return Step(work)
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
         return _called(lib.fgd_measure, Table.of(arrays), options, ffi.NULL)

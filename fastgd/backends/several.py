@@ -11,6 +11,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.backends.base import UNMEASURED, Backend, Item, Measured, Options, Plan, Program, Work
 from fastgd.backends.reference_norms import clip_coef, smallest
+from fastgd.interrupts import uninterrupted
 from fastgd.memory import HOST, Memory, memory_of
 from fastgd.rules import Rule
 from fastgd.storage import arithmetic
@@ -29,8 +30,10 @@ def _whole(norms: Sequence[float], options: Options) -> float:
     for norm in norms:
         share = math.ldexp(norm, -exponent)
         total += share * share
-    # beyond float64, as with one backend
-    return float(np.ldexp(math.sqrt(total), exponent))
+    try:
+        return math.ldexp(math.sqrt(total), exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _together(parts: Sequence[tuple[Sequence[int], Measured]], options: Options) -> Measured:
@@ -96,7 +99,7 @@ class _Plan:
         for part in self._parts:
             for group in sorted(part.groups):
                 other = seen.setdefault(group, part)
-                if other is not part:
+                if other is not part and self._straddling is None:
                     self._straddling = group, str(other), str(part)
 
     def set_grads(self, items: Sequence[int], grads: Sequence[Array], at: Array) -> None:
@@ -130,7 +133,8 @@ class _Plan:
             if measured.skipped:
                 return measured
             options = _told(options, measured.norm)
-        made = [part.plan.step(options) for part in self._parts]
+        with uninterrupted():
+            made = [part.plan.step(options) for part in self._parts]
         found = [m if isinstance(m, Measured) else m.read() for m in made if m is not UNMEASURED]
         if not found:
             return measured
@@ -140,8 +144,9 @@ class _Plan:
     def _measured(self, options: Options) -> Measured:
         """What `step` measures, which takes gradients in the precision of their parameters."""
         found = []
+        asked = Options(grad_scale=options.grad_scale, clip_value=options.clip_value, measure=True)
         for part in self._parts:
-            own = part.plan.measure(options)
+            own = part.plan.measure(asked)
             if part.narrows and math.isfinite(own.norm):
                 largest = part.plan.measure(Options(norm=math.inf, measure=True)).norm
                 with np.errstate(over="ignore"):

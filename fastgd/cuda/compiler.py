@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastgd.cuda.device import primitive
@@ -10,6 +11,9 @@ from fastgd.tracing import STORED, Operation, numpy_operation
 
 #: what generated code is called in tracebacks
 FILE = "<fastgd kernel {}>"
+
+#: of a multiprocessor, which its threads share
+REGISTERS = 65536
 
 
 def scope_of(text: Text, *, simulated: bool) -> dict[str, Any]:
@@ -55,9 +59,15 @@ def ptx_of(text: Text, capability: tuple[int, int]) -> str:
         abi="numba",
         cc=capability,
         output="ptx",
-        launch_bounds=text.threads,
+        launch_bounds=(text.threads, REGISTERS // (text.registers * text.threads)),
     )
-    return str(ptx)
+    return _named(str(ptx), text.name)
+
+
+def _named(ptx: str, name: str) -> str:
+    """The kernel by its own name, in place of one that Numba counts up in each process."""
+    (made,) = re.findall(r"\.entry\s+(\w+)\(", ptx)
+    return ptx.replace(made, name)
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> bytes:

@@ -1,15 +1,16 @@
 """A device: its memory, its streams and launches on them. Its simulated stand-in is in simulated_driver.py.
 
-Memory is allocated plainly and through the primary context, which torch, CuPy and Numba share. Every call
-makes that context current for its duration only.
+Memory is allocated plainly, in the primary context, which torch, CuPy and Numba share too. All but `current`,
+`stream_state` and what frees memory is called while that context is the thread's: in a block of `current`.
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
 from fastgd.cuda.simulation import SIMULATED
@@ -37,6 +38,13 @@ class Kernel(Protocol):
         """Launches it, with as many threads a block as its text says."""
 
 
+class StreamState(NamedTuple):
+    """Of a stream as it is."""
+
+    #: whether what is launched on it is recorded for a graph instead of being done
+    capturing: bool
+
+
 class Driver(Protocol):
     """A device."""
 
@@ -45,6 +53,15 @@ class Driver(Protocol):
     #: compute capability
     capability: tuple[int, int]
     title: str
+
+    def current(self) -> AbstractContextManager[None]:
+        """Within the block, calls of this thread are for this device."""
+
+    def stream_state(self, stream: int) -> StreamState:
+        """ValueError for one that has been destroyed, or is another device's."""
+
+    def wait(self) -> None:
+        """Waits for all that is going on on the device."""
 
     def allocate(self, nbytes: int) -> Buffer:
         """MemoryError, with what is free, when there is not enough."""
@@ -60,9 +77,6 @@ class Driver(Protocol):
 
     def clear(self, pointer: int, nbytes: int, stream: int) -> None:
         """Sets bytes to 0."""
-
-    def synchronize(self, stream: int) -> None:
-        """Waits for all that is on the stream."""
 
     def kernel(self, text: Text) -> Kernel:
         """The kernel, compiled when it is first asked for."""
@@ -87,21 +101,21 @@ class _Buffer:
         from cuda.bindings import driver
 
         self.nbytes, self._device = nbytes, device
-        with device.current():
-            try:
-                self.pointer = int(_checked(driver.cuMemAlloc(max(nbytes, 1))))
-            except MemoryError as error:
-                free, total = _checked(driver.cuMemGetInfo())
-                raise MemoryError(
-                    f"cuda:{device.number} has no {nbytes} bytes: {free} of {total} are free ({error})"
-                ) from None
+        try:
+            self.pointer = int(_checked(driver.cuMemAlloc(max(nbytes, 1))))
+        except MemoryError as error:
+            free, total = _checked(driver.cuMemGetInfo())
+            raise MemoryError(
+                f"cuda:{device.number} has no {nbytes} bytes: {free} of {total} are free ({error})"
+            ) from None
+        weakref.finalize(self, _free, device, self.pointer)
 
-    def __del__(self) -> None:
-        from cuda.bindings import driver
 
-        if hasattr(self, "pointer"):
-            with self._device.current():
-                driver.cuMemFree(self.pointer)
+def _free(device: NvidiaDriver, pointer: int) -> None:
+    from cuda.bindings import driver
+
+    with device.current():
+        _checked(driver.cuMemFree(pointer))
 
 
 class _Launcher:
@@ -113,9 +127,8 @@ class _Launcher:
         from fastgd.cuda.cache import cubin
 
         self._device, self._threads = device, text.threads
-        with device.current():
-            code = ObjectCode.from_cubin(cubin(text, device.capability))
-            self._kernel = code.get_kernel(text.name)
+        code = ObjectCode.from_cubin(cubin(text, device.capability))
+        self._kernel = code.get_kernel(text.name)
         self._config, self._stream, self._launch = LaunchConfig, Stream.from_handle, launch
         self._configs: dict[int, Any] = {}
 
@@ -125,8 +138,7 @@ class _Launcher:
         config = self._configs.get(blocks)
         if config is None:
             config = self._configs[blocks] = self._config(grid=blocks, block=self._threads)
-        with self._device.current():
-            self._launch(self._device.stream(stream), config, self._kernel, *arguments)
+        self._launch(self._device.stream(stream), config, self._kernel, *arguments)
 
 
 class NvidiaDriver:
@@ -174,37 +186,47 @@ class NvidiaDriver:
     def allocate(self, nbytes: int) -> Buffer:
         return _Buffer(self, nbytes)
 
+    def stream_state(self, stream: int) -> StreamState:
+        from cuda.bindings import driver
+
+        with self.current():
+            try:
+                state = _checked(driver.cuStreamIsCapturing(stream))
+                context = _checked(driver.cuStreamGetCtx(stream))
+            except DeviceError as error:
+                raise ValueError(
+                    f"stream {stream:#x} of cuda:{self.number} is no stream any more ({error})"
+                ) from None
+        if int(context) != int(self._context):
+            raise ValueError(f"stream {stream:#x} is not of cuda:{self.number}")
+        return StreamState(state == driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE)
+
+    def wait(self) -> None:
+        from cuda.bindings import driver
+
+        _checked(driver.cuCtxSynchronize())
+
     def upload(self, pointer: int, values: Array, stream: int) -> None:
         from cuda.bindings import driver
 
         # from memory that is not pinned: the driver has copied it away when the call returns
-        with self.current():
-            _checked(driver.cuMemcpyHtoDAsync(pointer, values.ctypes.data, values.nbytes, stream))
+        _checked(driver.cuMemcpyHtoDAsync(pointer, values.ctypes.data, values.nbytes, stream))
 
     def download(self, pointer: int, values: Array, stream: int) -> None:
         from cuda.bindings import driver
 
-        with self.current():
-            _checked(driver.cuMemcpyDtoHAsync(values.ctypes.data, pointer, values.nbytes, stream))
-            _checked(driver.cuStreamSynchronize(stream))
+        _checked(driver.cuMemcpyDtoHAsync(values.ctypes.data, pointer, values.nbytes, stream))
+        _checked(driver.cuStreamSynchronize(stream))
 
     def copy(self, to: int, pointer: int, nbytes: int, stream: int) -> None:
         from cuda.bindings import driver
 
-        with self.current():
-            _checked(driver.cuMemcpyDtoDAsync(to, pointer, nbytes, stream))
+        _checked(driver.cuMemcpyDtoDAsync(to, pointer, nbytes, stream))
 
     def clear(self, pointer: int, nbytes: int, stream: int) -> None:
         from cuda.bindings import driver
 
-        with self.current():
-            _checked(driver.cuMemsetD8Async(pointer, 0, nbytes, stream))
-
-    def synchronize(self, stream: int) -> None:
-        from cuda.bindings import driver
-
-        with self.current():
-            _checked(driver.cuStreamSynchronize(stream))
+        _checked(driver.cuMemsetD8Async(pointer, 0, nbytes, stream))
 
     def kernel(self, text: Text) -> Kernel:
         kernel = self._kernels.get(text.source)

@@ -15,7 +15,7 @@ from fastgd.arrays import dtype_named
 from fastgd.backends.reference_norms import bounded
 from fastgd.backends.reference_update import ROUNDINGS, kept_if_descending, moved
 from fastgd.kept import RESIDUALS
-from fastgd.rules import INTERNAL, RULES, Rule
+from fastgd.rules import Rule, labelled
 from fastgd.settings import CODED
 from fastgd.storage import (
     HALF_CODE,
@@ -44,6 +44,7 @@ PARAM, SLOTS = 0, 2
 class Variant(NamedTuple):
     """All that decides what a kernel does with an element. Dtypes go by their names."""
 
+    #: its label (fastgd.rules.label_of)
     rule: str
     #: which of the rule's switches are on, in their order
     on: tuple[bool, ...]
@@ -65,7 +66,7 @@ class Variant(NamedTuple):
 
     @property
     def of(self) -> Rule:
-        return (RULES | INTERNAL)[self.rule]
+        return labelled(self.rule)
 
     @property
     def real(self) -> np.dtype[Any]:

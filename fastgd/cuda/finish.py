@@ -256,6 +256,9 @@ store_i64x2(report + 16, nonfinite, skipped)
         self.writer.lines(f"""
 made = load_i64(numbers + {control("made")})
 number = made - load_i64(numbers + {control("least_made")})
+count = load_i64(numbers + {control("row_count")})
+if number >= count:
+    number = count - 1
 size = load_i64(numbers + {control("row_bytes")})
 store_i64(numbers + {control("row")}, load_i64(numbers + {control("rows")}) + number * size)
 store_i64(numbers + {control("row32")}, load_i64(numbers + {control("rows32")}) + number * size // 2)

@@ -45,6 +45,7 @@ CONTROL = (
     "rows32",  # the same in float32
     "row_bytes",  # of one step in `rows`
     "least_made",  # what `made` is at the first of the rows
+    "row_count",  # how many there are
     "unscale",  # 1 / grad_scale
     "unscale32",
     "bound",  # clip_value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from fastgd.memory import DeviceArray, dense_strides, memory_order
 
 
 class CudaMemory:
-    """One device's: fastgd.memory.Memory. Works on the legacy default stream, which all others wait for."""
+    """One device's: fastgd.memory.Memory.
+
+    All of it waits for the device before and after, whatever streams there are: it is not done in every step.
+    """
 
     def __init__(self, number: int) -> None:
         self.name, self.device = f"cuda:{number}", driver.device(number)
@@ -27,41 +32,56 @@ class CudaMemory:
         buffer = self.device.allocate(math.prod(shape) * dtype.itemsize)
         return DeviceArray(self, buffer.pointer, shape, strides, dtype, buffer)
 
-    def _cleared(self, array: DeviceArray) -> DeviceArray:
-        self.device.clear(array.pointer, array.nbytes, driver.DEFAULT_STREAM)
-        return array
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        """Within the block nothing else goes on on the device; gives a stream for what there is to do."""
+        with self.device.current():
+            self.device.wait()
+            yield driver.DEFAULT_STREAM
+            self.device.wait()
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        return self._cleared(self._new(shape, None, dtype))
+        return self._zeros(shape, None, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None) -> DeviceArray:
         lent = self.pool.take(math.prod(shape) * dtype.itemsize, stream or driver.DEFAULT_STREAM)
         return DeviceArray(self, lent.pointer, shape, None, dtype, lent)
 
     def zeros_like(self, array: Any, dtype: np.dtype[Any]) -> DeviceArray:
-        strides = dense_strides(array.shape, memory_order(array), dtype.itemsize)
-        return self._cleared(self._new(array.shape, strides, dtype))
+        return self._zeros(
+            array.shape, dense_strides(array.shape, memory_order(array), dtype.itemsize), dtype
+        )
+
+    def _zeros(
+        self, shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype[Any]
+    ) -> DeviceArray:
+        with self._alone() as stream:
+            array = self._new(shape, strides, dtype)
+            self.device.clear(array.pointer, array.nbytes, stream)
+        return array
 
     def to_host(self, array: Any) -> Array:
-        self.device.synchronize(driver.DEFAULT_STREAM)
         lent, values = self._run(array)
         if array.size:
-            self.device.download(lent, values, driver.DEFAULT_STREAM)
+            with self._alone() as stream:
+                self.device.download(lent, values, stream)
         return self._in_order(array, values)
 
     def write(self, array: Any, values: Array) -> None:
         lent, run = self._run(array)
         self._in_order(array, run)[...] = values
         if array.size:
-            self.device.upload(lent, run, driver.DEFAULT_STREAM)
-            self.device.synchronize(driver.DEFAULT_STREAM)
+            with self._alone() as stream:
+                self.device.upload(lent, run, stream)
 
     def copy(self, array: Any) -> DeviceArray:
-        new = self._new(array.shape, None, array.dtype)
-        if array.flags.c_contiguous:
-            self.device.copy(new.pointer, array.pointer, array.nbytes, driver.DEFAULT_STREAM)
-        else:
+        if not array.flags.c_contiguous:
+            new = self.zeros(array.shape, array.dtype)
             self.write(new, self.to_host(array))
+            return new
+        with self._alone() as stream:
+            new = self._new(array.shape, None, array.dtype)
+            self.device.copy(new.pointer, array.pointer, array.nbytes, stream)
         return new
 
     def _run(self, array: Any) -> tuple[int, Array]:

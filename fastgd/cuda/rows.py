@@ -69,6 +69,16 @@ class Rows:
         self.first, self.count, self._made_of = first, count, values
         return True
 
+    def words(self) -> dict[str, int]:
+        """What kernels are told of the rows: layout.CONTROL."""
+        return {
+            "rows": self.wide_at,
+            "rows32": self.narrow_at,
+            "row_bytes": self.row_bytes,
+            "least_made": self.first,
+            "row_count": self.count,
+        }
+
     def carry(self, made: int) -> None:
         """Commits what parameters carry out of the step before which `made` steps have been made."""
         for block, base in zip(self._blocks, self._base, strict=True):

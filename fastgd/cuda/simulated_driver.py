@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.cuda.compiler import function_of
-from fastgd.cuda.driver import Kernel
+from fastgd.cuda.driver import DeviceError, Kernel, StreamState
 from fastgd.cuda.writer import Text
 
 #: bytes that a simulated device has
@@ -25,8 +27,10 @@ class _Buffer:
 
 
 class _Simulated:
-    def __init__(self, text: Text) -> None:
+    def __init__(self, device: SimulatedDriver, text: Text) -> None:
         from numba import cuda
+
+        self._device = device
 
         function = function_of(text, simulated=True)
 
@@ -38,29 +42,57 @@ class _Simulated:
         self._kernel, self._threads = cuda.jit(kernel), text.threads
 
     def __call__(self, blocks: int, stream: int, *arguments: int) -> None:
-        if blocks:
+        graph = self._device.graph
+        if not blocks:
+            return
+        if graph is None:
             self._kernel[blocks, self._threads](*arguments)
+        else:
+            graph.append(lambda: self._kernel[blocks, self._threads](*arguments))
 
 
 class SimulatedDriver:
     """See the module."""
 
-    capability = (9, 0)
+    capability: tuple[int, int] = (9, 0)
     title = "Numba's CUDA simulator"
 
     def __init__(self, number: int) -> None:
         self.number = number
+        #: what is recorded in place of being done while a graph is captured
+        self.graph: list[Callable[[], None]] | None = None
+        #: streams that are there no longer
+        self.destroyed: set[int] = set()
         self._kernels: dict[str, Kernel] = {}
 
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def stream_state(self, stream: int) -> StreamState:
+        if stream in self.destroyed:
+            raise ValueError(f"stream {stream:#x} of cuda:{self.number} is no stream any more (simulated)")
+        return StreamState(self.graph is not None)
+
+    def wait(self) -> None:
+        """All is done at once."""
+        self._not_in_a_graph()
+
+    def _not_in_a_graph(self) -> None:
+        if self.graph is not None:
+            raise DeviceError("operation not permitted when stream is capturing (simulated)")
+
     def allocate(self, nbytes: int) -> Any:
+        self._not_in_a_graph()
         if nbytes > MEMORY:
             raise MemoryError(f"cuda:{self.number} has no {nbytes} bytes: it is simulated with {MEMORY}")
         return _Buffer(nbytes)
 
     def upload(self, pointer: int, values: Array, stream: int) -> None:
+        self._not_in_a_graph()
         ctypes.memmove(pointer, values.ctypes.data, values.nbytes)
 
     def download(self, pointer: int, values: Array, stream: int) -> None:
+        self._not_in_a_graph()
         ctypes.memmove(values.ctypes.data, pointer, values.nbytes)
 
     def copy(self, to: int, pointer: int, nbytes: int, stream: int) -> None:
@@ -69,11 +101,8 @@ class SimulatedDriver:
     def clear(self, pointer: int, nbytes: int, stream: int) -> None:
         ctypes.memset(pointer, 0, nbytes)
 
-    def synchronize(self, stream: int) -> None:
-        """All is done at once."""
-
     def kernel(self, text: Text) -> Kernel:
         kernel = self._kernels.get(text.source)
         if kernel is None:
-            kernel = self._kernels[text.source] = _Simulated(text)
+            kernel = self._kernels[text.source] = _Simulated(self, text)
         return kernel

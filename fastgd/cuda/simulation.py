@@ -43,7 +43,7 @@ def barrier() -> None:
 
 
 class _Warp:
-    """Where 32 threads meet, and two boxes that they exchange through in turn, so that one meeting is enough."""
+    """Where 32 threads meet, with two boxes to exchange through in turn, so that one meeting is enough."""
 
     def __init__(self, lanes: int) -> None:
         self.meeting = threading.Barrier(lanes, timeout=PATIENCE)

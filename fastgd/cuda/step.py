@@ -30,6 +30,7 @@ from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.tables import COLUMN, Chunks, Held, tensor_rows, tiles_of
 from fastgd.cuda.update import update_text
 from fastgd.cuda.writer import Text
+from fastgd.rules import label_of
 from fastgd.settings import CODED, state_rounding
 from fastgd.storage import arithmetic
 
@@ -84,35 +85,31 @@ class Judge:
         self._measuring: list[Launch] = []
         self._finishing: list[Launch] = []
         self.judging = Judging()
-        #: tensors changed since they were sent
-        self.dirty = True
-        self._begun = False
+        #: whether tensors, and numbers, have changed since they were sent, and whether these never were
+        self.dirty, self._said, self._first = True, True, True
+        #: tables of launches, and which of them have not been sent
+        self._kept: list[Held] = []
+        self._tables: list[Held] = []
+        self.say_word("reports", self.reports.pointer)
 
     # ---- numbers ----
 
     def say(self, name: str, value: float, *, both: bool = False) -> None:
         """Sets a float64 among the numbers, and with `both` the same in float32."""
-        words = self.numbers.host
+        words, self._said = self.numbers.host, True
         words[CONTROL.index(name)] = np.float64(value).view(np.int64)
         if both:
             with np.errstate(all="ignore"):
                 words.view(np.float32)[2 * CONTROL.index(f"{name}32")] = np.float32(value)
 
     def say_word(self, name: str, value: int) -> None:
-        self.numbers.host[CONTROL.index(name)] = value
-
-    def send_numbers(self, stream: int) -> None:
-        """Sends what the host says; at first all, zeros for what kernels count."""
-        words = self.numbers.host if not self._begun else self.numbers.host[:SAID]
-        if not self._begun:
-            self.say_word("reports", self.reports.pointer)
-            self._begun = True
-        self.device.upload(self.numbers.pointer, words, stream)
+        self.numbers.host[CONTROL.index(name)], self._said = value, True
 
     # ---- options ----
 
     def ask(self, options: Options, *, counts: bool) -> None:
         """The options are these from now on."""
+        self._kept, self._tables = [], []
         clamped, told = not math.isinf(options.clip_value), options.total_norm is not None
         measured, clips = options.needs_measure, not math.isinf(options.clip_norm)
         scoped = clips and options.scope != "all" and not told
@@ -156,7 +153,8 @@ class Judge:
         self.scopes = Held(self.device, np.zeros((len(segments), SCOPE_BYTES // 8)))
         rows = self.tensors.host
         rows[:, COLUMN["scope"]] = self.scopes.pointer + own * SCOPE_BYTES
-        self._fresh, self.dirty = True, True
+        self._tables += [self.segments, self.scopes, self.chunk_rows]
+        self.dirty = True
 
     def _sums(self, *, scaled: bool) -> list[Launch]:
         launches = []
@@ -188,29 +186,35 @@ class Judge:
 
     def launch(self, text: Text, blocks: int, arguments: tuple[int, ...], *tables: Held) -> Launch:
         """A launch; tables: what it reads and nobody else keeps."""
-        self._kept = [*getattr(self, "_kept", []), *tables]
-        self._unsent = [*getattr(self, "_unsent", []), *tables]
+        self._kept += tables
+        self._tables += tables
         return Launch(self.device.kernel(text), blocks, arguments)
 
     # ---- on the device ----
 
+    @property
+    def unsent(self) -> bool:
+        """Whether there is something that the device does not have yet."""
+        return bool(self._tables) or self._said or self.dirty
+
     def send(self, stream: int) -> None:
         """Sends what has changed."""
+        if self._said:
+            # at first all of the numbers, zeros for what kernels count
+            words = self.numbers.host[: len(CONTROL) if self._first else SAID]
+            self.device.upload(self.numbers.pointer, words, stream)
+            self._said = self._first = False
         if self.dirty:
             self.tensors.send(stream)
             self.dirty = False
-        if self._fresh:
-            for table in (self.segments, self.scopes, self.chunk_rows):
-                table.send(stream)
-            self._fresh = False
-        for table in self._unsent:
+        for table in self._tables:
             table.send(stream)
-        self._unsent = []
+        self._tables = []
 
-    def judge(self, stream: int) -> None:
-        """Measures, if there is need, and judges."""
-        for launch in (*self._measuring, *self._finishing):
-            launch(stream)
+    @property
+    def launches(self) -> list[Launch]:
+        """What measures, if there is need, and judges."""
+        return [*self._measuring, *self._finishing]
 
     def report(self, number: int, issued: int, stream: int) -> Measured:
         """The report with this number, when all before it is done."""
@@ -262,53 +266,74 @@ class StepPlan:
         self.judge.dirty = True
 
     def measure(self, options: Options) -> Measured:
+        stream = self._stream()
+        with self.device.current():
+            return self._measured(options, stream)
+
+    def _measured(self, options: Options, stream: int) -> Measured:
         kinds = [(grad, arithmetic_name(grad)) for grad in self._grads]
         judge = Judge(self.device, self.judge.tensors.host.copy(), kinds, [0] * len(kinds))
-        return measured_by(judge, options, self._stream())
+        return measured_by(judge, options, stream)
 
     def step(self, options: Options, program: Any = None) -> Any:
         if program:
             program.run()
         stream = self._stream()
+        capturing = self.device.stream_state(stream).capturing
+        with self.device.current():
+            if capturing:
+                self._check_capture(options)
+            else:
+                self._send(options, 1, stream)
+            for launch in (*self.judge.launches, *self._updating):
+                launch(stream)
+        # what is only recorded has nothing to tell
+        return UNMEASURED if capturing else self._issue(options, 1)
+
+    def _send(self, options: Options, steps: int, stream: int) -> None:
+        """Sees to it that the device has all that it needs for so many steps."""
         if options is not self._set:
             self._ask(options)
-            self._said = False
-        if self._may - self._made >= UNSETTLED:
+        if self._may - self._made >= UNSETTLED or (self.rows.carries and self._may != self._made):
             self._skips = self.settle()
-        anew = self.rows.cover(self._made, self._may, stream)
-        if anew or not self._said:
-            judge = self.judge
-            judge.say_word("rows", self.rows.wide_at)
-            judge.say_word("rows32", self.rows.narrow_at)
-            judge.say_word("row_bytes", self.rows.row_bytes)
-            judge.say_word("least_made", self.rows.first)
-            judge.send_numbers(stream)
-            self._said = True
-        self.judge.send(stream)
-        self.judge.judge(stream)
-        for launch in self._updating:
-            launch(stream)
-        number, self._issued = self._issued, self._issued + 1
-        self._count(options, stream)
-        if not (options.gives_norm or options.clips_units):
-            return UNMEASURED
-        return Report(self, number)
+        judge = self.judge
+        if self.rows.cover(self._made, self._may + steps - 1, stream):
+            for name, value in self.rows.words().items():
+                judge.say_word(name, value)
+        judge.send(stream)
 
-    def _count(self, options: Options, stream: int) -> None:
-        """Counts the step where it is sure to be made; else the device does, until `settle`."""
-        self._may += 1
-        if not options.skip_nonfinite and self._made + 1 == self._may:
-            self.rows.carry(self._made)
+    def _issue(self, options: Options, steps: int) -> Any:
+        """Counts steps that are on their way. A Report of the last of them."""
+        self._issued += steps
+        self._may += steps
+        if not options.skip_nonfinite and self._made + steps == self._may:
+            for made in range(self._made, self._may):
+                self.rows.carry(made)
             self._made = self._may
             self._set_steps()
-        elif self.rows.carries:
-            # what is carried into the next step depends on whether there was this one
-            if self.judge.word("made", stream) == self._may:
-                self.rows.carry(self._made)
-                self._made = self._may
-                self._set_steps()
-            else:
-                self._may, self._skips = self._made, self._skips + 1
+        if not (options.gives_norm or options.clips_units):
+            return UNMEASURED
+        return Report(self, self._issued - 1)
+
+    # ---- graphs ----
+
+    def _check_capture(self, options: Options) -> None:
+        """RuntimeError unless the step can be recorded: nothing may be sent meanwhile."""
+        if options is not self._set or self.judge.unsent or not self._issued:
+            raise RuntimeError(
+                "a step can be captured in a CUDA graph once one has been made with the same gradients "
+                "and options: call step() first"
+            )
+
+    def before_replay(self, steps: int) -> Any:
+        """Sends what the next steps of a captured graph need, and counts them. As `step`."""
+        options = self._set
+        if options is None or not self._issued:
+            raise RuntimeError("no step has been made yet, so none can have been captured")
+        stream = self._stream()
+        with self.device.current():
+            self._send(options, steps, stream)
+        return self._issue(options, steps)
 
     def _set_steps(self) -> None:
         steps = self._work.steps
@@ -318,7 +343,11 @@ class StepPlan:
     def settle(self) -> int:
         """Waits for the device, and counts the steps that were made."""
         if self._made != self._may:
-            self._made = self.judge.word("made", self._stream())
+            before, stream = self._made, self._stream()
+            with self.device.current():
+                self._made = self.judge.word("made", stream)
+            for made in range(before, self._made):
+                self.rows.carry(made)
             self._skips += self._may - self._made
             self._may = self._made
             self._set_steps()
@@ -326,13 +355,16 @@ class StepPlan:
         return skips
 
     def report(self, number: int) -> Measured:
-        return self.judge.report(number, self._issued, self._stream())
+        stream = self._stream()
+        with self.device.current():
+            return self.judge.report(number, self._issued, stream)
 
     # ---- launches ----
 
     def _ask(self, options: Options) -> None:
+        # nothing holds until all of it does: memory may run out
+        self._set, self._updating = None, []
         self.judge.ask(options, counts=True)
-        self._updating = []
         variants: dict[Variant, list[int]] = {}
         for k, item in enumerate(self._items):
             variant = variant_of(item, self._grads[k], self._work.blocks[item.block], options)
@@ -369,9 +401,9 @@ class StepPlan:
 def measured_by(judge: Judge, options: Options, stream: int) -> Measured:
     """What a judge finds in its gradients, at once."""
     judge.ask(options, counts=False)
-    judge.send_numbers(stream)
     judge.send(stream)
-    judge.judge(stream)
+    for launch in judge.launches:
+        launch(stream)
     return judge.report(0, 1, stream)
 
 
@@ -393,7 +425,7 @@ def variant_of(item: Item, grad: str, block: Block, options: Options) -> Variant
     """What its step does with an element."""
     values = block.values
     return Variant(
-        rule=block.rule.name,
+        rule=label_of(block.rule),
         on=tuple(block.rule.active(values).values()),
         param=item.param.dtype.name,
         grad=grad,

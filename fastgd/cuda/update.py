@@ -10,13 +10,19 @@ from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Traced, Variant, traced, traced_codes
 from fastgd.cuda.layout import control
 from fastgd.cuda.passes import THREADS, Operand, Uniform, begin_tile, of_element, operands_of
-from fastgd.cuda.writer import Text, Writer
+from fastgd.cuda.writer import FEW, Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
 from fastgd.tracing import Trace
 
 #: elements of a block of codes that a lane of a warp has
 OF_LANE = BLOCK // WARP
+
+#: words at hand, in all operands, that go with FEW registers and with MANY
+FEW_WORDS, MOST_WORDS = 24, 56
+
+#: registers of a thread for more words, and as many as there can be
+MANY, ALL = 128, 255
 
 #: arguments of all these kernels: addresses of the tables of tensors and of tiles, and of the step's numbers
 ARGUMENTS = ("tensors", "tiles", "numbers")
@@ -33,7 +39,7 @@ def update_text(variant: Variant, threads: int = THREADS) -> Text:
         kernel.write_coded()
     else:
         kernel.write_plain()
-    return writer.done()
+    return writer.done(kernel.registers)
 
 
 class _Update:
@@ -60,6 +66,28 @@ class _Update:
         together = " | ".join(o.at for o in self.operands)
         writer.line(f"aligned = ({together}) & {WIDEST - 1} == 0")
 
+    @property
+    def width(self) -> int:
+        """Elements that a thread takes at a time: for accesses as wide as can be, but not beyond MOST_WORDS."""
+        if CODED in self.variant.state:
+            return OF_LANE
+        width = WIDEST // min(o.size for o in self.operands)
+        while self._words(width) > MOST_WORDS and width > WIDEST // self.variant.real.itemsize:
+            width //= 2
+        return width
+
+    def _words(self, width: int) -> int:
+        """What a thread has at hand of all operands, in words of 32 bits."""
+        return width * len(self.operands) * self.variant.real.itemsize // 4
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, at most: as few as go without spilling, by tests/test_cuda_offline.py."""
+        words = self._words(self.width)
+        if words <= FEW_WORDS and self.variant.real.itemsize == 4 and not self.variant.units:
+            return FEW
+        return MANY if words <= MOST_WORDS else ALL
+
     def _given(self, suffix: str) -> dict[str, str]:
         """The name of each argument in the text; a scale is that of the block of codes at hand."""
         return {
@@ -80,8 +108,7 @@ class _Update:
     # ---- all operands as they are ----
 
     def write_plain(self) -> None:
-        width = WIDEST // min(o.size for o in self.operands)
-        writer = self.writer
+        width, writer = self.width, self.writer
         writer.line(f"i = first + thread() * {width}")
         with writer.indented("if aligned:"):
             with writer.indented(f"while i + {width} <= end:"):

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from fastgd.cuda.device import is_primitive
 from fastgd.tracing import Operation, Symbol, Trace, constant_name
 
+#: registers of a thread that are enough for most kernels
+FEW = 64
+
 _NAMES = re.compile(r"[a-z_][a-z0-9_]*(?=\()")
 
 
@@ -27,6 +30,8 @@ class Text(NamedTuple):
     primitives: tuple[str, ...]
     #: threads of a block
     threads: int
+    #: that a thread may take, at most: the fewer, the more threads wait for memory at a time
+    registers: int
 
 
 class Writer:
@@ -95,8 +100,8 @@ class Writer:
         self._operations[made.function] = made
         return made.function
 
-    def done(self) -> Text:
+    def done(self, registers: int = FEW) -> Text:
         source = "\n".join(self._lines) + "\n"
         called = sorted(set(_NAMES.findall(source)))
         primitives = tuple(name for name in called if is_primitive(name))
-        return Text(self.name, source, self._operations, self._constants, primitives, self.threads)
+        return Text(self.name, source, self._operations, self._constants, primitives, self.threads, registers)

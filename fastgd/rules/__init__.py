@@ -48,6 +48,9 @@ __all__ = [
     "Slot",
     "Trust",
     "check_hyperparameter",
+    "is_built_in",
+    "label_of",
+    "labelled",
     "resolved",
     "table",
 ]
@@ -81,3 +84,30 @@ RULES = table(
 
 #: the same for rules that are no optimizer's but run as kernels too
 INTERNAL = table(LERP)
+
+_TABLE = RULES | INTERNAL
+
+#: users' own rules by their labels
+_OWN: dict[str, Rule] = {}
+
+
+def is_built_in(rule: Rule) -> bool:
+    """Whether its body is one of those here; a user's rule may have the name of another."""
+    known = _TABLE.get(rule.name)
+    return known is not None and known.body is rule.body
+
+
+def label_of(rule: Rule) -> str:
+    """A text that stands for its body in this process: its name, or of a user's rule one of its own.
+
+    The user's rule is kept as long as the process, as what is compiled from it."""
+    if is_built_in(rule):
+        return rule.name
+    label = f"{rule.name} {id(rule)}"
+    _OWN[label] = rule
+    return label
+
+
+def labelled(label: str) -> Rule:
+    """The rule that a label stands for."""
+    return _TABLE.get(label) or _OWN[label]

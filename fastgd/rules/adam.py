@@ -211,7 +211,7 @@ def _radam(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
         g = g + s.weight_decay * p
     x.exp_avg = x.exp_avg + s.one_minus_beta1 * (g - x.exp_avg)
     x.exp_avg_sq = s.beta2 * x.exp_avg_sq + s.one_minus_beta2 * (g * g)
-    denominator = xp.sqrt(x.exp_avg_sq) + s.eps if s.rectified > 0 else 1
+    denominator = xp.where(s.rectified > 0, xp.sqrt(x.exp_avg_sq) + s.eps, 1)
     return s.decay * p - s.step_size * (x.exp_avg / denominator)
 
 

@@ -14,7 +14,7 @@ _BETAS = each(number(0, 1), number(0, 1), number(0, 1))
 
 
 def _adan(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
-    difference = g - x.prev if s.has_prev > 0 else 0
+    difference = xp.where(s.has_prev > 0, g - x.prev, 0)
     ahead = g + s.beta2 * difference
     x.exp_avg = x.exp_avg + s.one_minus_beta1 * (g - x.exp_avg)
     x.exp_avg_diff = x.exp_avg_diff + s.one_minus_beta2 * (difference - x.exp_avg_diff)

@@ -54,6 +54,14 @@ def logarithm(value: float) -> float:
     return float(_digits().ln(Decimal(value)))
 
 
+@functools.lru_cache(maxsize=256)
+def exponential(value: float) -> float:
+    """e to the power of a finite number; infinite beyond float64."""
+    from decimal import Decimal
+
+    return float(_digits().exp(Decimal(value)))
+
+
 @functools.cache
 def _digits() -> Any:
     """The arithmetic in which irrational results are computed before they are rounded to float64."""
