@@ -36,12 +36,16 @@ class Pool:
             kept = self._free.get((stream, size))
             buffer = kept.pop() if kept else None
         if buffer is None:
-            try:
-                buffer = self._device.allocate(size)
-            except MemoryError:
-                self.clear()
-                buffer = self._device.allocate(size)
+            with self._device.current():
+                buffer = self._allocated(size)
         return Lent(self, buffer, stream)
+
+    def _allocated(self, size: int) -> Buffer:
+        try:
+            return self._device.allocate(size)
+        except MemoryError:
+            self.clear()
+            return self._device.allocate(size)
 
     def put(self, buffer: Buffer, stream: int) -> None:
         with self._lock:

@@ -64,7 +64,9 @@ class CudaKernels(Kernels):
             )
 
         def run(dtype: Any, of: Any, *arguments: Any) -> int:
-            launch(run_of(arguments), dtype, of, *arguments)
+            own = run_of(arguments)
+            with own.memory.device.current():
+                launch(own, dtype, of, *arguments)
             return 0
 
         setattr(self, entry, run)

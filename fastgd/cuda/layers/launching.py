@@ -37,6 +37,13 @@ class Run:
         """Memory with anything in it."""
         return self.memory.empty(tuple(shape), np.dtype(dtype), self.stream)
 
+    def sent(self, values: Array) -> DeviceArray:
+        """A copy of C-contiguous values of the host's, which is there before what comes next."""
+        array = self.empty(values.shape, values.dtype)
+        if values.size:
+            self.memory.device.upload(array.pointer, values, self.stream)
+        return array
+
     def clear(self, array: DeviceArray) -> None:
         """Sets all elements to 0."""
         if array.size:

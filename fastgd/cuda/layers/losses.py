@@ -15,7 +15,6 @@ from fastgd.cuda.layers.ordered import ordered_sum
 from fastgd.cuda.layers.softmax import write_largest
 from fastgd.cuda.passes import Operand
 from fastgd.cuda.writer import Text
-from fastgd.memory import placed
 from fastgd.nn.reference_losses import (
     ElementLoss,
     Labels,
@@ -224,7 +223,7 @@ def softmax_cross_entropy(
     row_loss: Any,
     loss: Any,
 ) -> None:
-    weights: Any = None if of.weights is None else placed(run.memory, of.weights)
+    weights: Any = None if of.weights is None else run.sent(of.weights)
     total = float(classes) if of.weights is None else in_order(of.weights.astype(np.float64).tolist())
     divisor: Any = of.divisor
     if not divisor:
