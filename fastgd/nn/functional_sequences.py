@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastgd.arrays import Array
 from fastgd.nn.attention import MultiheadAttention
-from fastgd.nn.calls import Pair, backward_of, checked
+from fastgd.nn.calls import Pair, backward_of, checked, given_array
 from fastgd.nn.eager import passes, undrawn
 from fastgd.nn.positions import PositionalEmbedding
 from fastgd.nn.recurrent import GRU, LSTM, RNN, Recurrent
@@ -31,7 +33,11 @@ __all__ = [
 
 def _sequences(x: Any, lengths: Any) -> tuple[Array, Array | None]:
     x = checked("x", x, shape=("batch", "time", "features"))
-    return x, None if lengths is None else checked_lengths(lengths, x.shape)
+    if lengths is None:
+        return x, None
+    if not isinstance(given_array("lengths", lengths), np.ndarray):
+        raise ValueError("lengths must be on the host, wherever x is: they decide what is computed")
+    return x, checked_lengths(lengths, x.shape)
 
 
 def _together(**given: Any) -> bool:

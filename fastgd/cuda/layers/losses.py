@@ -93,7 +93,7 @@ def labels_check(run: Run, real: Any, of: Any, batch: int, classes: int, labels:
 
 
 @functools.cache
-def _weights_text(real: Any, weighted: bool) -> Text:
+def weights_text(real: Any, weighted: bool) -> Text:
     """The kernel that gives each row the weight of its label, float64; 0 for what is not counted."""
     lanes = Lanes("label_weights", ["labels_at", "weights_at", "ignored", "to_at"])
     # a thread for each row is enough: the lanes of this one take 16 of them
@@ -228,7 +228,7 @@ def softmax_cross_entropy(
     divisor: Any = of.divisor
     if not divisor:
         each, divisor = run.empty((batch,), F64), run.empty((1,), F64)
-        text = _weights_text(real, weights is not None)
+        text = weights_text(real, weights is not None)
         run(text, blocks_of(batch, ROWS * 16), batch, classes, labels, weights, of.ignored, each)
         ordered_sum(run, batch, each, divisor)
     text = rows_text(real, of.label_smoothing, classes, weights is not None, grad is not None)

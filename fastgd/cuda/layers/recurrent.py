@@ -38,8 +38,6 @@ class Tables(NamedTuple):
 
 
 def tables_of(run: Run, of: Recurrent, batch: int, time: int, lengths: Array | None) -> Tables:
-    if isinstance(lengths, DeviceArray):
-        raise ValueError("lengths must be on the host: they say what is launched")
     given = None if lengths is None else lengths.tobytes()
     return _tables(run.memory, bool(of.reverse), batch, time, given)
 
