@@ -26,8 +26,16 @@ are written in functional_spatial.py, recurrent layers and attention in function
 
 x is [..., features] of float32 or float64 where nothing else is said, and other arrays are of its dtype.
 What went in and came out must stay as it is until the backward pass. out: an array to put y in, or the
-gradient of a loss; it shares no memory with what goes in. backend: "auto" (default), "native" or "reference"
-(NumPy). Raises TypeError or ValueError, naming the argument, for what is wrong with one.
+gradient of a loss; it shares no memory with what goes in. backend: "auto" (default), "native", "reference"
+(NumPy) or "cuda".
+
+Arrays may lie on a CUDA device, all of a call on the same one: CuPy's, torch's, Numba's, or what came of
+another function, with the bits that they have on the CPU but for matrix products, which are torch's or
+CuPy's. Results are fastgd.memory.DeviceArray, whose host() is a copy; a loss is one as well, float64 [].
+Nothing waits for the device, which is why labels and indices out of range give NaN there in place of an error.
+Lengths of sequences stay on the host. Convolutions, pooling and attention are not there yet.
+
+Raises TypeError or ValueError, naming the argument, for what is wrong with one.
 """
 
 from __future__ import annotations

@@ -230,6 +230,6 @@ def kernels_of(backend: str, memory: Memory = HOST) -> Kernels:
     if wanted != kind:
         fitting = " or ".join(["auto", *(name for name, (own, _) in _BACKENDS.items() if own == kind)])
         raise ValueError(
-            f"backend {backend!r} is for arrays on {wanted}, not on {memory.name}: take {fitting}"
+            f"backend {backend!r} is for arrays on {wanted}, and these are on {memory.name}: take {fitting}"
         )
     return kernels()

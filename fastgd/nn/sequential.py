@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
+from fastgd.lenders import on_device
 from fastgd.nn.base import Layer, Loss
 from fastgd.nn.compiled import FORWARD, LOSS, TRAIN, Compiled, compiled
 from fastgd.nn.kernels import Kernels, OperationFailed, kernels_of
@@ -184,7 +185,7 @@ class Sequential(ModelState):
         and errors as loss's.
         """
         x, lengths, rows = _rows_of(x)
-        y = np.asarray(y)
+        y = _on_host("y", y)
         totals, adds_up = np.zeros(4), False
         for first, part in _batches(x, lengths, rows, batch_size):
             inputs, own_lengths, program = self._prepare(part, LOSS)
@@ -267,7 +268,7 @@ class Sequential(ModelState):
         if type(x) is Sequences:
             x, lengths = x
         if type(x) is not np.ndarray:
-            x = np.asarray(x)
+            x = _on_host("x", x)
         key = x.shape, x.dtype, purpose, lengths is not None
         program = self._programs.get(key)
         if program is None:
@@ -287,7 +288,7 @@ class Sequential(ModelState):
     def _target(compiled: Compiled, y: Any) -> Array:
         if compiled.loss is None:
             raise RuntimeError("the model has no loss: Sequential(..., loss=nn.CrossEntropyLoss())")
-        return compiled.loss.target(y)
+        return compiled.loss.target(y if type(y) is np.ndarray else _on_host("y", y))
 
     def _compile(self, x: Array, purpose: str, has_lengths: bool) -> Compiled:
         wanted = self._layers[0].input_dtype or self._dtype
@@ -324,12 +325,22 @@ class Sequential(ModelState):
         return self._gradients
 
 
+def _on_host(name: str, value: Any) -> Array:
+    """As an array of NumPy's; TypeError for one on a device."""
+    if on_device(value, name) is not None:
+        raise TypeError(
+            f"{name} is on a device, but a Sequential computes on the host: give a copy there, or call the "
+            "functions of nn.functional, which take arrays on a device"
+        )
+    return np.asarray(value)
+
+
 def _rows_of(x: Any) -> tuple[Any, Any, int]:
     """x as an array, its lengths or None, and how many rows it has."""
     lengths = None
     if type(x) is Sequences:
         x, lengths = x.x, np.asarray(x.lengths)
-    x = np.asarray(x)
+    x = _on_host("x", x)
     return x, lengths, len(x) if x.ndim else 0
 
 

@@ -41,15 +41,21 @@ def test_two_memories_in_one_call_are_refused_by_name(message, call):
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_a_backend_for_other_memory_is_refused(backend):
-    refused(ValueError, "not on cuda:0: take auto or cuda", functional.relu, put(X), backend=backend)
-    refused(ValueError, "not on host: take auto or native or reference", functional.relu, X, backend="cuda")
+    refused(ValueError, "are on cuda:0: take auto or cuda", functional.relu, put(X), backend=backend)
+    refused(ValueError, "are on host: take auto or native or reference", functional.relu, X, backend="cuda")
 
 
 def test_a_model_says_that_its_arrays_are_on_the_host():
     from fastgd import nn
 
-    refused(ValueError, "arrays on cuda, not on host", nn.Sequential, nn.ReLU(), backend="cuda")
-    refused(TypeError, "call host", nn.Sequential(nn.ReLU()).forward, put(X))
+    refused(ValueError, "arrays on cuda, and these are on host", nn.Sequential, nn.ReLU(), backend="cuda")
+    model = nn.Sequential(nn.Linear(4, 3), loss=nn.CrossEntropyLoss())
+    for call in (model.forward, model.predict):
+        refused(TypeError, "x is on a device.*nn.functional", call, put(X))
+    labels = np.array([0, 1, 2])
+    for call in (model.loss, model.loss_and_grad, model.evaluate):
+        refused(TypeError, "x is on a device.*nn.functional", call, put(X), labels)
+        refused(TypeError, "y is on a device.*nn.functional", call, X, put(labels))
 
 
 def test_what_is_not_there_says_so():
