@@ -1,7 +1,8 @@
 """Memory of results and of what lies between launches: kept for the next one of its stream, not given back.
 
 The driver's own calls for memory wait for the device. What is freed here is taken again by work that comes
-later on the same stream, which is why nobody has to wait.
+later on the same stream, which is why nobody has to wait. Who works with it on another stream keeps it until
+that is done, as with arrays of torch and CuPy.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from importlib import import_module
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.cuda.driver import DEFAULT_STREAM
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.memory import DeviceArray
 
@@ -42,8 +43,9 @@ def _by_numpy(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> 
 def _by_torch(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
     torch = import_module("torch")
     device = torch.device("cuda", int(out.memory.name.partition(":")[2]))
-    external = torch.cuda.ExternalStream(stream, device=device)
-    with torch.cuda.device(device), torch.cuda.stream(external):
+    legacy = stream == DEFAULT_STREAM
+    own = torch.cuda.default_stream(device) if legacy else torch.cuda.ExternalStream(stream, device=device)
+    with torch.cuda.device(device), torch.cuda.stream(own):
         first, second, to = (torch.as_tensor(_On(array, stream), device=device) for array in (a, b, out))
         torch.matmul(first, second, out=to)
 
@@ -51,7 +53,9 @@ def _by_torch(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> 
 def _by_cupy(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
     cupy = import_module("cupy")
     number = int(out.memory.name.partition(":")[2])
-    with cupy.cuda.Device(number), cupy.cuda.ExternalStream(stream, number):
+    legacy = stream == DEFAULT_STREAM
+    own = cupy.cuda.Stream.null if legacy else cupy.cuda.ExternalStream(stream, number)
+    with cupy.cuda.Device(number), own:
         first, second, to = (cupy.asarray(_On(array, stream)) for array in (a, b, out))
         cupy.matmul(first, second, out=to)
 

@@ -52,7 +52,7 @@ row = load_i64(indices_at + place * 8)
 
 @functools.cache
 def scatter_text(real: Any) -> Text:
-    """The kernel that adds rows; `parts` is what row numbers are divided by."""
+    """The kernel that adds rows; `parts`, a power of two, is what row numbers are divided by."""
     arguments = ["n", "rows", "dim", "parts", "padding", "indices_at", "dy_at", "dweight_at"]
     writer = Writer("embedding_backward", arguments, WIDE)
     operand = Operand("g", "", real.name)
@@ -71,7 +71,7 @@ i = i64(0)""")
                 writer.line(f"row_{count}{j} = load_i64(indices_at + (i + {j}) * 8)")
             for j in range(count):
                 row = f"row_{count}{j}"
-                own = f"{row} % parts == part and {row} >= 0 and {row} < rows and {row} != padding"
+                own = f"{row} & (parts - 1) == part and {row} >= 0 and {row} < rows and {row} != padding"
                 with writer.indented(f"if {own}:"):
                     writer.lines(f"""
 at = dweight_at + ({row} * dim + col) * {size}
@@ -99,7 +99,7 @@ def backward(
     run: Run, real: Any, of: Embedding, n: int, rows: int, dim: int, indices: Any, dy: Any, dweight: Any
 ) -> None:
     run.clear(dweight)
-    parts = max(min(rows, THREADS // max(dim, 1)), 1)
+    parts = 1 << max(min(rows, THREADS // max(dim, 1)), 1).bit_length() - 1
     arguments = n, rows, dim, parts, of.padding, indices, dy, dweight
     run(scatter_text(real), blocks_of(parts * dim, WIDE), *arguments)
 

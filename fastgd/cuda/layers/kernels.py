@@ -60,7 +60,7 @@ class CudaKernels(Kernels):
         launch = entries().get(entry)
         if launch is None:
             raise NotImplementedError(
-                f"{entry} is not there for arrays on CUDA: give copies on the host, x.host(), to it"
+                f"{entry} has no kernel for arrays on CUDA: compute this on the host, with x.host()"
             )
 
         def run(dtype: Any, of: Any, *arguments: Any) -> int:
