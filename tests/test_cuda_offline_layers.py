@@ -4,9 +4,12 @@ import re
 
 import pytest
 
-numba_cuda = pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
+numba_cuda = pytest.importorskip(
+    "numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'"
+)
 
 import machine_code
+
 from fastgd.cuda.simulation import SIMULATED
 
 if SIMULATED:

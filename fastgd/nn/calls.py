@@ -144,14 +144,15 @@ Pair = tuple[Array, Saved]
 class Call:
     """Calls of one backend's kernels for numbers of one dtype."""
 
-    def __init__(self, backend: str, array: Array) -> None:
-        """array: whose dtype is computed in, and in whose memory."""
-        self.kernels, self.real, self._beside = kernels_of(backend, memory_of(array)), array.dtype, array
-        self._dtype = self.kernels.dtype(array.dtype)
+    def __init__(self, backend: str, array: Array, dtype: np.dtype[Any] | None = None) -> None:
+        """array: in whose memory is computed, and in whose dtype unless another is given."""
+        self.kernels, self._beside = kernels_of(backend, memory_of(array)), array
+        self.real: np.dtype[Any] = array.dtype if dtype is None else dtype
+        self._dtype = self.kernels.dtype(self.real)
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Array:
         """A new array with anything in it, of the dtype that is computed in unless another is given."""
-        return empty_beside(self._beside, shape, dtype)
+        return empty_beside(self._beside, shape, self.real if dtype is None else dtype)
 
     def copy(self, array: Array) -> Array:
         """A new array with the same elements."""

@@ -38,8 +38,10 @@ class Eager(Builder):
     spares: whether the backward pass gets copies of what the forward pass has left.
     """
 
-    def __init__(self, call: Call, stands_for: Mapping[int, Array], spares: bool) -> None:
-        super().__init__(call.kernels, call.real, training=True)
+    def __init__(
+        self, call: Call, stands_for: Mapping[int, Array], spares: bool, *, training: bool = True
+    ) -> None:
+        super().__init__(call.kernels, call.real, training=training)
         self._call, self._stands_for, self._spares = call, stands_for, spares
         self._forward = True
         #: what comes in by name
@@ -62,7 +64,7 @@ class Eager(Builder):
 
     def _array(self, argument: Argument) -> Array | None:
         if not isinstance(argument, Value):
-            return self._stands_for.get(id(argument), argument)
+            return self.instead(argument)
         spared = self._spares and argument.storage.kept and not self._forward
         return self._call.copy(argument.array) if spared else argument.array
 
@@ -76,6 +78,10 @@ class Eager(Builder):
 
     def result(self) -> Array:
         return self._call.empty((1,), np.float64)
+
+    def instead(self, array: Array | None) -> Array | None:
+        """What is taken for an array of a layer's."""
+        return self._stands_for.get(id(array), array)
 
     def turn(self, gradients: dict[int, Array]) -> None:
         """What comes is a backward pass, with gradients put here by the ids of a layer's parameters."""

@@ -51,11 +51,11 @@ def test_a_model_says_that_its_arrays_are_on_the_host():
     refused(ValueError, "arrays on cuda, and these are on host", nn.Sequential, nn.ReLU(), backend="cuda")
     model = nn.Sequential(nn.Linear(4, 3), loss=nn.CrossEntropyLoss())
     for call in (model.forward, model.predict):
-        refused(TypeError, "x is on a device.*nn.functional", call, put(X))
+        refused(TypeError, "x is on a device.*OnDevice", call, put(X))
     labels = np.array([0, 1, 2])
     for call in (model.loss, model.loss_and_grad, model.evaluate):
-        refused(TypeError, "x is on a device.*nn.functional", call, put(X), labels)
-        refused(TypeError, "y is on a device.*nn.functional", call, X, put(labels))
+        refused(TypeError, "x is on a device.*OnDevice", call, put(X), labels)
+        refused(TypeError, "y is on a device.*OnDevice", call, X, put(labels))
 
 
 def test_what_is_not_there_says_so():
