@@ -32,7 +32,7 @@ gradient of a loss; it shares no memory with what goes in. backend: "auto" (defa
 Arrays may lie on a CUDA device, all of a call on the same one: CuPy's, torch's, Numba's, or what came of
 another function, with the bits that they have on the CPU but for matrix products, which are torch's or
 CuPy's. Results are fastgd.memory.DeviceArray, whose host() is a copy; a loss is one as well, float64 [].
-Nothing waits for the device, which is why labels and indices out of range give NaN there in place of an error.
+Nothing waits for the device, which is why labels and indices out of range give NaN there and no error.
 Lengths of sequences stay on the host. Convolutions, pooling and attention are not there yet.
 
 Raises TypeError or ValueError, naming the argument, for what is wrong with one.

@@ -48,7 +48,7 @@ class OnDevice:
         loss, report = on_device.train_step(x, y, opt)  # x and y on the device
 
     Passes have the bits of the CPU's but for matrix products, which are torch's or CuPy's. They run on the
-    legacy default stream, and nothing waits for them: a loss is a DeviceArray, float64 [], whose host() waits.
+    legacy default stream, and nothing waits for them: a loss is a DeviceArray, float64 [], whose host() does.
     Convolutions, pooling and attention have no kernels there. The state that recurrent layers with carry=True
     hand from batch to batch is one of the device's own.
 

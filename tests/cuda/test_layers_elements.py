@@ -51,8 +51,8 @@ def test_a_result_goes_where_it_is_told(rng):
 def test_linear(activation, dtype, rng):
     x, weight = rng.standard_normal((3, 7)).astype(dtype), rng.standard_normal((5, 7)).astype(dtype)
     bias = rng.standard_normal(5).astype(dtype)
-    passes("linear", x, weight, bias, rng=rng, activation=activation)
-    passes("linear", x[None], weight, rng=rng, activation=activation)
+    passes("linear", x, weight, bias, rng=rng, products=True, activation=activation)
+    passes("linear", x[None], weight, rng=rng, products=True, activation=activation)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,6 +6,15 @@ from layers import put, same
 
 import fastgd
 from fastgd import nn
+from fastgd.cuda.simulation import SIMULATED
+
+#: on a GPU; a step of Adam's may be another one where a gradient is next to 0
+CLOSE = 0.03
+
+
+def number(value, wanted):
+    found = float(value.host())
+    assert found == wanted if SIMULATED else abs(found - wanted) < CLOSE
 
 
 def mlp(seed=3):
@@ -43,14 +52,16 @@ def test_training_steps(name):
         x, y = batch(name, rng)
         step = on_device.train_step(put(x), put(y), opt, clip_norm=1.0)
         wanted = model.train_step(x, y, of_host, clip_norm=1.0)
-        assert float(step.loss.host()) == wanted.loss
+        number(step.loss, wanted.loss)
         for a, b in zip(on_device.gradients(), model.gradients(), strict=True):
-            same(a, b, "gradient")
-    same(on_device.forward(put(x)), model.forward(x), "forward")
-    assert float(on_device.loss(put(x), put(y)).host()) == model.loss(x, y)
+            same(a, b, "gradient", close=CLOSE)
+    same(on_device.forward(put(x)), model.forward(x), "forward", close=CLOSE)
+    number(on_device.loss(put(x), put(y)), model.loss(x, y))
     assert on_device.to_model() is own
     for key, value in model.state_dict().items():
-        assert own.state_dict()[key].tobytes() == value.tobytes(), key
+        np.testing.assert_allclose(
+            own.state_dict()[key], value, atol=0 if SIMULATED else CLOSE, rtol=0, err_msg=key
+        )
 
 
 def test_lengths():
@@ -60,9 +71,9 @@ def test_lengths():
     on_device, lengths = nn.OnDevice(model), [4, 1, 2]
     found, gradients = on_device.loss_and_grad(nn.Sequences(put(x), lengths), put(y))
     wanted, of_host = model.loss_and_grad(nn.Sequences(x, lengths), y)
-    assert float(found.host()) == wanted
+    number(found, wanted)
     for a, b in zip(gradients, of_host, strict=True):
-        same(a, b, "gradient")
+        same(a, b, "gradient", close=CLOSE)
 
 
 def test_what_is_refused_has_changed_nothing():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from layers import put, same
+from layers import near, put, same
 
 from fastgd.nn import functional
 
@@ -34,16 +34,16 @@ def test_recurrent_layers(name, gates, options, batch, dtype):
     on_device = {state: put(value) for state, value in states.items()}
     made, of_device = forward(put(x), *map(put, weights), **batch, **options, **on_device)
     y, saved = forward(x, *weights, **batch, **options, **states, backend="reference")
-    same(made, y, "y")
+    same(made, y, "y", close=near(dtype))
     for state, value in states.items():
-        same(on_device[state], value, state)
+        same(on_device[state], value, state, close=near(dtype))
     dy = rng.standard_normal(y.shape).astype(dtype)
     wanted, found = backward(dy, saved), backward(put(dy), of_device)
     for k, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        same(a, b, f"gradient {k}")
+        same(a, b, f"gradient {k}", close=near(dtype))
     # what the forward pass has left is there for another way back
     for a, b in zip(backward(put(dy), of_device), wanted, strict=True):
-        same(a, b, "again")
+        same(a, b, "again", close=near(dtype))
 
 
 def test_lengths_stay_on_the_host():

@@ -19,7 +19,7 @@ from fastgd.cuda.layers.gates import backward_text, forward_text, scatter_text
 from fastgd.cuda.layers.launching import WIDE, Run, blocks_of, part
 from fastgd.cuda.memory import CudaMemory
 from fastgd.cuda.products import product
-from fastgd.memory import DeviceArray, placed
+from fastgd.memory import DeviceArray
 from fastgd.nn.reference import bound
 from fastgd.nn.reference_recurrent import CELLS, Cell, Recurrent, Steps
 
@@ -39,15 +39,19 @@ class Tables(NamedTuple):
 
 def tables_of(run: Run, of: Recurrent, batch: int, time: int, lengths: Array | None) -> Tables:
     given = None if lengths is None else lengths.tobytes()
-    return _tables(run.memory, bool(of.reverse), batch, time, given)
+    return _tables(run.memory, run.stream, bool(of.reverse), batch, time, given)
 
 
 @functools.lru_cache(TABLES)
-def _tables(memory: CudaMemory, reverse: bool, batch: int, time: int, given: bytes | None) -> Tables:
+def _tables(
+    memory: CudaMemory, stream: int, reverse: bool, batch: int, time: int, given: bytes | None
+) -> Tables:
+    """Those that are on the device before what comes next on the stream."""
+    run = Run(memory, stream)
     lengths = None if given is None else np.frombuffer(given, np.int64)
     steps = Steps(Recurrent(0, int(reverse), 1, 0, 0), batch, time, lengths)
     places = (steps.row * time + steps.time).astype(np.int64)
-    return Tables(steps, placed(memory, steps.order.astype(np.int64)), placed(memory, places))
+    return Tables(steps, run.sent(steps.order.astype(np.int64)), run.sent(places))
 
 
 class Saved(NamedTuple):
