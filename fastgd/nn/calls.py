@@ -37,8 +37,8 @@ def checked(
     dtype: None for float32 or float64. shape: sizes, names of sizes that may be any, and first perhaps `...`.
     beside: name and array in whose memory it must be.
     """
-    given = given_array(name, array)
-    if beside is not None:
+    given = array if type(array) is np.ndarray else given_array(name, array)
+    if beside is not None and not (type(given) is type(beside[1]) is np.ndarray):
         check_together(name, given, *beside)
     if dtype is None and given.dtype not in DTYPES:
         raise TypeError(f"{name} must be float32 or float64, not {given.dtype}")
@@ -50,7 +50,7 @@ def checked(
     if not fits or any(isinstance(w, int) and w != n for w, n in zip(sizes, last, strict=True)):
         wanted = ", ".join("..." if size is ... else str(size) for size in shape)
         raise ValueError(f"{name} must have shape [{wanted}], not {list(given.shape)}")
-    if isinstance(given, DeviceArray):
+    if not isinstance(given, np.ndarray):
         return given if _usable(given) else cast(Array, given.copy())
     return given if given.flags.c_contiguous and given.flags.aligned else np.require(given, None, ("C", "A"))
 
@@ -75,7 +75,7 @@ def room(
     """
     like = beside[1]
     if out is None:
-        return empty_beside(like, shape)
+        return np.empty(shape, like.dtype) if type(like) is np.ndarray else empty_beside(like, shape)
     if isinstance(like, np.ndarray) and not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, not {type(out).__name__}")
     into = checked(name, out, like.dtype, shape, beside)

@@ -48,12 +48,12 @@ class OnDevice:
         loss, report = on_device.train_step(x, y, opt)  # x and y on the device
 
     Passes have the bits of the CPU's but for matrix products, which are torch's or CuPy's. They run on the
-    legacy default stream, and nothing waits for them: a loss is a DeviceArray, float64 [], whose host() does.
+    legacy default stream, and nothing waits for them: a loss is a DeviceArray, float64 [], read by host().
     Convolutions, pooling and attention have no kernels there. The state that recurrent layers with carry=True
     hand from batch to batch is one of the device's own.
 
-    Raises TypeError or ValueError for what is no such model or device, and ImportError, with the remedy, where
-    CUDA cannot be used.
+    Raises TypeError or ValueError for what is no such model or device, and ImportError, with the remedy,
+    where CUDA cannot be used.
     """
 
     def __init__(self, model: Sequential, device: str = "cuda") -> None:
