@@ -2,24 +2,18 @@
 
 import re
 
-import pytest
-
-numba_cuda = pytest.importorskip(
-    "numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'"
-)
-
 import machine_code
+import pytest
+from cuda_layer_texts import ELEMENTS, F32, F64, NORMALISED, OTHERS
 
+from fastgd.cuda.compiler import cubin_of, ptx_of
 from fastgd.cuda.simulation import SIMULATED
 
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
 if SIMULATED:
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 if machine_code.missing():
     pytest.skip(machine_code.missing(), allow_module_level=True)
-
-from cuda_layer_texts import ELEMENTS, F32, F64, NORMALISED, OTHERS
-
-from fastgd.cuda.compiler import cubin_of, ptx_of
 
 #: what an instruction in float64 is called, conversions among them
 IN_F64 = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F64|F2F\.F32\.F64|I2F\.F64|MUFU\.\w+64H"

@@ -28,7 +28,8 @@ class Pool:
     def __init__(self, device: Driver) -> None:
         self._device = device
         self._free: dict[tuple[int, int], list[Buffer]] = {}
-        self._lock = threading.Lock()
+        # what is collected while it is held goes back through it, too
+        self._lock = threading.RLock()
 
     def take(self, nbytes: int, stream: int) -> Lent:
         """Memory for work on a stream; MemoryError when there is none even without what is kept."""

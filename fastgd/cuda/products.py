@@ -5,9 +5,11 @@ In the simulator they are NumPy's, on host memory.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -69,10 +71,14 @@ class _On:
 
 Multiply = Callable[[int, DeviceArray, DeviceArray, DeviceArray], None]
 
-#: library -> its product
-LIBRARIES: dict[str, Multiply] = {"torch": _by_torch, "cupy": _by_cupy}
+#: library -> whether, as it is installed, it reaches a GPU, and its product
+LIBRARIES: dict[str, tuple[Callable[[Any], bool], Multiply]] = {
+    "torch": (lambda torch: bool(torch.cuda.is_available()), _by_torch),
+    "cupy": (lambda cupy: bool(cupy.cuda.is_available()), _by_cupy),
+}
 
 
+@functools.cache
 def library() -> Multiply:
     """The product of what is imported already, or else of what can be.
 
@@ -81,12 +87,16 @@ def library() -> Multiply:
     if SIMULATED:
         return _by_numpy
     for name in sorted(LIBRARIES, key=lambda name: name not in sys.modules):
+        reaches, multiply = LIBRARIES[name]
         try:
-            import_module(name)
+            if reaches(import_module(name)):
+                return multiply
         except ImportError:
             continue
-        return LIBRARIES[name]
-    raise ImportError("matrix products on CUDA are torch's or CuPy's: pip install cupy-cuda13x, or torch")
+    raise ImportError(
+        "matrix products on CUDA are torch's or CuPy's, and neither is there for a GPU: pip install "
+        "cupy-cuda13x, or torch with CUDA"
+    )
 
 
 def product(

@@ -5,9 +5,9 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
-from layers import same
+from layers import put, same
 
-from fastgd.cuda import driver
+from fastgd.cuda import driver, products
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.lenders import owner_stream
 from fastgd.nn import functional
@@ -35,6 +35,42 @@ def test_arrays_of_another_library_go_in_and_take_what_comes_out(cupy):
     found = functional.linear_backward(dy, saved)
     for a, b in zip(found, functional.linear_backward(slope, of_host), strict=True):
         same(a, b, "gradient")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Products as they are where nothing is simulated, by stand-ins for libraries."""
+    monkeypatch.setattr(products, "SIMULATED", False)
+    libraries = {}
+    monkeypatch.setattr(products, "LIBRARIES", libraries)
+    products.library.cache_clear()
+    yield libraries
+    products.library.cache_clear()
+
+
+def test_products_are_those_of_the_library_that_reaches_the_gpu(on_a_gpu):
+    on_a_gpu["json"] = (lambda library: False), "not this"
+    on_a_gpu["no_such_library"] = (lambda library: True), "nor this"
+    with pytest.raises(ImportError, match="pip install cupy-cuda13x"):
+        products.library()
+    on_a_gpu["colorsys"] = (lambda library: True), "this"
+    on_a_gpu["sys"] = (lambda library: True), "what is imported already"
+    assert products.library() == "what is imported already"
+    del on_a_gpu["sys"]
+    products.library.cache_clear()
+    assert products.library() == "this"
+
+
+def test_a_stream_that_is_captured_or_destroyed_is_refused(monkeypatch):
+    x = put(np.ones(3, np.float32))
+    device = driver.device(0)
+    monkeypatch.setattr(device, "graph", [])
+    with pytest.raises(RuntimeError, match="cannot be captured in a CUDA graph"):
+        functional.relu(x)
+    monkeypatch.setattr(device, "graph", None)
+    monkeypatch.setattr(device, "destroyed", {driver.DEFAULT_STREAM})
+    with pytest.raises(ValueError, match="is no stream any more"):
+        functional.relu(x)
 
 
 def test_results_stay_on_the_stream_of_what_they_come_of(cupy, monkeypatch):

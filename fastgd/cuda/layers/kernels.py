@@ -95,6 +95,16 @@ class CudaKernels(Kernels):
 
 
 def run_of(arguments: Sequence[Any]) -> Run:
-    """Where an operation runs, by its first array on a device."""
+    """Where an operation runs, by its first array on a device.
+
+    ValueError for a stream that is none any more, RuntimeError for one that is captured in a graph.
+    """
     array = next(argument for argument in arguments if isinstance(argument, DeviceArray))
-    return Run(cast(CudaMemory, array.memory), owner_stream(array) or DEFAULT_STREAM)
+    memory, stream = cast(CudaMemory, array.memory), owner_stream(array) or DEFAULT_STREAM
+    if memory.device.stream_state(stream).capturing:
+        # the memory of results would be taken by others while the graph still writes to it
+        raise RuntimeError(
+            "functions of layers cannot be captured in a CUDA graph, only the steps of optimizers: end the "
+            "capture before"
+        )
+    return Run(memory, stream)
