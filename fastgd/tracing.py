@@ -442,6 +442,14 @@ def _extreme(trace: Trace, name: str, a: Any, b: Any) -> Symbol:
     return trace.select(first != first, first, chosen) if kind.kind == "f" else chosen
 
 
+def _with_sign(trace: Trace, magnitude: Any, sign: Any) -> Any:
+    """By the bits, as copysign does it: a NaN has a sign too."""
+    (a, b), kind = trace._promoted((magnitude, sign))
+    bits = np.dtype(f"uint{8 * kind.itemsize}")
+    highest = bits.type(1 << 8 * kind.itemsize - 1)
+    return ((a.view(bits) & ~highest) | (b.view(bits) & highest)).view(kind)
+
+
 def _sign(trace: Trace, x: Any) -> Any:
     return trace.select(x > 0, 1, trace.select(x < 0, -1, trace.select(x == 0, 0, x)))
 
@@ -460,6 +468,7 @@ def _is_finite(trace: Trace, x: Any) -> Any:
 _DERIVED: dict[Any, Callable[..., Any]] = {
     np.minimum: _smaller,
     np.maximum: _larger,
+    np.copysign: _with_sign,
     np.square: lambda trace, x: x * x,
     np.sign: _sign,
     np.fabs: lambda trace, x: abs(x),
