@@ -32,8 +32,11 @@ def folder() -> Path | None:
 
 @functools.cache
 def _compilers() -> str:
-    """What else decides a kernel's machine code."""
-    return " ".join(f"{name} {version(name)}" for name in ("numba-cuda", "numba", "cuda-bindings"))
+    """What else decides a kernel's machine code: who compiles it, and what its names stand for here."""
+    own = [Path(__file__).parent / name for name in ("compiler.py", "device/compiled.py", "../llvm.py")]
+    lowering = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()
+    versions = (f"{name} {version(name)}" for name in ("numba-cuda", "numba", "cuda-bindings"))
+    return " ".join([*versions, lowering])
 
 
 def key(text: Text, capability: tuple[int, int]) -> str:
