@@ -11,12 +11,9 @@ import pytest
 
 from fastgd.rules import INTERNAL, RULES
 
-numba_cuda = pytest.importorskip(
-    "numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'"
-)
+numba_cuda = pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
 
 import machine_code
-
 from fastgd.cuda.simulation import SIMULATED
 
 if SIMULATED:
@@ -26,7 +23,9 @@ if machine_code.missing():
 
 from fastgd.cuda.compiler import cubin_of, ptx_of
 from fastgd.cuda.element import Variant
+from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text, ratios_text
 from fastgd.cuda.passes import operands_of
+from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.update import update_text
 
 ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
@@ -91,10 +90,7 @@ def check_float32(variant, compiled, architecture):
     assert not re.search(r"^\s+(@\S+ )?(fma|mad)\.\S*f32", ptx, re.M)
     assert not re.search(r"^\s+(@\S+ )?call", ptx, re.M)
     assert not re.search(r"^\s+(@\S+ )?[a-z]\S*\.f64", ptx, re.M)
-    divides = {
-        "div": len(re.findall(r"\bdiv\.rn\.f32", ptx)),
-        "sqrt": len(re.findall(r"\bsqrt\.rn\.f32", ptx)),
-    }
+    divides = {"div": len(re.findall(r"\bdiv\.rn\.f32", ptx)), "sqrt": len(re.findall(r"\bsqrt\.rn\.f32", ptx))}
     assert divides["div"] == len(re.findall(r"\bdiv\.", ptx)) - len(re.findall(r"\bdiv\.[su]\d", ptx))
     assert divides["sqrt"] == len(re.findall(r"\bsqrt\.", ptx))
     # machine code: no float64, and of calls and fused steps what divisions and roots are made of
