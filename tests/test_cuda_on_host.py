@@ -21,7 +21,7 @@ if machine_code.missing():
 import host_kernels
 
 from fastgd import backends
-from fastgd.cuda import driver, memory, missing, step
+from fastgd.cuda import driver, judge, memory, missing, stages
 from fastgd.memory import on_host, open_device, placed
 
 
@@ -37,8 +37,8 @@ def on_device(monkeypatch):
     forget()
     monkeypatch.setattr(driver, "device", lambda number: device)
     monkeypatch.setattr(missing, "missing", lambda: None)
-    # blocks of one warp
-    monkeypatch.setattr(step, "WIDE", 32)
+    for module in (stages, judge):  # blocks of one warp
+        monkeypatch.setattr(module, "WIDE", 32)
     yield lambda values: placed(open_device("cuda", 0), values)
     forget()
 
