@@ -33,6 +33,9 @@ class Memory(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """A new array of zeros in C order."""
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None) -> Any:
+        """A new array in C order with anything in it. stream: of a device, on which it is written first."""
+
     def zeros_like(self, array: Any, dtype: np.dtype[Any]) -> Any:
         """A new array of zeros, its axes in the `memory_order` of the array's: see `dense_strides`."""
 
@@ -51,6 +54,9 @@ class _Host:
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         return np.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None) -> Array:
+        return np.empty(shape, dtype)
 
     def zeros_like(self, array: Array, dtype: np.dtype[Any]) -> Array:
         return np.zeros_like(array, dtype, subok=False)
@@ -306,6 +312,33 @@ def placed(memory: Memory, values: Array) -> Array:
         return values
     array: Array = memory.zeros(values.shape, values.dtype)
     memory.write(array, values)
+    return array
+
+
+def empty_beside(array: Array, shape: Sequence[int], dtype: Any = None) -> Array:
+    """A new array with anything in it, in an array's memory, of its dtype unless another is given."""
+    kind = array.dtype if dtype is None else np.dtype(dtype)
+    if isinstance(array, np.ndarray):
+        return np.empty(shape, kind)
+    from fastgd.lenders import owner_stream
+
+    made: Array = memory_of(array).empty(tuple(shape), kind, owner_stream(array))
+    return made
+
+
+def bytes_of(array: Array) -> Array:
+    """The memory of an array in C order, uint8 [bytes]."""
+    if isinstance(array, DeviceArray):
+        size = (array.nbytes,)
+        return cast(Array, DeviceArray(array.memory, array.pointer, size, None, np.dtype(np.uint8), array))
+    return array.reshape(-1).view(np.uint8)
+
+
+def shown(memory: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """What such memory begins with, as an array in C order."""
+    if isinstance(memory, DeviceArray):
+        return cast(Array, DeviceArray(memory.memory, memory.pointer, shape, None, dtype, memory))
+    array: Array = memory[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
     return array
 
 

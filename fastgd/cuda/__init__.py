@@ -30,7 +30,7 @@ def before_replay(opt: Optimizer, steps: int = 1) -> StepReport:
             fastgd.cuda.before_replay(opt)
             graph.replay()
     """
-    from fastgd.cuda.rows import MOST
+    from fastgd.cuda.scalars import MOST
 
     count = named("steps", whole(1, MOST + 1), steps)
     with opt._lock:

@@ -8,6 +8,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,8 +34,11 @@ def folder() -> Path | None:
 
 @functools.cache
 def _compilers() -> str:
-    """What else decides a kernel's machine code."""
-    return " ".join(f"{name} {version(name)}" for name in ("numba-cuda", "numba", "cuda-bindings"))
+    """What else decides a kernel's machine code: who compiles it, and what its names stand for here."""
+    own = [Path(__file__).parent / name for name in ("compiler.py", "device/compiled.py", "../llvm.py")]
+    lowering = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()
+    versions = (f"{name} {version(name)}" for name in ("numba-cuda", "numba", "cuda-bindings"))
+    return " ".join([*versions, lowering])
 
 
 def key(text: Text, capability: tuple[int, int]) -> str:
@@ -44,23 +49,34 @@ def key(text: Text, capability: tuple[int, int]) -> str:
 
 
 class Compiling:
-    """Counts what is compiled, and says so once it has taken more than a second."""
+    """Compiles, and says so where that takes more than a second."""
 
-    seconds = 0.0
-    kernels = 0
-    said = False
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._kernels, self._seconds, self._said = 0, 0.0, False
 
     def __call__(self, text: Text, capability: tuple[int, int]) -> bytes:
         start = time.perf_counter()
         code = cubin_of(ptx_of(text, capability), capability)
-        self.seconds += time.perf_counter() - start
-        self.kernels += 1
-        if self.seconds > PATIENCE and not self.said:
-            self.said = True
-            place = folder()
-            kept = f"; they are kept in {place}" if place else ""
-            print(f"fastgd: compiling kernels for sm_{capability[0]}{capability[1]}{kept}", file=sys.stderr)
+        self._seconds += time.perf_counter() - start
+        self._kernels += 1
+        if self._seconds > PATIENCE and not self._said:
+            self._said, place = True, folder()
+            kept = f", to be kept in {place}" if place else ""
+            print(
+                f"fastgd: compiling kernels for sm_{capability[0]}{capability[1]}{kept} ...", file=sys.stderr
+            )
         return code
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """At the end of the block it is said how long its kernels took, if that they take long was said."""
+        self._begin()
+        yield
+        if self._said:
+            print(f"fastgd: {self._kernels} kernels compiled in {self._seconds:.1f} s", file=sys.stderr)
 
 
 compiling = Compiling()

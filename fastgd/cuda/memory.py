@@ -12,6 +12,7 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.cuda import driver
+from fastgd.cuda.pool import Pool
 from fastgd.memory import DeviceArray, dense_strides, memory_order
 
 
@@ -23,6 +24,7 @@ class CudaMemory:
 
     def __init__(self, number: int) -> None:
         self.name, self.device = f"cuda:{number}", driver.device(number)
+        self.pool = Pool(self.device)
 
     def _new(
         self, shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype[Any]
@@ -40,6 +42,10 @@ class CudaMemory:
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         return self._zeros(shape, None, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None) -> DeviceArray:
+        lent = self.pool.take(math.prod(shape) * dtype.itemsize, stream or driver.DEFAULT_STREAM)
+        return DeviceArray(self, lent.pointer, shape, None, dtype, lent)
 
     def zeros_like(self, array: Any, dtype: np.dtype[Any]) -> DeviceArray:
         return self._zeros(

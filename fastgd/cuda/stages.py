@@ -21,9 +21,10 @@ from fastgd.cuda.factored import (
 from fastgd.cuda.finish import ratios_text
 from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import LANES, TENSOR_BYTES, TILE
+from fastgd.cuda.matrices import Matrix, Pool
 from fastgd.cuda.orthogonal import blocks_for, momentum_text, polynomial_text, scale_text, scaled_text
 from fastgd.cuda.passes import WIDE
-from fastgd.cuda.products import Matrix, Pool, products_of
+from fastgd.cuda.products import library
 from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.tables import COLUMN, Held, pieces, room
 from fastgd.cuda.units import UNIT_BYTES, least_coef_text, pieces_in, unit_coefs_text, unit_sums_text
@@ -182,8 +183,8 @@ class Stages:
         assert orthogonal is not None
         pool = self._pools.get(real)
         if pool is None:
-            products = products_of(getattr(item.param, "owner", None), f"parameter {item.counter}")
-            pool = self._pools[real] = Pool(memory_of(item.param), real, products)
+            multiply = library(getattr(item.param, "owner", None))
+            pool = self._pools[real] = Pool(memory_of(item.param), real, multiply)
             judge.keep(pool)
         pool.planned = self.launches
         rows, cols = item.param.shape

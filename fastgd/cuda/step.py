@@ -9,13 +9,14 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.backends.base import UNMEASURED, Item, Measured, Options, Work
+from fastgd.cuda.cache import compiling
 from fastgd.cuda.driver import Driver
 from fastgd.cuda.element import Variant
 from fastgd.cuda.judge import Judge, measured_by
 from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import RATIO_BYTES, TRIED_BYTES
 from fastgd.cuda.layouts import arrays_of, layout_of
-from fastgd.cuda.rows import Rows
+from fastgd.cuda.scalars import Scalars
 from fastgd.cuda.stages import Stages
 from fastgd.cuda.tables import COLUMN, Held, tensor_rows
 from fastgd.cuda.variants import arithmetic_name, real_name, variant_of
@@ -49,7 +50,7 @@ class StepPlan:
         layouts = [self._layout(i, grad) for i, grad in enumerate(grads)]
         rows[:, COLUMN["grad"]] = [grad.pointer for grad in grads]
         self.judge = Judge(device, rows, kinds, [item.group for item in work.items], layouts)
-        self.rows = Rows(device, work)
+        self.scalars = Scalars(device, work)
         for i, item in enumerate(work.items):
             if item.rows is not None:
                 chosen = Held(device, np.ascontiguousarray(item.rows))
@@ -58,7 +59,10 @@ class StepPlan:
         self._ratios = device.allocate(len(work.items) * RATIO_BYTES)
         rows[:, COLUMN["ratios"]] = self._ratios.pointer + np.arange(len(work.items)) * RATIO_BYTES
         self._tried = device.allocate(len(self.judge.chunks.rows) * TRIED_BYTES)
-        self._base = [int(work.steps[item.counter]) for item in work.items]
+        self._counters = np.array([item.counter for item in work.items], np.intp)
+        self._base = work.steps[self._counters]
+        #: the stream of the last step
+        self._last: int | None = None
         #: steps made since the plan was made, as far as the host knows, and steps that may have been made
         self._made, self._may = 0, 0
         #: reports so far, and steps that turned out to be skipped
@@ -118,13 +122,18 @@ class StepPlan:
 
     def _send(self, options: Options, steps: int, stream: int) -> None:
         """Sees to it that the device has all that it needs for so many steps."""
+        if self._last not in (None, stream):
+            # what was sent and begun on another stream must be there
+            self.device.wait()
+        self._last = stream
         if options is not self._set:
-            self._ask(options)
-        if self._may - self._made >= UNSETTLED or (self.rows.carries and self._may != self._made):
+            with compiling.shown():
+                self._ask(options)
+        if self._may - self._made >= UNSETTLED or (self.scalars.carries and self._may != self._made):
             self._skips = self.settle()
         judge = self.judge
-        if self.rows.cover(self._made, self._may + steps - 1, stream):
-            for name, value in self.rows.words().items():
+        if self.scalars.cover(self._made, self._may + steps - 1, stream):
+            for name, value in self.scalars.words().items():
                 judge.say_word(name, value)
         judge.send(stream)
 
@@ -134,7 +143,7 @@ class StepPlan:
         self._may += steps
         if not options.skip_nonfinite and self._made + steps == self._may:
             for made in range(self._made, self._may):
-                self.rows.carry(made)
+                self.scalars.carry(made)
             self._made = self._may
             self._set_steps()
         if not (options.gives_norm or options.clips_units):
@@ -162,18 +171,16 @@ class StepPlan:
         return self._issue(options, steps)
 
     def _set_steps(self) -> None:
-        steps = self._work.steps
-        for item, base in zip(self._items, self._base, strict=True):
-            steps[item.counter] = base + self._made
+        self._work.steps[self._counters] = self._base + self._made
 
     def settle(self) -> int:
         """Waits for the device, and counts the steps that were made."""
         if self._made != self._may:
-            before, stream = self._made, self._stream()
+            before = self._made
             with self.device.current():
-                self._made = self.judge.word("made", stream)
+                self._made = self.judge.word("made", self._stepped_on)
             for made in range(before, self._made):
-                self.rows.carry(made)
+                self.scalars.carry(made)
             self._skips += self._may - self._made
             self._may = self._made
             self._set_steps()
@@ -181,9 +188,12 @@ class StepPlan:
         return skips
 
     def report(self, number: int) -> Measured:
-        stream = self._stream()
         with self.device.current():
-            return self.judge.report(number, self._issued, stream)
+            return self.judge.report(number, self._issued, self._stepped_on)
+
+    @property
+    def _stepped_on(self) -> int:
+        return self._stream() if self._last is None else self._last
 
     # ---- launches ----
 

@@ -28,6 +28,7 @@ from fastgd.nn.flatten import Flatten, Unflatten
 from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.layers import Linear
 from fastgd.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from fastgd.nn.on_device import OnDevice
 from fastgd.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -86,6 +87,7 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "MultiheadAttention",
+    "OnDevice",
     "PositionalEmbedding",
     "RMSNorm",
     "ReLU",

@@ -26,8 +26,16 @@ are written in functional_spatial.py, recurrent layers and attention in function
 
 x is [..., features] of float32 or float64 where nothing else is said, and other arrays are of its dtype.
 What went in and came out must stay as it is until the backward pass. out: an array to put y in, or the
-gradient of a loss; it shares no memory with what goes in. backend: "auto" (default), "native" or "reference"
-(NumPy). Raises TypeError or ValueError, naming the argument, for what is wrong with one.
+gradient of a loss; it shares no memory with what goes in. backend: "auto" (default), "native", "reference"
+(NumPy) or "cuda".
+
+Arrays may lie on a CUDA device, all of a call on the same one: CuPy's, torch's, Numba's, or what came of
+another function, with the bits that they have on the CPU but for matrix products, which are torch's or
+CuPy's. Results are fastgd.memory.DeviceArray, whose host() is a copy; a loss is one as well, float64 [].
+Nothing waits for the device, which is why labels and indices out of range give NaN there and no error.
+Lengths of sequences stay on the host. Convolutions, pooling and attention are not there yet.
+
+Raises TypeError or ValueError, naming the argument, for what is wrong with one.
 """
 
 from __future__ import annotations
@@ -70,9 +78,9 @@ if TYPE_CHECKING:
 def _activation(kind: str, cls: type[Activation]) -> Callable[..., Pair]:
     def forward(x: Any, *parameters: Any, out: Any = None, backend: str = "auto", **named: Any) -> Pair:
         x = checked("x", x)
-        call = Call(backend, x.dtype)
+        call = Call(backend, x)
         does, saves_input = bound(call.kernels, cls(*parameters, **named))
-        y = room("out", out, x.shape, x.dtype, [x])
+        y = room("out", out, x.shape, ("x", x), [x])
         call("activation_forward", does, (x.size,), (x, y))
         kept = x if saves_input else y
 
@@ -107,18 +115,18 @@ def linear(
     activation: a name or a layer such as nn.GELU(). Default None.
     """
     x = checked("x", x, shape=(..., "in"))
-    weight = checked("weight", weight, x.dtype, ("out", x.shape[-1]))
-    bias = optional("bias", bias, x.dtype, weight.shape[:1])
-    call = Call(backend, x.dtype)
+    weight = checked("weight", weight, x.dtype, ("out", x.shape[-1]), ("x", x))
+    bias = optional("bias", bias, x.dtype, weight.shape[:1], ("x", x))
+    call = Call(backend, x)
     does, saves_input = bound(call.kernels, activation_of(activation))
     sizes = math.prod(x.shape[:-1]), weight.shape[1], weight.shape[0]
-    y = room("out", out, (*x.shape[:-1], weight.shape[0]), x.dtype, [x, weight, bias])
-    z = np.empty_like(y) if saves_input else None
+    y = room("out", out, (*x.shape[:-1], weight.shape[0]), ("x", x), [x, weight, bias])
+    z = call.empty(y.shape) if saves_input else None
     call("linear_forward", does, sizes, (x, weight, bias, z, y))
     kept = y if z is None else z
 
     def backward(dy: Array, *gradients: Array | None) -> None:
-        call("linear_backward", does, sizes, (x, weight, kept, dy.copy(), *gradients))
+        call("linear_backward", does, sizes, (x, weight, kept, call.copy(dy), *gradients))
 
     inputs = {"dx": x, "dweight": weight, "dbias": bias}
     return y, call.saved("linear", y, inputs, [x, weight, kept], backward)
@@ -141,19 +149,22 @@ def _row_norm(
     sizes = shape if isinstance(shape, Iterable) else [shape]
     wanted = tuple(checked_size("normalized_shape", size) for size in sizes)
     x = checked("x", x, shape=(..., *wanted))
-    weight, bias = (optional(n, a, x.dtype, wanted) for n, a in (("weight", weight), ("bias", bias)))
+    weight, bias = (
+        optional(n, a, x.dtype, wanted, ("x", x)) for n, a in (("weight", weight), ("bias", bias))
+    )
     if bias is not None and weight is None:
         raise ValueError("bias needs a weight")
-    call = Call(backend, x.dtype)
+    call = Call(backend, x)
     chosen = float(np.finfo(x.dtype).eps) if eps is None else finite("eps", eps, 0)
     of = call.kernels.describe("layer_norm", centered, chosen)
     cols = math.prod(wanted)
     rows = x.size // cols
-    y, stats = room("out", out, x.shape, x.dtype, [x, weight, bias]), np.empty((rows, 2))
+    y = room("out", out, x.shape, ("x", x), [x, weight, bias])
+    stats = call.empty((rows, 2), np.float64)
     call("layer_norm_forward", of, (rows, cols), (x, weight, bias, stats, y))
 
     def backward(dy: Array, dx: Array | None, dweight: Array | None, dbias: Array | None = None) -> None:
-        scratch = np.empty(call.kernels.layer_norm_scratch(rows, cols))
+        scratch = call.empty((call.kernels.layer_norm_scratch(rows, cols),), np.float64)
         given = (x, weight, stats, dy, dx, dweight, dbias, scratch)
         call("layer_norm_backward", of, (rows, cols), given)
 
@@ -217,20 +228,21 @@ def batch_norm(
         raise ValueError(f"x must have shape [batch, channels, ...] and hold numbers, not {list(x.shape)}")
     sizes = (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
     given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    mean, var, weight, bias = (optional(n, a, x.dtype, x.shape[1:2]) for n, a in given.items())
+    mean, var, weight, bias = (optional(n, a, x.dtype, x.shape[1:2], ("x", x)) for n, a in given.items())
     if (mean is None) != (var is None) or (bias is not None and weight is None):
         raise ValueError("running_mean needs running_var, and bias a weight")
     if training and sizes[0] * sizes[2] < 2:
         raise ValueError(f"x must hold more than 1 value per channel when training, not {list(x.shape)}")
     for name, own in (("running_mean", mean), ("running_var", var)):
         if training and own is not None:
-            room(name, given[name], own.shape, x.dtype, [])
-    call = Call(backend, x.dtype)
+            room(name, given[name], own.shape, ("x", x), [])
+    call = Call(backend, x)
     part = finite("momentum", momentum, 0)
     if part > 1:
         raise ValueError(f"momentum must be at most 1, not {momentum}")
     of = call.kernels.describe("batch_norm", mean is not None and not training, finite("eps", eps, 0), part)
-    y, stats = room("out", out, x.shape, x.dtype, [x, weight, bias, mean, var]), np.empty((sizes[1], 2))
+    y = room("out", out, x.shape, ("x", x), [x, weight, bias, mean, var])
+    stats = call.empty((sizes[1], 2), np.float64)
     count = None if mean is None else np.zeros(1, np.int64)
     call("batch_norm_forward", of, sizes, (x, weight, bias, mean, var, count, stats, y))
 
@@ -252,14 +264,14 @@ def embedding(
     padding_idx: an index that has no gradient. Default None. ValueError that names an index out of range.
     """
     x = checked("x", x, INT64)
-    weight = checked("weight", weight, shape=("rows", "dim"))
-    padding = checked_padding(padding_idx, len(weight))
-    if ((x < 0) | (x >= len(weight))).any():
-        raise out_of_range(x, len(weight))
-    call = Call(backend, weight.dtype)
+    weight = checked("weight", weight, shape=("rows", "dim"), beside=("x", x))
+    padding = checked_padding(padding_idx, weight.shape[0])
+    if isinstance(x, np.ndarray) and ((x < 0) | (x >= weight.shape[0])).any():
+        raise out_of_range(x, weight.shape[0])
+    call = Call(backend, weight)
     of = call.kernels.describe("embedding", -1 if padding is None else padding)
     sizes = x.size, *weight.shape
-    y = room("out", out, (*x.shape, weight.shape[1]), weight.dtype, [x, weight])
+    y = room("out", out, (*x.shape, weight.shape[1]), ("weight", weight), [x, weight])
     call("embedding_forward", of, sizes, (x, weight, y))
 
     def backward(dy: Array, dweight: Array) -> None:
@@ -275,9 +287,9 @@ embedding_backward = backward_of("embedding", "dweight")
 
 def _softmax(name: str, log: bool, x: Any, out: Any, backend: str) -> Pair:
     x = checked("x", x, shape=(..., "classes"))
-    call = Call(backend, x.dtype)
+    call = Call(backend, x)
     of, sizes = call.kernels.describe("softmax", log), (math.prod(x.shape[:-1]), x.shape[-1])
-    y = room("out", out, x.shape, x.dtype, [x])
+    y = room("out", out, x.shape, ("x", x), [x])
     call("softmax_forward", of, sizes, (x, y))
 
     def backward(dy: Array, dx: Array | None) -> None:
@@ -304,12 +316,12 @@ log_softmax_backward = backward_of("log_softmax", "dx")
 def dropout(x: Any, p: float = 0.5, *, seed: int, out: Any = None, backend: str = "auto") -> Pair:
     """As nn.Dropout while training; calls with one seed, 0 to 2^64 - 1, have one mask."""
     x = checked("x", x)
-    call = Call(backend, x.dtype)
+    call = Call(backend, x)
     of = call.kernels.describe("dropout", checked_probability("p", p), 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise ValueError(f"seed must be an integer from 0 to 2^64 - 1, not {seed!r}")
     bits = np.array([seed], np.uint64), np.zeros(1, np.uint64)
-    y = room("out", out, x.shape, x.dtype, [x])
+    y = room("out", out, x.shape, ("x", x), [x])
     call("dropout_forward", of, (x.size,), (x, *bits, y))
 
     def backward(dy: Array, dx: Array | None) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastgd.arrays import Array
 from fastgd.nn.attention import MultiheadAttention
-from fastgd.nn.calls import Pair, backward_of, checked
+from fastgd.nn.calls import Pair, backward_of, checked, given_array
 from fastgd.nn.eager import passes, undrawn
 from fastgd.nn.positions import PositionalEmbedding
 from fastgd.nn.recurrent import GRU, LSTM, RNN, Recurrent
@@ -31,7 +33,11 @@ __all__ = [
 
 def _sequences(x: Any, lengths: Any) -> tuple[Array, Array | None]:
     x = checked("x", x, shape=("batch", "time", "features"))
-    return x, None if lengths is None else checked_lengths(lengths, x.shape)
+    if lengths is None:
+        return x, None
+    if not isinstance(given_array("lengths", lengths), np.ndarray):
+        raise ValueError("lengths must be on the host, wherever x is: they decide what is computed")
+    return x, checked_lengths(lengths, x.shape)
 
 
 def _together(**given: Any) -> bool:
@@ -55,12 +61,12 @@ def _recurrent(
 ) -> Pair:
     x, lengths = _sequences(x, lengths)
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
-    weight_ih = checked("weight_ih", weight_ih, x.dtype, ("rows", x.shape[2]))
-    weight_hh = checked("weight_hh", weight_hh, x.dtype, ("rows", "hidden"))
+    weight_ih = checked("weight_ih", weight_ih, x.dtype, ("rows", x.shape[2]), ("x", x))
+    weight_hh = checked("weight_hh", weight_hh, x.dtype, ("rows", "hidden"), ("x", x))
     options["bias"] = _together(bias_ih=bias_ih, bias_hh=bias_hh)
     options["carry"] = _together(**states)
     layer = undrawn(cls)(x.shape[2], weight_hh.shape[1], dtype=x.dtype, **options)
-    own = layer.carried_states(len(x), 0)
+    own = layer.carried_states(x.shape[0], 0)
     given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
     changed = {
         state: (mine, states[state]) for state, mine in zip("hc", own, strict=True) if mine is not None
@@ -170,9 +176,9 @@ def multi_head_attention(
     bias = _together(in_proj_bias=in_proj_bias, out_proj_bias=out_proj_bias)
     layer = undrawn(MultiheadAttention)(dim, num_heads, bias, causal=causal, dtype=x.dtype)
     given = {
-        "in_proj_weight": checked("in_proj_weight", in_proj_weight, x.dtype, (3 * dim, dim)),
+        "in_proj_weight": checked("in_proj_weight", in_proj_weight, x.dtype, (3 * dim, dim), ("x", x)),
         "in_proj_bias": in_proj_bias,
-        "out_proj_weight": checked("out_proj_weight", out_proj_weight, x.dtype, (dim, dim)),
+        "out_proj_weight": checked("out_proj_weight", out_proj_weight, x.dtype, (dim, dim), ("x", x)),
         "out_proj_bias": out_proj_bias,
     }
     return passes("multi_head_attention", layer, x, given, out, backend, lengths=lengths)
@@ -189,7 +195,7 @@ def positional_embedding(x: Any, weight: Any, *, out: Any = None, backend: str =
     weight: [max_time, dim]; its gradient is 0 for steps that x does not have.
     """
     x, _ = _sequences(x, None)
-    weight = checked("weight", weight, x.dtype, ("max_time", x.shape[2]))
+    weight = checked("weight", weight, x.dtype, ("max_time", x.shape[2]), ("x", x))
     layer = undrawn(PositionalEmbedding)(*weight.shape, dtype=x.dtype)
     return passes("positional_embedding", layer, x, {"weight": weight}, out, backend)
 

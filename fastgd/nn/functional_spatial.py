@@ -55,9 +55,9 @@ def _conv(
 ) -> Pair:
     sizes = DIMENSIONS[cls.dims].split(", ")
     x = checked("x", x, shape=("batch", "channels", *sizes))
-    weight = checked("weight", weight, x.dtype, ("out", "channels / groups", *sizes))
+    weight = checked("weight", weight, x.dtype, ("out", "channels / groups", *sizes), ("x", x))
     kernel, rest = weight.shape[2:], (stride, padding, dilation, groups, bias is not None)
-    layer = undrawn(cls)(x.shape[1], len(weight), kernel, *rest, dtype=x.dtype)
+    layer = undrawn(cls)(x.shape[1], weight.shape[0], kernel, *rest, dtype=x.dtype)
     given = {"weight": weight, "bias": bias}
     return passes(name, layer, x, given, out, backend, activation=activation_of(activation))
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.memory import HOST, Memory, kind_of
 from fastgd.nn import (
     reference,
     reference_attention,
@@ -197,19 +198,38 @@ def _native() -> Kernels:
     return NativeKernels()
 
 
-_BACKENDS: dict[str, Callable[[], Kernels]] = {
-    "native": cache(_native),
-    "reference": cache(ReferenceKernels),
+def _cuda() -> Kernels:
+    from fastgd.cuda.layers.kernels import CudaKernels
+
+    return CudaKernels()
+
+
+#: name -> the kind of memory that it is for, and its kernels
+_BACKENDS: dict[str, tuple[str, Callable[[], Kernels]]] = {
+    "native": ("host", cache(_native)),
+    "reference": ("host", cache(ReferenceKernels)),
+    "cuda": ("cuda", cache(_cuda)),
 }
 
+#: kind of memory -> the backend that "auto" is
+_OF_MEMORY = {"host": "native", "cuda": "cuda"}
 
-def kernels_of(backend: str) -> Kernels:
-    """The kernels of "native" or "reference"; "auto" is the native ones.
 
-    Raises ValueError when there is no such backend and ImportError when it cannot be used here.
+def kernels_of(backend: str, memory: Memory = HOST) -> Kernels:
+    """The kernels of a backend, "native", "reference" or "cuda"; "auto" is the best for arrays of a memory.
+
+    Raises ValueError when there is no such backend or it is for other memory, and ImportError when it cannot
+    be used here.
     """
+    kind = kind_of(memory)
     if backend == "auto":
-        backend = "native"
+        backend = _OF_MEMORY.get(kind, kind)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be auto, {' or '.join(_BACKENDS)}, not {backend!r}")
-    return _BACKENDS[backend]()
+    wanted, kernels = _BACKENDS[backend]
+    if wanted != kind:
+        fitting = " or ".join(["auto", *(name for name, (own, _) in _BACKENDS.items() if own == kind)])
+        raise ValueError(
+            f"backend {backend!r} is for arrays on {wanted}, and these are on {memory.name}: take {fitting}"
+        )
+    return kernels()

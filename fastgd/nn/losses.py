@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.memory import DeviceArray
 from fastgd.nn.activations import finite
 from fastgd.nn.base import Loss, LossPass
-from fastgd.nn.program import Builder, Value
+from fastgd.nn.program import Builder, Shape, Value
 
 INT64 = np.dtype(np.int64)
 
@@ -28,13 +29,22 @@ def _reduction(value: Any) -> str:
     return chosen
 
 
+def _checked_on_device(y: DeviceArray, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    if y.dtype != dtype:
+        raise TypeError(f"y must be {dtype} on {y.memory.name}, not {y.dtype}")
+    if y.shape != shape:
+        raise ValueError(f"y must have shape {list(shape)}, not {list(y.shape)}")
+    own = y if y.flags.c_contiguous and y.pointer % y.itemsize == 0 else y.copy()
+    return cast(Array, own)
+
+
 class CrossEntropyPass(LossPass):
     def __init__(self, of: CrossEntropyLoss, to: Builder, logits: Value) -> None:
         self._shape, self._classes = logits.shape[:-1], logits.shape[-1]
         self._ignored = of.ignore_index
         self._sums, self._weights = of.reduction == "sum", of.weight
         self._error_label = to.kernels.error_label
-        self.value = np.empty(1)
+        self.value = to.result()
         self.dy = to.value(logits.shape) if to.with_gradients else None
         rows = math.prod(self._shape)
         # 0: the weights of the labels, which are known at each step only
@@ -48,6 +58,9 @@ class CrossEntropyPass(LossPass):
         to.emit("softmax_cross_entropy", labels, (rows, self._classes), (*arguments, row_loss, self.value))
 
     def target(self, y: Any) -> Array:
+        if isinstance(y, DeviceArray):
+            # what labels there are is known to the device only, whose kernels pass over wrong ones
+            return _checked_on_device(y, self._shape, INT64)
         labels = np.asarray(y)
         if labels.dtype != INT64:
             if labels.dtype.kind not in "iu":
@@ -146,7 +159,7 @@ class ElementLossPass(LossPass):
         self._shape, self._dtype = prediction.shape, prediction.dtype
         n = prediction.size
         self._sums = of.reduction == "sum"
-        self.value = np.empty(1)
+        self.value = to.result()
         self.dy = to.value(prediction.shape) if to.with_gradients else None
         does = to.kernels.loss(of.kind, *(of.values or (0.0,)), _DIVISORS[of.reduction](n))
         scratch = to.value((to.kernels.loss_scratch(n),), np.float64)
@@ -154,6 +167,8 @@ class ElementLossPass(LossPass):
         to.emit("loss_and_grad", does, (n,), (prediction, target, self.dy, scratch, self.value))
 
     def target(self, y: Any) -> Array:
+        if isinstance(y, DeviceArray):
+            return _checked_on_device(y, self._shape, self._dtype)
         target = np.asarray(y)
         if target.dtype != self._dtype:
             raise TypeError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.memory import shown
 
 Shape = tuple[int, ...]
 
@@ -65,9 +66,7 @@ class Value:
     def array(self) -> Array:
         """Where it lies, once the program is built."""
         assert self.storage.memory is not None
-        count = self.size * self.dtype.itemsize
-        array: Array = self.storage.memory[:count].view(self.dtype).reshape(self.shape)
-        return array
+        return shown(self.storage.memory, self.shape, self.dtype)
 
 
 #: what an operation reads or writes; None is NULL
@@ -125,6 +124,10 @@ class Builder:
         storage = Storage(math.prod(shape) * of.itemsize)
         self._storages.append(storage)
         return Value(tuple(shape), of, storage)
+
+    def result(self) -> Array:
+        """Room for a number that the caller reads, float64 [1]."""
+        return np.empty(1)
 
     def next_place(self) -> int:
         """A number that tells a layer that draws random bits from the model's others: 0, 1 and so on."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.backends.reference_norms import LANES
+from fastgd.nn.reference_layer_norm import derived, normalised, scale_of
 
 OK = 0
 
@@ -42,13 +43,21 @@ def _along(channels: Array) -> Array:
     return channels[:, None]
 
 
-def _normalised(x: Array, stats: Array) -> tuple[Array, Array]:
-    """(x - mean) / deviation with the mean in two parts, and 1 / deviation for each channel."""
-    real = x.dtype.type
-    mean, scale = stats[:, 0], stats[:, 1].astype(real)
-    high = mean.astype(real)
-    low = (mean - high.astype(np.float64)).astype(real)
-    return ((x - _along(high)) - _along(low)) * _along(scale), scale
+def running(old: Array, new: Array, part: Any) -> Array:
+    """A running statistic, float64, of which the batch's is `part`."""
+    moved: Array = (1 - part) * old.astype(np.float64) + part * new
+    return moved
+
+
+def unbiased(variance: Array, n: Any) -> Array:
+    """Bessel's correction of the variance of n numbers, float64."""
+    corrected: Array = variance * (n / (n - 1))
+    return corrected
+
+
+def part_of(momentum: float, count: int) -> float:
+    """The batch's part in running statistics of so many batches."""
+    return 1 / count if momentum < 0 else momentum
 
 
 def forward(
@@ -71,11 +80,11 @@ def forward(
         if of.running:
             assert mean is not None and var is not None
             stats[:, 0] = mean
-            stats[:, 1] = 1 / np.sqrt(var.astype(np.float64) + of.eps)
+            stats[:, 1] = scale_of(var.astype(np.float64), 1, of.eps)
         else:
             _batch_stats(of, x, mean, var, count, stats)
         one, zero = x.dtype.type(1), x.dtype.type(0)
-        out, _ = _normalised(x, stats)
+        out = normalised(x, _along(stats[:, 0]), _along(stats[:, 1]))
         out = out * (one if weight is None else _along(weight)) + (zero if bias is None else _along(bias))
         y[...] = out.reshape(y.shape)
     return OK
@@ -87,13 +96,13 @@ def _batch_stats(
     wide, n = x.astype(np.float64), np.float64(x.shape[0] * x.shape[2])
     stats[:, 0] = _sums(wide) / n
     d = wide - _along(stats[:, 0])
-    variance = _sums(d * d) / n
-    stats[:, 1] = 1 / np.sqrt(variance + of.eps)
+    squares = _sums(d * d)
+    stats[:, 1] = scale_of(squares, n, of.eps)
     if mean is not None and var is not None and count is not None:
         count += 1
-        part = np.float64(1 / int(count[0]) if of.momentum < 0 else of.momentum)
-        mean[...] = (1 - part) * mean.astype(np.float64) + part * stats[:, 0]
-        var[...] = (1 - part) * var.astype(np.float64) + part * (variance * (n / (n - 1)))
+        part = np.float64(part_of(of.momentum, int(count[0])))
+        mean[...] = running(mean, stats[:, 0], part)
+        var[...] = running(var, unbiased(squares / n, n), part)
 
 
 def backward(
@@ -113,7 +122,7 @@ def backward(
     with np.errstate(all="ignore"):
         x, g = x.reshape(batch, channels, length), dy.reshape(batch, channels, length)
         real, n = x.dtype.type, np.float64(batch * length)
-        h, scale = _normalised(x, stats)
+        h = normalised(x, _along(stats[:, 0]), _along(stats[:, 1]))
         of_b = _sums(g.astype(np.float64))
         of_w = _sums(g.astype(np.float64) * h.astype(np.float64))
         if dweight is not None:
@@ -121,11 +130,11 @@ def backward(
         if dbias is not None:
             dbias[...] = of_b
         if dx is not None:
-            by = scale * (real(1) if weight is None else weight)
+            by = stats[:, 1].astype(real) * (real(1) if weight is None else weight)
             if of.running:
                 of_b, of_w = np.zeros_like(of_b), np.zeros_like(of_w)
             means = _along((of_b / n).astype(real)), _along((of_w / n).astype(real))
-            dx[...] = (((g - means[0]) - h * means[1]) * _along(by)).reshape(dx.shape)
+            dx[...] = derived(g, h, *means, _along(by)).reshape(dx.shape)
     return OK
 
 

@@ -23,17 +23,28 @@ class LayerNorm(NamedTuple):
     eps: float
 
 
-def _rows_of_block(cols: int) -> int:
+def rows_of_block(cols: int) -> int:
     return 16 * CHUNK // cols if cols < CHUNK else 16
 
 
-def _normalised(x: Array, stats: Array) -> tuple[Array, Array]:
-    """(x - mean) / deviation with the mean in two parts, and 1 / deviation."""
-    real = x.dtype.type
-    mean, scale = stats[:, :1], stats[:, 1:].astype(real)
-    high = mean.astype(real)
-    low = (mean - high.astype(np.float64)).astype(real)
-    return ((x - high) - low) * scale, scale
+def scale_of(squares: Array, n: Any, eps: float) -> Array:
+    """1 / deviation, float64, of n numbers whose differences from the mean have these squares together."""
+    scale: Array = 1 / np.sqrt(squares / n + eps)
+    return scale
+
+
+def normalised(x: Array, mean: Array, scale: Array) -> Array:
+    """(x - mean) / deviation with the mean in two parts. mean and scale are float64."""
+    high = mean.astype(x.dtype)
+    low = (mean - high.astype(np.float64)).astype(x.dtype)
+    h: Array = ((x - high) - low) * scale.astype(x.dtype)
+    return h
+
+
+def derived(g: Array, h: Array, g_mean: Array, gh_mean: Array, by: Array) -> Array:
+    """dx from g, the derivative with respect to the normalised h, and the means of g and of g h."""
+    dx: Array = ((g - g_mean) - h * gh_mean) * by
+    return dx
 
 
 def forward(
@@ -53,8 +64,8 @@ def forward(
         n = np.float64(cols)
         stats[:, 0] = lane_sums(wide) / n if of.centered else 0.0
         d = wide - stats[:, :1]
-        stats[:, 1] = 1 / np.sqrt(lane_sums(d * d) / n + of.eps)
-        out, _ = _normalised(x, stats)
+        stats[:, 1] = scale_of(lane_sums(d * d), n, of.eps)
+        out = normalised(x, stats[:, :1], stats[:, 1:])
         if weight is not None:
             out = out * weight.reshape(-1)
         if bias is not None:
@@ -64,7 +75,7 @@ def forward(
 
 
 def scratch(rows: int, cols: int) -> int:
-    step = _rows_of_block(cols)
+    step = rows_of_block(cols)
     return 2 * -(-rows // step) * cols
 
 
@@ -84,7 +95,7 @@ def backward(
 ) -> int:
     with np.errstate(all="ignore"):
         x, dy = x.reshape(rows, cols), dy.reshape(rows, cols)
-        h, scale = _normalised(x, stats)
+        h = normalised(x, stats[:, :1], stats[:, 1:])
         g = dy if weight is None else dy * weight.reshape(-1)
         if dweight is not None:
             dweight.reshape(-1)[...] = _column_sums(dy * h)
@@ -94,7 +105,7 @@ def backward(
             real, n = x.dtype.type, np.float64(cols)
             g_mean = (lane_sums(g.astype(np.float64)) / n).astype(real)[:, None] if of.centered else real(0)
             gh_mean = (lane_sums((g * h).astype(np.float64)) / n).astype(real)[:, None]
-            dx[...] = (((g - g_mean) - h * gh_mean) * scale).reshape(dx.shape)
+            dx[...] = derived(g, h, g_mean, gh_mean, stats[:, 1:].astype(real)).reshape(dx.shape)
     return OK
 
 
@@ -103,7 +114,7 @@ def _column_sums(terms: Array) -> Array:
 
     A group's rows are put together in their own precision; rows at the end that make no group are groups.
     """
-    step = _rows_of_block(terms.shape[1])
+    step = rows_of_block(terms.shape[1])
     total = np.zeros(terms.shape[1])
     for first in range(0, len(terms), step):
         block = np.zeros(terms.shape[1])

@@ -127,6 +127,46 @@ class Labels(NamedTuple):
     ignored: int = -1
 
 
+def row_loss_of(
+    sums: Array, below: Array, weight: Array, smoothing: Any, spread: tuple[Any, Any, Array] | None
+) -> Array:
+    """A row's loss, float64, from the sum of what softmax makes of its logits, and its label's logit below
+    the largest and weight.
+
+    spread: with label smoothing each class's part, the sum of the weights, and that of weighted logits below
+    the largest.
+    """
+    loss: Array = ((1 - smoothing) * weight) * (log(sums) - below)
+    if spread is not None:
+        each, total, weighted = spread
+        loss = loss + each * (log(sums) * total - weighted)
+    return loss
+
+
+def own_of(weight: Array, smoothing: Any, each: Any, total: Any) -> Array:
+    """What the classes together count in a row whose label has this weight."""
+    own: Array = (1 - smoothing) * weight + each * total
+    return own
+
+
+def label_slope(
+    e: Array, sums: Array, weight: Array, divisor: Any, smoothing: Any, each: Any, total: Any
+) -> Array:
+    """The derivative with respect to the label's logit, float64. e: what softmax makes of it."""
+    own = own_of(weight, smoothing, each, total)
+    above = e.astype(np.float64) * own - sums * ((1 - smoothing) * weight + each * weight)
+    slope: Array = above / (sums * divisor)
+    return slope
+
+
+def other_slope(e: Array, own: Array, sums: Array, divisor: Any, each: Any, weights: Array | None) -> Array:
+    """That with respect to another logit. weights: of its class, with label smoothing."""
+    slope: Array = e * (own / (sums * divisor)).astype(e.dtype)
+    if weights is not None:
+        slope = slope - (each / divisor).astype(e.dtype) * weights
+    return slope
+
+
 def labels_check(dtype: Any, of: Labels, batch: int, classes: int, labels: Array) -> int:
     counted = labels[labels != of.ignored]
     return ERROR_LABEL if ((counted < 0) | (counted >= classes)).any() else OK
@@ -148,7 +188,6 @@ def softmax_cross_entropy(
         return ERROR_LABEL
     counted = labels != of.ignored
     rows, label = np.arange(batch), np.where(counted, labels, 0)
-    real = logits.dtype.type
     weights = np.ones(classes) if of.weights is None else of.weights.astype(np.float64)
     total = in_order(weights.tolist())
     divisor = np.float64(of.divisor or in_order(weights[labels[counted]].tolist()))
@@ -158,21 +197,15 @@ def softmax_cross_entropy(
         e = exp(logits - largest[:, None])
         sums = lane_sums(e.astype(np.float64))
         below = logits.astype(np.float64) - largest.astype(np.float64)[:, None]
-        weight = weights[label]
-        hard = (1 - np.float64(of.label_smoothing)) * weight
-        losses = hard * (log(sums) - below[rows, label])
-        if each > 0:
-            losses += each * (log(sums) * total - lane_sums(weights * below))
+        weight, smoothing = weights[label], np.float64(of.label_smoothing)
+        spread = (each, total, lane_sums(weights * below)) if each > 0 else None
+        losses = row_loss_of(sums, below[rows, label], weight, smoothing, spread)
         row_loss[...] = np.where(counted, losses, 0)
         if grad is not None:
-            own = hard + each * total
-            of_label = (e[rows, label].astype(np.float64) * own - sums * (hard + each * weight)) / (
-                sums * divisor
-            )
-            g = e * (own / (sums * divisor)).astype(e.dtype)[:, None]
-            if each > 0:
-                g -= real(each / divisor) * weights.astype(e.dtype)
-            g[rows, label] = of_label
+            own = own_of(weight, smoothing, each, total)[:, None]
+            of_class = weights.astype(e.dtype) if each > 0 else None
+            g = other_slope(e, own, sums[:, None], divisor, each, of_class)
+            g[rows, label] = label_slope(e[rows, label], sums, weight, divisor, smoothing, each, total)
             g[~counted] = 0
             grad[...] = g.reshape(grad.shape)
         loss[0] = in_order(row_loss) / divisor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,16 +25,20 @@ class Recurrent(NamedTuple):
     add_dx: int
 
 
+#: an array for each gate, of which cells work on one element
+Gates = Sequence[Array]
+
+
 class Cell(NamedTuple):
-    """One step of rows, gates by gates: arrays [gates or columns, rows, hidden], states [rows, hidden]."""
+    """One step of rows, gates by gates: arrays and states [rows, hidden]."""
 
     gates: int
     shared: int
     has_cell: int
     #: from (of_x, of_h with biases, h, c): what is saved, and the new (h, c)
-    forward: Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+    forward: Callable[[Gates, Gates, Array, Array], tuple[Gates, Array, Array]]
     #: from (saved, h and c before, c, dh, dy, carry): the derivatives, and the new carry
-    backward: Callable[[Array, Array, Array, Array, Array, Array, Array], tuple[Array, Array]]
+    backward: Callable[[Gates, Array, Array, Array, Array, Array, Array], tuple[Gates, Array]]
 
     @property
     def columns(self) -> int:
@@ -56,28 +60,28 @@ def _sigmoid_back(y: Array, dy: Array) -> Array:
 def _rnn(name: str) -> Cell:
     function = FUNCTIONS[name]
 
-    def forward(x: Array, from_h: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
-        y = function.forward(x + from_h, 0.0, 0.0)
-        return y, y[0], c
+    def forward(x: Gates, from_h: Gates, h: Array, c: Array) -> tuple[Gates, Array, Array]:
+        y = function.forward(x[0] + from_h[0], 0.0, 0.0)
+        return [y], y, c
 
     def backward(
-        y: Array, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
-    ) -> tuple[Array, Array]:
-        return function.backward(y, (dh + dy)[None], 0.0, 0.0), carry
+        y: Gates, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
+    ) -> tuple[Gates, Array]:
+        return [function.backward(y[0], dh + dy, 0.0, 0.0)], carry
 
     return Cell(1, 1, 0, forward, backward)
 
 
-def _lstm_forward(x: Array, from_h: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
-    a = x + from_h
+def _lstm_forward(x: Gates, from_h: Gates, h: Array, c: Array) -> tuple[Gates, Array, Array]:
+    a = [from_x + of_h for from_x, of_h in zip(x, from_h, strict=True)]
     i, f, g, o = logistic(a[0]), logistic(a[1]), _tanh_of(a[2]), logistic(a[3])
     c = f * c + i * g
-    return np.stack([i, f, g, o]), o * _tanh_of(c), c
+    return [i, f, g, o], o * _tanh_of(c), c
 
 
 def _lstm_backward(
-    saved: Array, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
-) -> tuple[Array, Array]:
+    saved: Gates, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
+) -> tuple[Gates, Array]:
     i, f, g, o = saved
     d, t = dh + dy, _tanh_of(c)
     dc = carry + _tanh_back(t, d * o)
@@ -87,22 +91,22 @@ def _lstm_backward(
         _tanh_back(g, dc * i),
         _sigmoid_back(o, d * t),
     )
-    return np.stack(gates), dc * f
+    return gates, dc * f
 
 
-def _gru_forward(x: Array, from_h: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
+def _gru_forward(x: Gates, from_h: Gates, h: Array, c: Array) -> tuple[Gates, Array, Array]:
     r, z = logistic(x[0] + from_h[0]), logistic(x[1] + from_h[1])
     n = _tanh_of(x[2] + r * from_h[2])
-    return np.stack([r, z, n, from_h[2]]), (h - n) * z + n, c
+    return [r, z, n, from_h[2]], (h - n) * z + n, c
 
 
 def _gru_backward(
-    saved: Array, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
-) -> tuple[Array, Array]:
+    saved: Gates, h: Array, c_before: Array, c: Array, dh: Array, dy: Array, carry: Array
+) -> tuple[Gates, Array]:
     r, z, n, from_h = saved
     d = (dh + carry) + dy
     dn = _tanh_back(n, d * (1 - z))
-    return np.stack([_sigmoid_back(r, dn * from_h), _sigmoid_back(z, d * (h - n)), dn * r, dn]), d * z
+    return [_sigmoid_back(r, dn * from_h), _sigmoid_back(z, d * (h - n)), dn * r, dn], d * z
 
 
 #: in the order of csrc/recurrent.def
@@ -118,7 +122,7 @@ def _cell(of: Recurrent) -> Cell:
     return list(CELLS.values())[of.cell]
 
 
-class _Steps:
+class Steps:
     """The rows by descending length, and where each one's step s lies in x and y."""
 
     def __init__(self, of: Recurrent, batch: int, time: int, lengths: Array | None) -> None:
@@ -191,7 +195,7 @@ def forward(
     saved: Array,
     scratch: Array | None,
 ) -> int:
-    cell, steps = _cell(of), _Steps(of, batch, time, lengths)
+    cell, steps = _cell(of), Steps(of, batch, time, lengths)
     xs, hs, gates, cs = _saved_of(cell, batch, time, inside, hidden, saved)
     zero = np.zeros((cell.gates, 1, hidden), x.dtype)
     of_ih = zero if bias_ih is None else bias_ih.reshape(zero.shape)
@@ -210,8 +214,8 @@ def forward(
             h, c = h[:n], c[:n]
             hs[here] = h
             of_h = np.matmul(h, weight_hh.T).reshape(n, cell.gates, hidden).swapaxes(0, 1)
-            kept, h, c = cell.forward(of_x[here].swapaxes(0, 1) + of_ih, of_h + of_hh, h, c)
-            gates[here] = kept.swapaxes(0, 1)
+            kept, h, c = cell.forward([*(of_x[here].swapaxes(0, 1) + of_ih)], [*(of_h + of_hh)], h, c)
+            gates[here] = np.stack(kept, 1)
             if cell.has_cell:
                 cs[batch + begin : batch + begin + n] = c
             ended = slice(steps.rows[s + 1], n)
@@ -246,7 +250,7 @@ def backward(
     saved: Array,
     scratch: Array | None,
 ) -> int:
-    cell, steps = _cell(of), _Steps(of, batch, time, lengths)
+    cell, steps = _cell(of), Steps(of, batch, time, lengths)
     xs, hs, gates, cs = _saved_of(cell, batch, time, inside, hidden, saved)
     out = _output(of, dy, batch, hidden)
     of_gates = cell.gates * hidden
@@ -268,8 +272,8 @@ def backward(
             c_from = batch + steps.first[s - 1] if s else 0
             c_before, c = cs[c_from : c_from + n], cs[batch + begin : batch + begin + n]
             kept = gates[here].swapaxes(0, 1)
-            given, carry = cell.backward(kept, hs[here], c_before, c, dh, here_dy, carry)
-            gates[here] = given.swapaxes(0, 1)
+            given, carry = cell.backward([*kept], hs[here], c_before, c, dh, here_dy, carry)
+            gates[here] = np.stack(given, 1)
         total, shared = steps.total, cell.shared * hidden
         d = gates[:total].reshape(total, -1)
         if dbias_ih is not None and dbias_hh is not None:

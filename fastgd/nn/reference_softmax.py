@@ -19,28 +19,61 @@ class Softmax(NamedTuple):
     log: bool
 
 
+def unscaled(z: Array, largest: Array) -> Array:
+    """What a class counts beside the largest."""
+    return exp(z - largest)
+
+
+def share(z: Array, largest: Array, sums: Array) -> Array:
+    """The probability of a class. sums: of all that `unscaled` gives in its row, float64."""
+    part: Array = unscaled(z, largest) * (1 / sums).astype(z.dtype)
+    return part
+
+
+def log_share(z: Array, largest: Array, sums: Array) -> Array:
+    """Its logarithm."""
+    part: Array = (z - largest) - log(sums).astype(z.dtype)
+    return part
+
+
+def terms(y: Array, dy: Array) -> Array:
+    """What is summed over a row on the way back, float64."""
+    product: Array = y.astype(np.float64) * dy.astype(np.float64)
+    return product
+
+
+def log_terms(y: Array, dy: Array) -> Array:
+    return dy.astype(np.float64)
+
+
+def share_back(y: Array, dy: Array, sums: Array) -> Array:
+    dx: Array = y * (dy - sums.astype(dy.dtype))
+    return dx
+
+
+def log_share_back(y: Array, dy: Array, sums: Array) -> Array:
+    dx: Array = dy - exp(y) * sums.astype(dy.dtype)
+    return dx
+
+
+#: (probability or its logarithm, terms on the way back, derivative), by whether it is the logarithm
+BODIES = {False: (share, terms, share_back), True: (log_share, log_terms, log_share_back)}
+
+
 def forward(dtype: Any, of: Softmax, rows: int, cols: int, x: Array, y: Array) -> int:
     with np.errstate(all="ignore"):
         z = x.reshape(rows, cols)
         largest = np.fmax.reduce(z, axis=1, initial=-np.inf)[:, None]
-        e = exp(z - largest)
-        sums = lane_sums(e.astype(np.float64))[:, None]
-        below = log(sums).astype(z.dtype)
-        result = (z - largest) - below if of.log else e * (1 / sums).astype(z.dtype)
-        y[...] = result.reshape(y.shape)
+        sums = lane_sums(unscaled(z, largest).astype(np.float64))[:, None]
+        y[...] = BODIES[bool(of.log)][0](z, largest, sums).reshape(y.shape)
     return OK
 
 
 def backward(dtype: Any, of: Softmax, rows: int, cols: int, y: Array, dy: Array, dx: Array) -> int:
     with np.errstate(all="ignore"):
         out, g = y.reshape(rows, cols), dy.reshape(rows, cols)
-        wide = g.astype(np.float64)
-        if of.log:
-            result = g - exp(out) * lane_sums(wide).astype(g.dtype)[:, None]
-        else:
-            sums = lane_sums(out.astype(np.float64) * wide)
-            result = out * (g - sums.astype(g.dtype)[:, None])
-        dx[...] = result.reshape(dx.shape)
+        _, of_row, back = BODIES[bool(of.log)]
+        dx[...] = back(out, g, lane_sums(of_row(out, g))[:, None]).reshape(dx.shape)
     return OK
 
 

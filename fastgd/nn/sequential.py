@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
+from fastgd.lenders import on_device
 from fastgd.nn.base import Layer, Loss
 from fastgd.nn.compiled import FORWARD, LOSS, TRAIN, Compiled, compiled
 from fastgd.nn.kernels import Kernels, OperationFailed, kernels_of
@@ -129,6 +130,11 @@ class Sequential(ModelState):
         return self._layers
 
     @property
+    def loss_function(self) -> Loss | None:
+        """What is minimised, if anything is."""
+        return self._loss
+
+    @property
     def backend(self) -> str:
         """The backend in use: "native" or "reference"."""
         return self._kernels.name
@@ -184,7 +190,7 @@ class Sequential(ModelState):
         and errors as loss's.
         """
         x, lengths, rows = _rows_of(x)
-        y = np.asarray(y)
+        y = _on_host("y", y)
         totals, adds_up = np.zeros(4), False
         for first, part in _batches(x, lengths, rows, batch_size):
             inputs, own_lengths, program = self._prepare(part, LOSS)
@@ -267,7 +273,7 @@ class Sequential(ModelState):
         if type(x) is Sequences:
             x, lengths = x
         if type(x) is not np.ndarray:
-            x = np.asarray(x)
+            x = _on_host("x", x)
         key = x.shape, x.dtype, purpose, lengths is not None
         program = self._programs.get(key)
         if program is None:
@@ -287,26 +293,10 @@ class Sequential(ModelState):
     def _target(compiled: Compiled, y: Any) -> Array:
         if compiled.loss is None:
             raise RuntimeError("the model has no loss: Sequential(..., loss=nn.CrossEntropyLoss())")
-        return compiled.loss.target(y)
+        return compiled.loss.target(y if type(y) is np.ndarray else _on_host("y", y))
 
     def _compile(self, x: Array, purpose: str, has_lengths: bool) -> Compiled:
-        wanted = self._layers[0].input_dtype or self._dtype
-        if x.dtype != (wanted or x.dtype) or (wanted is None and x.dtype not in DTYPES):
-            how = f"x.astype('{wanted or DTYPES[0]}')"
-            raise TypeError(
-                f"x is {x.dtype} but the model computes in {wanted or 'float32 or float64'}: {how}"
-            )
-        if x.ndim < 2:
-            raise ValueError(f"x must have shape [batch, ...], not {list(x.shape)}")
-        if x.shape[0] == 0:
-            raise ValueError(f"x holds no rows (shape {list(x.shape)})")
-        shape = x.shape
-        for i, layer in enumerate(self._layers):
-            try:
-                shape = layer.output_shape(shape)
-            except ValueError as error:
-                where = "x" if i == 0 else "its input"
-                raise ValueError(f"{where} has a shape that layer {i} does not take: {error}") from None
+        check_input(self._layers, x, self._dtype)
         return compiled(
             self._layers,
             self._loss,
@@ -324,12 +314,41 @@ class Sequential(ModelState):
         return self._gradients
 
 
+def check_input(layers: Sequence[Layer], x: Array, dtype: np.dtype[Any] | None) -> None:
+    """TypeError or ValueError for an x that layers of this dtype, if they have one, do not take."""
+    wanted = layers[0].input_dtype or dtype
+    if x.dtype != (wanted or x.dtype) or (wanted is None and x.dtype not in DTYPES):
+        how = f"x.astype('{wanted or DTYPES[0]}')"
+        raise TypeError(f"x is {x.dtype} but the model computes in {wanted or 'float32 or float64'}: {how}")
+    if x.ndim < 2:
+        raise ValueError(f"x must have shape [batch, ...], not {list(x.shape)}")
+    if x.shape[0] == 0:
+        raise ValueError(f"x holds no rows (shape {list(x.shape)})")
+    shape = x.shape
+    for i, layer in enumerate(layers):
+        try:
+            shape = layer.output_shape(shape)
+        except ValueError as error:
+            where = "x" if i == 0 else "its input"
+            raise ValueError(f"{where} has a shape that layer {i} does not take: {error}") from None
+
+
+def _on_host(name: str, value: Any) -> Array:
+    """As an array of NumPy's; TypeError for one on a device."""
+    if on_device(value, name) is not None:
+        raise TypeError(
+            f"{name} is on a device, but a Sequential computes on the host: give a copy there, or take "
+            "nn.OnDevice(model), or the functions of nn.functional"
+        )
+    return np.asarray(value)
+
+
 def _rows_of(x: Any) -> tuple[Any, Any, int]:
     """x as an array, its lengths or None, and how many rows it has."""
     lengths = None
     if type(x) is Sequences:
         x, lengths = x.x, np.asarray(x.lengths)
-    x = np.asarray(x)
+    x = _on_host("x", x)
     return x, lengths, len(x) if x.ndim else 0
 
 

@@ -1,6 +1,5 @@
 """Muon on the device: kernels of ours around matrix products of whoever owns the arrays."""
 
-import ctypes
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from alike import Pair, same
 
-from fastgd.cuda import driver, products
+from fastgd.cuda import driver, matrices, products
 from fastgd.cuda.memory import memory
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.memory import on_host
@@ -65,48 +64,7 @@ def test_a_skipped_step_changes_nothing():
     pair.assert_same()
 
 
-class Library:
-    """Stands for torch or CuPy."""
-
-    def __init__(self, gpu):
-        self.cuda = self
-        self.gpu = gpu
-
-    def is_available(self):
-        return self.gpu
-
-
-def owned(monkeypatch, present):
-    """Who is asked for products beside an array that CuPy owns, when these libraries can be imported."""
-
-    def imported(name):
-        if name not in present:
-            raise ImportError(f"No module named {name!r}")
-        return Library(present[name])
-
-    class Owner:
-        __module__ = "cupy"
-
-    made = {name: lambda library, name=name: name for name in products.LIBRARIES}
-    monkeypatch.setattr(products, "SIMULATED", False)
-    monkeypatch.setattr(products, "import_module", imported)
-    monkeypatch.setattr(products, "_MAKERS", made)
-    return products.products_of(Owner(), "parameter 3")
-
-
-def test_whose_products(monkeypatch):
-    assert owned(monkeypatch, {"cupy": True, "torch": True}) == "cupy"
-    assert owned(monkeypatch, {"cupy": False, "torch": True}) == "torch"
-    with pytest.raises(ImportError, match=r"parameter 3: .* torch's or CuPy's.*pip install torch"):
-        owned(monkeypatch, {"cupy": False})
-
-
 # ---- Calls of libraries, which are tried with stand-ins that reach the simulated memory ---------------
-
-
-def reach(array):
-    lent = (ctypes.c_char * array.nbytes).from_address(array.pointer)
-    return np.frombuffer(lent, array.dtype).reshape(array.shape)
 
 
 class Stream:
@@ -124,14 +82,24 @@ class Stream:
         pass
 
 
+def reach(lent, device=None):
+    interface = dict(lent.__cuda_array_interface__)
+    del interface["stream"]
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
+
+
 def torch():
     cuda = SimpleNamespace(
-        default_stream=lambda device: Stream("default"), ExternalStream=Stream, stream=lambda own: own
+        default_stream=lambda device: Stream("default"),
+        ExternalStream=Stream,
+        stream=lambda own: own,
+        device=lambda device: nullcontext(),
+        is_available=lambda: True,
     )
     return SimpleNamespace(
         cuda=cuda,
         device=lambda kind, number: (kind, number),
-        as_tensor=lambda array, device: reach(array),
+        as_tensor=reach,
         no_grad=nullcontext,
         matmul=np.matmul,
     )
@@ -142,21 +110,56 @@ def cupy():
         null = Stream("default")
 
     cuda = SimpleNamespace(
-        UnownedMemory=lambda pointer, nbytes, owner, device: owner,
-        MemoryPointer=lambda memory, offset: memory,
         ExternalStream=External,
         Stream=External,
         Device=lambda number: nullcontext(),
+        is_available=lambda: True,
     )
-    made = SimpleNamespace(cuda=cuda, matmul=np.matmul)
-    made.ndarray = lambda shape, dtype, pointer: reach(pointer)
-    return made
+    return SimpleNamespace(cuda=cuda, asarray=reach, matmul=np.matmul)
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """What can be imported where nothing is simulated, by name; to be filled."""
+    present = {}
+
+    def imported(name):
+        if name not in present:
+            raise ImportError(f"No module named {name!r}")
+        return present[name]
+
+    monkeypatch.setattr(products, "SIMULATED", False)
+    monkeypatch.setattr(products, "import_module", imported)
+    products._library.cache_clear()
+    yield present
+    products._library.cache_clear()
+
+
+class Owner:
+    __module__ = "cupy"
+
+
+def test_whose_products(libraries):
+    libraries |= {"torch": torch(), "cupy": cupy()}
+    assert products.library(Owner()) is products._by_cupy
+    libraries["cupy"].cuda.is_available = lambda: False
+    products._library.cache_clear()
+    assert products.library(Owner()) is products._by_torch
+    del libraries["torch"]
+    products._library.cache_clear()
+    with pytest.raises(ImportError, match=r"torch's or CuPy's.*cupy sees no GPU.*pip install"):
+        products.library(Owner())
 
 
 @pytest.mark.skipif(not SIMULATED, reason="stand-ins reach simulated memory alone")
-@pytest.mark.parametrize("library", (products._Torch(torch()), products._CuPy(cupy())), ids=("torch", "cupy"))
-def test_products(library):
-    pool = products.Pool(memory(0), np.dtype(np.float64), library)
+@pytest.mark.parametrize(
+    ("name", "made", "multiply"),
+    (("torch", torch(), products._by_torch), ("cupy", cupy(), products._by_cupy)),
+    ids=("torch", "cupy"),
+)
+def test_products(name, made, multiply, libraries):
+    libraries[name] = made
+    pool = matrices.Pool(memory(0), np.dtype(np.float64), multiply)
     a, b = pool.matrix(2, 3), pool.matrix(4, 3)
     values = [np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(4, 3)]
     for matrix, value in zip((a, b), values, strict=True):
@@ -172,7 +175,7 @@ def test_products(library):
 
 
 def test_memory_of_matrices_is_used_again():
-    pool = products.Pool(memory(0), np.dtype(np.float32), None)
+    pool = matrices.Pool(memory(0), np.dtype(np.float32), None)
     first = pool.matrix(2, 3)
     turned, where = first.T, first.pointer
     del first

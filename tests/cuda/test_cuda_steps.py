@@ -242,3 +242,20 @@ def test_host_and_device_in_one_optimizer():
         opt.step([placed(memory(0), grads[0]), grads[1]])
         reference.step(grads)
     assert_same(opt, reference)
+
+
+@needs_simulator
+def test_another_stream_waits_for_what_was_begun(monkeypatch):
+    opt, reference = models()
+    grads = [placed(memory(0), g) for g in draw(0)]
+    opt.step(grads)
+    plan, waited = opt._planner.plan.run, []
+    monkeypatch.setattr(driver.device(0), "wait", lambda: waited.append(1))
+    for stream in (driver.DEFAULT_STREAM, 7, 7, driver.DEFAULT_STREAM):
+        monkeypatch.setattr(plan, "_stream", lambda stream=stream: stream)
+        opt.step(grads)
+    monkeypatch.undo()
+    assert len(waited) == 2
+    for _ in range(5):
+        reference.step(draw(0))
+    assert_same(opt, reference)

@@ -19,7 +19,7 @@ from fastgd.cuda.passes import BESIDE
 MOST = 64
 
 
-class Rows:
+class Scalars:
     """Of one plan: [steps, blocks, scalars] float64, and the same in float32."""
 
     def __init__(self, device: Driver, work: Work) -> None:
