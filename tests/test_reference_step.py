@@ -117,7 +117,7 @@ def test_the_trust_ratio_is_of_each_tensors_norms(of, cautious):
             step = 0.1 * b
             other = norm(step if of == "step" else g)
             assert seen[2 * t + k][:2] == pytest.approx((norm(x), other), rel=1e-14)
-            assert seen[2 * t + k][2] == x.size
+            assert seen[2 * t + k][2] == math.sqrt(x.size)
             assert seen[2 * t + k][3] == {"lr": 0.1, "decay": 0.99, "momentum": 0.9, "trust": 5.0}
             step = 0.1 * 7 * norm(x) / other * step
             if cautious:
