@@ -1,5 +1,7 @@
 """Compiled kernels, run on the CPU, have the reference's bits: Numba's code is tried without a GPU."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,8 @@ def on_device(monkeypatch):
     def forget():
         for cached in (backends.get, backends.unavailable, memory.memory):
             cached.cache_clear()
+        # whether there is a device is asked when it is imported
+        sys.modules.pop(backends.MODULES["cuda"], None)
 
     forget()
     monkeypatch.setattr(driver, "device", lambda number: device)
