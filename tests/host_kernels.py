@@ -74,7 +74,7 @@ def _llvm_of(text) -> str:
 
     codegen.nvvm.compile_ir = keep
     try:
-        compiler.ptx_of(text, (9, 0))
+        compiler.ptx_of(text)
     finally:
         codegen.nvvm.compile_ir = compile_ir
     (source,) = found

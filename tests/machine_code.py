@@ -108,3 +108,17 @@ def missing() -> str | None:
     if nvdisasm() is None:
         return "nvdisasm is not found: pip install nvidia-cuda-nvdisasm"
     return None
+
+
+#: source and limits of a kernel -> its PTX, which is the same for all architectures
+_PTX = {}
+
+
+def ptx_of(text):
+    """compiler.ptx_of, once for each kernel."""
+    from fastgd.cuda import compiler
+
+    key = text.source, text.threads, text.registers
+    if key not in _PTX:
+        _PTX[key] = compiler.ptx_of(text)
+    return _PTX[key]

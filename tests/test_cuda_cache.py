@@ -19,7 +19,7 @@ def compiled(monkeypatch, tmp_path):
     """The texts that were compiled, as they are."""
     found = []
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kept"))
-    monkeypatch.setattr(cache, "ptx_of", lambda text, capability: found.append(text.source) or text.source)
+    monkeypatch.setattr(cache, "ptx_of", lambda text: found.append(text.source) or text.source)
     monkeypatch.setattr(cache, "cubin_of", lambda ptx, capability: ptx.encode())
     monkeypatch.setattr(cache, "_compilers", lambda: "one")
     return found

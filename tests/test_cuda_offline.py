@@ -24,7 +24,7 @@ if SIMULATED:
 if machine_code.missing():
     pytest.skip(machine_code.missing(), allow_module_level=True)
 
-from fastgd.cuda.compiler import cubin_of, ptx_of
+from fastgd.cuda.compiler import cubin_of
 from fastgd.cuda.element import Variant
 from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text, ratios_text
 from fastgd.cuda.passes import operands_of
@@ -55,7 +55,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cubins")
 
     def compile(text, architecture):
-        ptx = ptx_of(text, architecture)
+        ptx = machine_code.ptx_of(text)
         code = machine_code.read(cubin_of(ptx, architecture), folder)
         assert text.name in code.functions, "it is launched by this name"
         assert code.frame == 0, "local memory"

@@ -6,7 +6,7 @@ import machine_code
 import pytest
 from cuda_layer_texts import ELEMENTS, F32, F64, NORMALISED, OTHERS
 
-from fastgd.cuda.compiler import cubin_of, ptx_of
+from fastgd.cuda.compiler import cubin_of
 from fastgd.cuda.simulation import SIMULATED
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'fastgd[cuda]'")
@@ -31,7 +31,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cubin")
 
     def make(text, architecture=(9, 0)):
-        ptx = ptx_of(text, architecture)
+        ptx = machine_code.ptx_of(text)
         return ptx, machine_code.read(cubin_of(ptx, architecture), folder)
 
     return make

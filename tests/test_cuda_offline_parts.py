@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastgd.cuda import clipping, factored, orthogonal, sums, units
-from fastgd.cuda.compiler import cubin_of, ptx_of
+from fastgd.cuda.compiler import cubin_of
 from fastgd.cuda.element import Variant
 from fastgd.cuda.judge import Kind
 from fastgd.cuda.simulation import SIMULATED
@@ -61,7 +61,7 @@ TEXTS = {
 
 def check(name, architecture, folder):
     text = TEXTS[name]()
-    code = machine_code.read(cubin_of(ptx_of(text, architecture), architecture), folder)
+    code = machine_code.read(cubin_of(machine_code.ptx_of(text), architecture), folder)
     assert code.frame == 0
     assert code.count("LDL|STL") == 0
     assert code.registers <= text.registers

@@ -59,7 +59,7 @@ class Compiling:
 
     def __call__(self, text: Text, capability: tuple[int, int]) -> bytes:
         start = time.perf_counter()
-        code = cubin_of(ptx_of(text, capability), capability)
+        code = cubin_of(ptx_of(text), capability)
         self._seconds += time.perf_counter() - start
         self._kernels += 1
         if self._seconds > PATIENCE and not self._said:

@@ -45,7 +45,11 @@ def function_of(text: Text, *, simulated: bool) -> Any:
     return scope[text.name]
 
 
-def ptx_of(text: Text, capability: tuple[int, int]) -> str:
+#: the architecture that PTX is for: the oldest that CUDA 13 has. It is the same for all that follow
+OLDEST_GPU = (7, 5)
+
+
+def ptx_of(text: Text) -> str:
     """The kernel in PTX, which keeps its name in it."""
     from numba import cuda
 
@@ -57,7 +61,7 @@ def ptx_of(text: Text, capability: tuple[int, int]) -> str:
         signature,
         device=False,
         abi="numba",
-        cc=capability,
+        cc=OLDEST_GPU,
         output="ptx",
         launch_bounds=(text.threads, REGISTERS // (text.registers * text.threads)),
     )

@@ -6,6 +6,7 @@ import functools
 from importlib.util import find_spec
 from typing import Any
 
+from fastgd.cuda.compiler import OLDEST_GPU
 from fastgd.cuda.simulation import SIMULATED
 
 #: module -> the package that has it
@@ -25,9 +26,6 @@ UPDATE = (
     f"install NVIDIA's driver {DRIVER} or later (Debian and Ubuntu: apt-get install nvidia-driver-{DRIVER}; "
     "in a container: docker run --gpus all)"
 )
-
-#: compute capability of the oldest GPU that CUDA 13 compiles for
-OLDEST_GPU = (7, 5)
 
 
 @functools.cache

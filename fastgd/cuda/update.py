@@ -109,8 +109,8 @@ class _Pass:
     @property
     def registers(self) -> int:
         """Of a thread, at most: as few as go without spilling, by tests/test_cuda_offline.py."""
-        if self.coded and not self.gapless:
-            return ALL
+        if not self.gapless:
+            return ALL if self.coded else MANY
         words, single = self._words(self.width), self.real.itemsize == 4
         if words <= FEW_WORDS:
             return FEW if single and not self.variant.units else MANY
