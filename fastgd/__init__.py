@@ -30,6 +30,7 @@ from fastgd.version import __version__
 _LAZY = {
     "LossScaler": "fastgd.scaling",
     "averaging": "fastgd.averaging",
+    "cuda": "fastgd.cuda",
     "jit": "fastgd.own",
     "nn": "fastgd.nn",
     "verify": "fastgd.verification",
