@@ -1,6 +1,6 @@
 """The operations of a trace as LLVM instructions, one each, for Numba on CPUs and on CUDA.
 
-`functions(extending, target)` makes what a traced source calls: intrinsics whose operands and results have
+`namespace` makes what a traced source calls: intrinsics whose operands and results have
 exactly the dtypes in their names, so that Numba's own promotion has no part in it. Nothing is contracted: on
 CUDA, where the compiler fuses a multiplication and an addition that it sees, both are the PTX instructions
 with a rounding mode, which it leaves alone.
@@ -133,10 +133,8 @@ _INSTRUCTIONS: dict[str, Builder] = {
     "sub": _by_kind("fsub", "sub"),
     "mul": _by_kind("fmul", "mul"),
     "div": _by_kind("fdiv", "udiv", "sdiv"),
-    "floordiv": _by_kind("fdiv", "udiv"),
-    "rem": _by_kind("frem", "urem"),
     "neg": _by_kind(_negated, "neg"),
-    "abs": _by_kind(_called("llvm.fabs.{full}"), "abs"),
+    "abs": _called("llvm.fabs.{full}"),
     "sqrt": _called("llvm.sqrt.{full}"),
     "and": _by_kind("and_", "and_"),
     "or": _by_kind("or_", "or_"),

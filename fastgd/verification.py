@@ -14,7 +14,7 @@ import numpy as np
 from fastgd import backends, machine, optim
 from fastgd.arrays import DTYPES, Array
 from fastgd.backends import AUTO
-from fastgd.memory import on_host, open_device, placed
+from fastgd.memory import HOST, kind_of, on_host, open_device, placed
 from fastgd.oracle import ORACLE, trajectory
 from fastgd.report import StepReport
 from fastgd.rules import RULES, Rule
@@ -53,7 +53,8 @@ class Runner(NamedTuple):
 
     def holds(self, values: Array) -> Array:
         """The values where this way to compute has its arrays."""
-        return placed(open_device("cuda", 0), values) if self.backend == AUTO["cuda"] else values
+        kind = backends.get(self.backend).memory
+        return values if kind == kind_of(HOST) else placed(open_device(kind, 0), values)
 
 
 def runners() -> list[Runner]:

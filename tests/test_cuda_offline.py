@@ -26,8 +26,9 @@ if machine_code.missing():
 
 from fastgd.cuda.compiler import cubin_of
 from fastgd.cuda.element import Variant
-from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text, ratios_text
+from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text
 from fastgd.cuda.passes import operands_of
+from fastgd.cuda.ratios import ratios_text
 from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.update import update_text
 

@@ -17,7 +17,7 @@ from fastgd.cuda.layouts import layout_of
 from fastgd.cuda.missing import missing
 from fastgd.cuda.step import StepPlan
 from fastgd.cuda.tables import COLUMN
-from fastgd.cuda.variants import arithmetic_name
+from fastgd.cuda.variants import real_name
 from fastgd.lenders import owner_stream
 from fastgd.rules import Rule
 from fastgd.storage import FORMATS
@@ -79,7 +79,7 @@ def _judge(arrays: Sequence[Any]) -> Judge:
         row[COLUMN["size"]], row[COLUMN["grad"]] = array.size, array.pointer
     names = [array.dtype.name for array in arrays]
     layouts = [layout_of({"grad": a}, memory_order(a), f"array {i}") for i, a in enumerate(arrays)]
-    kinds = [(name, arithmetic_name(name)) for name in names]
+    kinds = [(name, real_name(name)) for name in names]
     return Judge(_device_of(arrays), rows, kinds, [0] * len(arrays), layouts)
 
 

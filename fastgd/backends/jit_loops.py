@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.backends.jit_memory import load_intrinsic, store_intrinsic
-from fastgd.backends.reference_norms import bounded
+from fastgd.backends.reference_norms import clipped
 from fastgd.rules import Rule
 from fastgd.tracing import DType, Source, Trace, code_of
 
@@ -36,7 +36,7 @@ def loop_of(rule: Rule, on: dict[str, bool], real: Any) -> Loop:
     def symbol(name: str) -> Any:
         return trace.argument(name, real)
 
-    p, g = symbol("p"), bounded(symbol("g") * symbol("unscale"), symbol("bound")) * symbol("coef")
+    p, g = symbol("p"), clipped(*map(symbol, ("g", "unscale", "bound", "coef")))
     x = {name: symbol(f"slot{k}") for k, name in slots.items()}
     s = SimpleNamespace(**{name: symbol(f"s{i}") for i, name in enumerate(rule.scalars)})
 

@@ -85,53 +85,84 @@ def bounded(g: Array, bound: Any) -> Array:
     return np.where(g < -bound, -bound, g)
 
 
+def clipped(g: Array, unscale: Any, bound: Any, coef: Any) -> Array:
+    """Unscaled, clamped and multiplied, by numbers of g's precision."""
+    result: Array = bounded(g * unscale, bound) * coef
+    return result
+
+
 def transformed(g: Array, options: Options, coef: float) -> Array:
     """What a rule sees of a gradient: without a bound in between, one factor and one rounding."""
-    unscale = 1 / options.grad_scale
+    real, unscale = g.dtype.type, 1 / options.grad_scale
     if math.isinf(options.clip_value):
         return prepared(g, unscale * coef, math.inf)
-    clamped: Array = prepared(g, unscale, options.clip_value) * g.dtype.type(coef)
-    return clamped
+    return clipped(g, real(unscale), real(options.clip_value), real(coef))
 
 
 # ---- Norms ------------------------------------------------------------------------------------------
 
 
-def _power_of_two(largest: float) -> int:
-    """The exponent by which squares are scaled where plain ones overflow or underflow."""
-    exponent = 1024 if math.isinf(largest) else math.frexp(largest)[1] - 1
-    return max(exponent, -1000)
+def square(g: Array, unscale: Any, bound: Any, scale: Any) -> Array:
+    """float64: of gradients unscaled and clamped by numbers of their precision, times a power of two.
+
+    NaN where the clamp would hide that one is not finite.
+    """
+    values = bounded(g * unscale, bound).astype(np.float64) * scale
+    squares: Array = values * values + 0 * g.astype(np.float64)
+    return squares
+
+
+def largest_norm(largest: Any, spoiled: Any, unscale: Any, bound: Any) -> Any:
+    """The norm that is the largest magnitude, unscaled and clamped. spoiled: whether one is NaN."""
+    scaled = largest * unscale
+    limited = np.where(scaled > bound, bound, scaled)
+    hidden = (largest == np.inf) & (bound < np.inf)
+    return np.where(spoiled | hidden, np.nan, limited)
+
+
+def root(total: Any, unscale: Any, *, clamped: bool) -> Any:
+    """The norm by a sum of squares, which are unscaled already if they are clamped."""
+    return np.sqrt(total) if clamped else np.sqrt(total) * unscale
+
+
+def loses_bits(total: Any, largest: Any) -> Any:
+    """Whether squares of finite numbers have overflowed float64, or may have lost bits below it."""
+    finite = (largest < np.inf) & (total == total)
+    return finite & (~np.isfinite(total) | (total < TINY_SUM)) & (largest > 0)
+
+
+def scale_for(largest: Any) -> Any:
+    """The power of two that brings the largest magnitude near 1, from 2^-1024 to 2^1000; both float64."""
+    exponent = 1023 - (largest.view(np.uint64) >> 52 & 0x7FF).astype(np.int64)
+    exponent = np.where(exponent > 1000, np.int64(1000), exponent)
+    normal = (exponent + 1023).astype(np.uint64) << 52
+    subnormal = np.uint64(1) << (exponent + 1074).astype(np.uint64)
+    return np.where(exponent < -1022, subnormal, normal).view(np.float64)
 
 
 @np.errstate(all="ignore")
 def norm_of(grads: Sequence[Array], options: Options) -> float:
     """The norm of gradients together, unscaled and clamped; NaN where a clamp would hide an infinity."""
     unscale, bound = 1 / options.grad_scale, options.clip_value
-    largest = float(max((np.max(np.abs(g)) for g in grads if g.size), default=0.0))
+    largest = np.float64(max((np.max(np.abs(g)) for g in grads if g.size), default=0.0))
     if math.isinf(options.norm):
-        if any(np.isnan(g).any() for g in grads) or (math.isinf(largest) and not math.isinf(bound)):
-            return math.nan
-        return bound if largest * unscale > bound else largest * unscale
+        spoiled = any(np.isnan(g).any() for g in grads)
+        return float(largest_norm(largest, spoiled, unscale, bound))
 
-    def summed(scale: float, clamp: bool) -> float:
+    def summed(scale: Any, clamp: bool) -> Any:
         sums: list[float] = []
         for g in grads:
-            values = (prepared(g, unscale, bound) if clamp else g).astype(np.float64) * scale
-            spoiled = 0 * g.astype(np.float64)
-            sums += chunk_sums(values * values + spoiled if clamp else values * values)
-        return in_order(sums)
+            real = g.dtype.type
+            terms = square(g, real(unscale), real(bound), scale) if clamp else np.square(g, dtype=np.float64)
+            sums += chunk_sums(terms)
+        return np.float64(in_order(sums))
 
     clamp = not math.isinf(bound)
     total = summed(1.0, clamp)
-    finite = all(np.isfinite(g).all() for g in grads)
-    if finite and (not math.isfinite(total) or total < TINY_SUM):
-        largest = min(largest * unscale, bound)
-        if largest == 0:
-            return 0.0
-        exponent = _power_of_two(largest)
-        root = math.sqrt(summed(math.ldexp(1.0, -exponent), True))
-        return float(np.ldexp(root, exponent))
-    return float(np.sqrt(total)) * (1.0 if clamp else unscale)
+    if loses_bits(total, largest):
+        scale = scale_for(np.minimum(largest * unscale, bound))
+        return float(np.sqrt(summed(scale, True)) / scale)
+    return float(root(total, unscale, clamped=clamp))
 
 
 # ---- Clipping ---------------------------------------------------------------------------------------

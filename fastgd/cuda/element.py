@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import dtype_named
-from fastgd.backends.reference_norms import bounded
+from fastgd.backends.reference_norms import clipped
 from fastgd.backends.reference_update import ROUNDINGS, kept_if_descending, moved
 from fastgd.kept import RESIDUALS
 from fastgd.rules import Rule, labelled
@@ -224,7 +224,7 @@ def traced_line(variant: Variant, slot: str) -> Traced:
 def gradient(g: Value, uniform: Any, *, clamped: bool) -> Value:
     """What happens to a gradient before its rule: reference_norms.transformed."""
     if clamped:
-        return bounded(g * uniform("unscale"), uniform("bound")) * uniform("coef")
+        return clipped(g, uniform("unscale"), uniform("bound"), uniform("coef"))
     return g * uniform("coef")
 
 

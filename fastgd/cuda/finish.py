@@ -14,24 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgd.backends.reference_norms import TINY_SUM, clip_coef
-from fastgd.backends.reference_update import counted
-from fastgd.cuda.element import Variant
+from fastgd.backends.reference_norms import clip_coef, largest_norm, loses_bits, root, scale_for
 from fastgd.cuda.layout import (
     CHUNK_BYTES,
-    RATIO_BYTES,
     REPORT_BYTES,
     REPORTS,
     SCOPE_BYTES,
     SUM_BYTES,
-    TENSOR_BYTES,
-    TRIED_BYTES,
     control,
-    tensor,
 )
-from fastgd.cuda.passes import BESIDE, THREADS
+from fastgd.cuda.passes import THREADS
 from fastgd.cuda.writer import Text, Writer
-from fastgd.tracing import Symbol, Trace
+from fastgd.tracing import Trace
 
 F64, F32, I64, U64 = (np.dtype(kind) for kind in (np.float64, np.float32, np.int64, np.uint64))
 
@@ -57,7 +51,7 @@ class Judging(NamedTuple):
     #: whether the norm is the largest magnitude
     largest: bool = False
     skip_nonfinite: bool = False
-    #: whether the norm is told, in the number `norm`
+    #: whether the norm is told, in the number `total_norm`
     told: bool = False
     #: whether squares may overflow or vanish in float64, so that a second pass may be needed
     rescales: bool = False
@@ -141,23 +135,15 @@ total, largest, bad = {self.constant(0.0)}, {self.constant(0.0)}, {NONE}
             writer.line(f"segment += {self.threads}")
 
     def _norm(self, total: Any, largest: Any, unscale: Any, bound: Any) -> list[Any]:
-        """reference_norms.norm_of, but for squares that must be scaled."""
+        """But for squares that have lost bits."""
         if self.judging.largest:
-            scaled = largest * unscale
-            limited = np.where(scaled > bound, bound, scaled)
-            hidden = (largest == np.inf) & (bound < np.inf)
-            return [np.where((total != total) | hidden, np.nan, limited)]
-        root = np.sqrt(total)
-        return [root if self.judging.clamped else root * unscale]
+            return [largest_norm(largest, total != total, unscale, bound)]
+        return [root(total, unscale, clamped=self.judging.clamped)]
 
     def _scale(self, total: Any, largest: Any, unscale: Any, bound: Any) -> list[Any]:
         """The power of two that squares are scaled by, 0 for none; and whether they are."""
-        finite = (largest < np.inf) & (total == total)
-        needed = finite & (~np.isfinite(total) | (total < TINY_SUM)) & (largest > 0)
-        if self.judging.largest:
-            needed = needed & False
-        exponent = _exponent(_least(largest * unscale, bound))
-        return [np.where(needed, _power_of_two(-exponent), 0.0), needed]
+        needed = loses_bits(total, largest)
+        return [np.where(needed, scale_for(np.minimum(largest * unscale, bound)), 0.0), needed]
 
     def rescaled_norms(self) -> None:
         """Writes norms from scaled squares in place of those that overflowed or vanished."""
@@ -225,7 +211,9 @@ total, largest, bad = {self.constant(0.0)}, {self.constant(0.0)}, {NONE}
                     writer.line("segment = 1")
                     with writer.indented("while segment < count:"):
                         writer.line(f"other = load_f64(scopes + segment * {SCOPE_BYTES} + 16)")
-                        (least,) = self.trace("m", lambda coef, other: [_least(coef, other)], "coef", "other")
+                        (least,) = self.trace(
+                            "m", lambda coef, other: [np.minimum(coef, other)], "coef", "other"
+                        )
                         writer.line(f"coef = {least}")
                         writer.line("segment += 1")
                     with writer.indented("if count == 1:"):
@@ -267,24 +255,6 @@ store_i64(numbers + {control("made")}, made + 1 - skipped)
 """)
 
 
-def _least(a: Any, b: Any) -> Any:
-    """The smaller; NaN when one is."""
-    return np.minimum(a, b)
-
-
-def _exponent(value: Any) -> Any:
-    """int64: the exponent of a float64 that is above 0, at least -1000: reference_norms.power_of_two_of."""
-    exponent = (value.view(np.uint64) >> 52 & 0x7FF).astype(np.int64) - 1023
-    return np.where(exponent < -1000, np.int64(-1000), exponent)
-
-
-def _power_of_two(exponent: Any) -> Any:
-    """float64: 2^exponent for an exponent from -1024 to 1000."""
-    normal = (exponent + 1023).astype(np.uint64) << 52
-    subnormal = np.uint64(1) << (exponent + 1074).astype(np.uint64)
-    return np.where(exponent < -1022, subnormal, normal).view(np.float64)
-
-
 @functools.cache
 def finish_text(judging: Judging, threads: int = THREADS) -> Text:
     """The kernel that makes an outcome of sums; with `rescales`, its first half, before the second pass."""
@@ -317,70 +287,3 @@ def finish_rescaled_text(judging: Judging, threads: int = THREADS) -> Text:
     finish.writer.line("barrier()")
     finish.outcome()
     return finish.writer.done()
-
-
-# ---- Ratios of tensors ----------------------------------------------------------------------------------
-
-RATIO_ARGUMENTS = ("tensors", "spans", "count", "tried", "numbers")
-
-
-@functools.cache
-def ratios_text(variant: Variant, threads: int = THREADS) -> Text:
-    """The kernel that makes trust ratios and cautious scales of what was tried, a thread for each tensor.
-
-    spans: (tensor, first chunk, chunk past the last) of each tensor.
-    """
-    writer = Writer("ratios", RATIO_ARGUMENTS, threads)
-    rule = variant.of
-    with writer.indented(f"if load_i64(numbers + {control('skipped')}) != 0:"):
-        writer.line("return")
-    writer.line(f"number = block() * {threads} + thread()")
-    with writer.indented("if number >= count:"):
-        writer.line("return")
-    zero = writer.constant(Trace().constant(0.0, F64).operation)
-    writer.lines(f"""
-tensor = load_i64(spans + number * 24)
-at = load_i64(spans + number * 24 + 8)
-last = load_i64(spans + number * 24 + 16)
-of = tensors + tensor * {TENSOR_BYTES}
-params, others, descending = {zero}, {zero}, {zero}
-""")
-    add = writer.operation("add", F64, F64)
-    with writer.indented("while at < last:"):
-        for k, name in enumerate(("params", "others", "descending")):
-            writer.line(f"{name} = {add}({name}, load_f64(tried + at * {TRIED_BYTES} + {8 * k}))")
-        writer.line("at += 1")
-    trace = Trace()
-    params, others, descending = (trace.argument(n, F64) for n in ("params", "others", "descending"))
-    size = trace.argument("size", I64).astype(F64)
-    scalars: dict[str, Any] = {name: trace.argument(f"s_{name}", F64) for name in rule.scalars}
-    outputs: list[Symbol] = []
-
-    def made() -> list[Any]:
-        trust: Any = trace.constant(1.0, F64)
-        if rule.trust is not None:
-            norms: list[Any] = [np.sqrt(value) for value in (params, others, size)]
-            trust = rule.trust.ratio(norms[0], norms[1], norms[2], scalars)
-        scale: Any = trace.constant(1.0, F64) if rule.orthogonal is None else scalars["lr"]
-        if variant.cautious:
-            scale = scale / counted(descending / size)
-        return [trust, scale]
-
-    outputs = trace.follow(made)
-    needed = trace.arguments(outputs)
-    writer.line(f"size = load_i64(of + {tensor('size')})")
-    writer.line(f"row_number = load_i64(of + {tensor('block')}) * {len(rule.scalars) + len(BESIDE)}")
-    writer.line(f"row = load_i64(numbers + {control('row')}) + row_number * 8")
-    for k, name in enumerate(rule.scalars):
-        if f"s_{name}" in needed:
-            writer.line(f"s_{name} = load_f64(row + {8 * k})")
-    names = writer.traced(trace, outputs, {name: name for name in needed}, "r")
-    narrow = writer.operation("convert", F64, F32)
-    writer.line(f"ratios = load_i64(of + {tensor('ratios')})")
-    for k, name in enumerate(names):
-        writer.line(f"store_f64(ratios + {8 * k}, {name})")
-        writer.line(f"store_f32(ratios + {16 + 4 * k}, {narrow}({name}))")
-    return writer.done()
-
-
-__all__ = ["RATIO_BYTES", "Judging", "finish_rescaled_text", "finish_text", "ratios_text"]

@@ -111,6 +111,7 @@ class Judge:
         """The options are these from now on."""
         self._kept, self._tables = [], []
         clamped, told = not math.isinf(options.clip_value), options.total_norm is not None
+        largest = math.isinf(options.norm)
         measured, clips = options.needs_measure, not math.isinf(options.clip_norm)
         scoped = clips and options.scope != "all" and not told
         self.judging = Judging(
@@ -119,10 +120,10 @@ class Judge:
             normalize=options.normalize,
             scoped=scoped,
             clamped=clamped,
-            largest=math.isinf(options.norm),
+            largest=largest,
             skip_nonfinite=options.skip_nonfinite,
             told=told,
-            rescales=any(kind.real == "float64" for kind in self.kinds),
+            rescales=not largest and any(kind.real == "float64" for kind in self.kinds),
             counts=counts,
         )
         self.say("unscale", 1 / options.grad_scale, both=True)

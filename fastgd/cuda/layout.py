@@ -76,10 +76,7 @@ CONTROL = (
     "row",  # address of this step's row in `rows`
     "row32",
     "skipped",  # whether this step is
-    "skips",  # steps that were
     "nonfinite",  # the first tensor with NaN or infinity, or -1
-    "norm",
-    "clip_coef",
     "rescaled",  # whether squares overflow or vanish, so that another pass is needed
     "issued",  # reports so far
 )

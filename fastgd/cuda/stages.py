@@ -18,13 +18,13 @@ from fastgd.cuda.factored import (
     row_factors_text,
     row_sums_text,
 )
-from fastgd.cuda.finish import ratios_text
 from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import LANES, TENSOR_BYTES, TILE
 from fastgd.cuda.matrices import Matrix, Pool
 from fastgd.cuda.orthogonal import blocks_for, momentum_text, polynomial_text, scale_text, scaled_text
 from fastgd.cuda.passes import WIDE
 from fastgd.cuda.products import library
+from fastgd.cuda.ratios import ratios_text
 from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.tables import COLUMN, Held, pieces, room
 from fastgd.cuda.units import UNIT_BYTES, least_coef_text, pieces_in, unit_coefs_text, unit_sums_text

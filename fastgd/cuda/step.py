@@ -19,7 +19,7 @@ from fastgd.cuda.layouts import arrays_of, layout_of
 from fastgd.cuda.scalars import Scalars
 from fastgd.cuda.stages import Stages
 from fastgd.cuda.tables import COLUMN, Held, tensor_rows
-from fastgd.cuda.variants import arithmetic_name, real_name, variant_of
+from fastgd.cuda.variants import real_name, variant_of
 
 #: steps that may have been skipped or not, at most, before the host waits to know
 UNSETTLED = 32
@@ -43,7 +43,7 @@ class StepPlan:
         # all but the gradients, which are the caller's to keep, must outlive the pointers to it
         self._items = [item._replace(grad=item.param) for item in work.items]
         rows = tensor_rows(work.items, work.seed)
-        kinds = [(item.grad.dtype.name, real_name(item)) for item in work.items]
+        kinds = [(item.grad.dtype.name, real_name(item.param.dtype.name)) for item in work.items]
         grads: list[Any] = [item.grad for item in work.items]
         #: whether all but the gradient is in C order
         self._plain = [self._in_c_order(item) for item in self._items]
@@ -97,7 +97,7 @@ class StepPlan:
 
     def _measured(self, options: Options, stream: int) -> Measured:
         own = self.judge
-        kinds = [(kind.grad, arithmetic_name(kind.grad)) for kind in own.kinds]
+        kinds = [(kind.grad, real_name(kind.grad)) for kind in own.kinds]
         layouts = [
             words if kind.layout == "strided" else None
             for kind, words in zip(own.kinds, own.layouts.host, strict=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import dtype_named
-from fastgd.backends.reference_norms import bounded
+from fastgd.backends.reference_norms import square
 from fastgd.backends.reference_update import descends
 from fastgd.cuda.element import Variant, traced
 from fastgd.cuda.lanes import F64, Lanes, added
@@ -112,11 +112,16 @@ def sums_text(
         given |= {"all_scale": "all_scale", "scope_scale": "scope_scale"}
     trace = Trace()
     g = load(trace.argument("g", operand.dtype), kind)  # type: ignore[arg-type]
+
+    def limits() -> tuple[Any, Any]:
+        return trace.argument("unscale", g.dtype), trace.argument("bound", g.dtype)
+
     results: list[Any]
     if scaled:
-        results = [_square(trace, g, trace.argument(name, F64)) for name in ("all_scale", "scope_scale")]
+        scales = (trace.argument(name, F64) for name in ("all_scale", "scope_scale"))
+        results = [square(g, *limits(), scale) for scale in scales]
     elif clamped:
-        results = [_square(trace, g, None), abs(g).astype(F64)]
+        results = [square(g, *limits(), 1.0), abs(g).astype(F64)]
     else:
         wide = g.astype(F64)
         results = [wide * wide, abs(g).astype(F64)]
@@ -131,15 +136,6 @@ def sums_text(
     lanes.fold(how)
     _stored(lanes, "sums", SUM_BYTES)
     return writer.done()
-
-
-def _square(trace: Trace, g: Any, scale: Any) -> Any:
-    """Of the prepared gradient; NaN where a clamp would hide it, or infinity: reference_norms.norm_of."""
-    prepared: Any = bounded(g * trace.argument("unscale", g.dtype), trace.argument("bound", g.dtype))
-    value = prepared.astype(F64)
-    if scale is not None:
-        value = value * scale
-    return value * value + 0 * g.astype(F64)
 
 
 # ---- What trust ratios and cautious updates are made of -------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgd.arrays import dtype_named
 from fastgd.backends.base import Block, Codes, Item, Options
 from fastgd.cuda.element import Variant
 from fastgd.rules import label_of
@@ -14,12 +15,9 @@ from fastgd.settings import CODED, state_rounding
 from fastgd.storage import arithmetic
 
 
-def arithmetic_name(dtype: str) -> str:
-    return "float64" if dtype == "float64" else "float32"
-
-
-def real_name(item: Item) -> str:
-    return str(np.dtype(arithmetic(item.param.dtype)).name)
+def real_name(dtype: str) -> str:
+    """What numbers in a dtype are computed in."""
+    return str(np.dtype(arithmetic(dtype_named(dtype))).name)
 
 
 def _stored(state: Any) -> str | None:

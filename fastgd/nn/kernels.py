@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.backends import AUTO
 from fastgd.memory import HOST, Memory, kind_of
 from fastgd.nn import (
     reference,
@@ -211,9 +212,6 @@ _BACKENDS: dict[str, tuple[str, Callable[[], Kernels]]] = {
     "cuda": ("cuda", cache(_cuda)),
 }
 
-#: kind of memory -> the backend that "auto" is
-_OF_MEMORY = {"host": "native", "cuda": "cuda"}
-
 
 def kernels_of(backend: str, memory: Memory = HOST) -> Kernels:
     """The kernels of a backend, "native", "reference" or "cuda"; "auto" is the best for arrays of a memory.
@@ -223,7 +221,7 @@ def kernels_of(backend: str, memory: Memory = HOST) -> Kernels:
     """
     kind = kind_of(memory)
     if backend == "auto":
-        backend = _OF_MEMORY.get(kind, kind)
+        backend = AUTO.get(kind, kind)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be auto, {' or '.join(_BACKENDS)}, not {backend!r}")
     wanted, kernels = _BACKENDS[backend]

@@ -74,8 +74,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.true_divide,
-    "floordiv": np.floor_divide,
-    "rem": np.remainder,
     "neg": np.negative,
     "abs": np.absolute,
     "sqrt": np.sqrt,

@@ -79,6 +79,8 @@ class Trace:
         """An operation on symbols and numbers."""
         symbols, kind = self._promoted(values)
         check_computed(kind)
+        if name == "abs" and kind.kind != "f":
+            return self.select(symbols[0] < 0, -symbols[0], symbols[0])
         if name == "div" and kind.kind != "f":
             symbols, kind = [self.convert(s, np.dtype(np.float64)) for s in symbols], np.dtype(np.float64)
         dtype = BOOL if name in COMPARISONS else kind

@@ -78,9 +78,3 @@ def part(array: DeviceArray, first: int, *shape: int) -> DeviceArray:
     at = array.pointer + first * array.itemsize
     assert first + math.prod(shape) <= array.size
     return DeviceArray(array.memory, at, shape, None, array.dtype, array)
-
-
-def as_device(array: Array | DeviceArray | None) -> DeviceArray:
-    """The array, which is one on a device."""
-    assert isinstance(array, DeviceArray)
-    return array
