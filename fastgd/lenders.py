@@ -30,6 +30,14 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def on_device(value: Any, what: str, beside: Any = None) -> DeviceArray | None:
+    """`_lent`, and ValueError for elements that do not lie where a device can reach them."""
+    array = _lent(value, what, beside)
+    if array is not None and any(at % array.itemsize for at in (array.pointer, *array.strides)):
+        raise ValueError(f"{what} is misaligned: a device reads elements at multiples of their size only")
+    return array
+
+
+def _lent(value: Any, what: str, beside: Any) -> DeviceArray | None:
     """The memory of a value if it is on a device; None for all other values. `what` names it in errors.
 
     beside: the array whose owner's stream our work will be on; it waits there for the work of whoever lends
@@ -166,6 +174,12 @@ def mark(value: Any) -> tuple[Any, ...] | None:
     return *known, getattr(value, "dtype", None)
 
 
+def torch_captures() -> bool:
+    """Whether torch records a CUDA graph on its current stream."""
+    torch = sys.modules.get("torch")
+    return bool(torch and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+
+
 def owner_stream(value: Any) -> int | None:
     """The handle of the stream that the owner of an array on CUDA works on now; None: it does not say.
 
@@ -178,7 +192,7 @@ def owner_stream(value: Any) -> int | None:
             return None
         return int(sys.modules["torch"].cuda.current_stream(value.device).cuda_stream)
     if _is_a(value, "cupy", "ndarray"):
-        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+        return int(sys.modules["cupy"].cuda.get_current_stream(value.device.id).ptr)
     try:
         stream = value.__cuda_array_interface__.get("stream")
     except _REFUSALS:

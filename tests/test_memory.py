@@ -205,9 +205,19 @@ def test_the_stream_of_an_owner(monkeypatch):
     assert lenders.owner_stream(Cupy(array, stream=7)) == 7
     assert lenders.owner_stream(lent(Cupy(array, stream=7), "array")) == 7
     module = types.SimpleNamespace(ndarray=Cupy)
-    module.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=9))
+    module.cuda = types.SimpleNamespace(
+        get_current_stream=lambda device: types.SimpleNamespace(ptr=8 + device)
+    )
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(Cupy, "device", types.SimpleNamespace(id=1), raising=False)
     assert lenders.owner_stream(Cupy(array, stream=7)) == 9
+
+
+def test_misaligned_elements_are_refused():
+    array = upload(random(4, 0))
+    moved = DeviceArray(array.memory, array.pointer + 2, (3,), None, array.dtype, array)
+    with pytest.raises(ValueError, match="parameter 0 of group 0 is misaligned"):
+        fastgd.SGD([Cupy(moved)])
 
 
 def test_the_reason_and_the_remedy_are_told_when_a_device_cannot_be_used(monkeypatch):

@@ -21,7 +21,8 @@ def before_replay(opt: Optimizer, steps: int = 1) -> StepReport:
     steps: how many replays come before the next call, 1 to 64; they share the learning rate.
 
     Returns the report of the last of these steps, which waits for it when it is read; read it after replay.
-    RuntimeError when the optimizer has made no step, or not on one device.
+    TypeError or ValueError for what is no optimizer, or no number of steps from 1 to 64. RuntimeError when no
+    step has been made on one device, or none like those to come has been captured.
 
         opt.step(grads, clip_norm=1.0)              # makes the state and all that is sent once
         with torch.cuda.graph(graph):
@@ -32,6 +33,8 @@ def before_replay(opt: Optimizer, steps: int = 1) -> StepReport:
     """
     from fastgd.cuda.scalars import MOST
 
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt is {type(opt).__name__}, not an optimizer of fastgd")
     count = named("steps", whole(1, MOST + 1), steps)
     with opt._lock:
         planner = opt._planner

@@ -7,9 +7,10 @@ Memory is allocated plainly, in the primary context, which torch, CuPy and Numba
 from __future__ import annotations
 
 import functools
+import os
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
@@ -19,6 +20,10 @@ from fastgd.cuda.writer import Text
 
 #: the stream that everything else waits for, by its handle: CU_STREAM_LEGACY
 DEFAULT_STREAM = 1
+
+
+#: what the driver says of a stream that is no more
+_GONE = ("CUDA_ERROR_INVALID_HANDLE", "CUDA_ERROR_INVALID_CONTEXT", "CUDA_ERROR_CONTEXT_IS_DESTROYED")
 
 
 class DeviceError(RuntimeError):
@@ -109,14 +114,22 @@ class _Buffer:
             raise MemoryError(
                 f"cuda:{device.number} has no {nbytes} bytes: {free} of {total} are free ({error})"
             ) from None
-        weakref.finalize(self, _free, device, self.pointer)
+        # at the end of the process the driver takes it all back
+        weakref.finalize(self, _free, device, self.pointer, os.getpid()).atexit = False
 
 
-def _free(device: NvidiaDriver, pointer: int) -> None:
+def _free(device: NvidiaDriver, pointer: int, process: int) -> None:
+    """But not in a forked child, which has no context; and what cannot be freed any more is lost already."""
     from cuda.bindings import driver
 
-    with device.current():
-        _checked(driver.cuMemFree(pointer))
+    if os.getpid() != process:
+        return
+    with suppress(DeviceError), device.current():
+        # a capture in another thread is none of this memory's business
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        before = _checked(driver.cuThreadExchangeStreamCaptureMode(mode))
+        driver.cuMemFree(pointer)
+        driver.cuThreadExchangeStreamCaptureMode(before)
 
 
 class _Launcher:

@@ -122,7 +122,7 @@ def column_sums_text(threads: int = THREADS) -> Text:
     Of the lines' own rows of tensors: `lines` is the number of bands, `size` that of columns of all matrices.
     """
     writer = _begin("column_sums", threads, ["band_sums", "work"])
-    zero = writer.constant(Trace().constant(0.0, F64).operation)
+    zero = writer.number(0.0, F64)
     add = added(writer)
     writer.line(f"number = tile * {threads} + thread()")
     with writer.indented("if number < size:"):
@@ -168,7 +168,7 @@ def row_factors_text(variant: Variant, threads: int = THREADS) -> Text:
     writer.line("at = row_sums + tile * lines * 8")
     writer.line("mean_at = band_sums + tile * 8")
     with writer.indented("if thread() == 0:"):
-        zero, add = writer.constant(Trace().constant(0.0, F64).operation), added(writer)
+        zero, add = writer.number(0.0, F64), added(writer)
         writer.line(f"total, i = {zero}, i64(0)")
         for count in (AHEAD, 1):
             with writer.indented(f"while i + {count} <= lines:"):

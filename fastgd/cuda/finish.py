@@ -81,7 +81,7 @@ class _Finish:
         self.writer.line(f"store_{kind}(numbers + {control(name)}, {value})")
 
     def constant(self, value: Any, dtype: Any = F64) -> str:
-        return self.writer.constant(Trace().constant(value, dtype).operation)
+        return self.writer.number(value, dtype)
 
     # ---- sums ----
 

@@ -105,6 +105,24 @@ class Judge:
     def say_word(self, name: str, value: int) -> None:
         self.numbers.host[CONTROL.index(name)], self._said = value, True
 
+    def recount(self, **counts: int) -> None:
+        """The device counts on from these numbers, which kernels write otherwise."""
+        for name, value in counts.items():
+            self.say_word(name, value)
+        self._first = True
+
+    def kept(self) -> list[Any]:
+        """All that launches read, to be held as long as they may be launched."""
+        return [
+            *self._kept,
+            self.segments,
+            self.scopes,
+            self.chunk_rows,
+            self.tensors,
+            self.layouts,
+            self.numbers,
+        ]
+
     # ---- options ----
 
     def ask(self, options: Options, *, counts: bool) -> None:

@@ -11,7 +11,6 @@ from fastgd.cuda.device import WARP
 from fastgd.cuda.layout import LANES
 from fastgd.cuda.passes import Operand, Places
 from fastgd.cuda.writer import Writer
-from fastgd.tracing import Trace
 
 F64 = np.dtype(np.float64)
 
@@ -26,7 +25,7 @@ class Lanes:
         """The text so far says `lane`, and elements of which it is one, from `first` to before `end`."""
         self.writer, self.sums = writer, sums
         writer.line("i = first + lane")
-        zero = writer.constant(Trace().constant(0.0, F64).operation)
+        zero = writer.number(0.0, F64)
         for name in sums:
             writer.line(f"{name} = {zero}")
 

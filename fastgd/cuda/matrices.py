@@ -11,7 +11,7 @@ from fastgd.cuda.products import Multiply
 from fastgd.memory import DeviceArray, Memory
 
 
-class Pool:
+class Workspace:
     """Memory for matrices that come and go while steps are planned; on one stream it is reused at once."""
 
     def __init__(self, memory: Memory, dtype: np.dtype[Any], multiply: Multiply) -> None:
@@ -39,7 +39,7 @@ class _Lease:
 class Matrix:
     """A matrix that will be there when what is planned so far has been done."""
 
-    def __init__(self, pool: Pool, lease: _Lease, rows: int, cols: int, *, turned: bool = False) -> None:
+    def __init__(self, pool: Workspace, lease: _Lease, rows: int, cols: int, *, turned: bool = False) -> None:
         """rows, cols: as it lies in memory, in C order; turned: it is the transpose of that."""
         self.pool, self._lease, self.turned = pool, lease, turned
         self.lies = rows, cols

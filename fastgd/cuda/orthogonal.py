@@ -42,7 +42,7 @@ def scale_text(variant: Variant) -> Text:
         writer.line("return")
     orthogonal, real = variant.of.orthogonal, variant.real
     assert orthogonal is not None
-    writer.line(f"total = {writer.constant(Trace().constant(0.0, F64).operation)}")
+    writer.line(f"total = {writer.number(0.0, F64)}")
     with writer.indented("while first < last:"):
         writer.line(f"total = {added(writer).format('total', f'load_f64(sums + first * {SUM_BYTES})')}")
         writer.line("first += 1")
@@ -90,7 +90,7 @@ def polynomial_text(variant: Variant, threads: int = THREADS) -> Text:
         writer.line("return")
     Uniform(writer, variant).scalars(needed)
     code, bytes_of_one = code_of(real), real.itemsize
-    names = [writer.constant(Trace().constant(value, real).operation) for value in (1.0, 0.0)]
+    names = [writer.number(value, real) for value in (1.0, 0.0)]
     writer.line("size = n * n")
     _begin(writer)
     with writer.indented("while i < end:"):

@@ -56,7 +56,7 @@ def _by_torch(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> 
     legacy = stream == DEFAULT_STREAM
     own = torch.cuda.default_stream(device) if legacy else torch.cuda.ExternalStream(stream, device=device)
     with torch.no_grad(), torch.cuda.device(device), torch.cuda.stream(own):
-        first, second, to = (torch.as_tensor(_On(array, stream), device=device) for array in (a, b, out))
+        first, second, to = (torch.as_tensor(_Lent(array), device=device) for array in (a, b, out))
         torch.matmul(first, second, out=to)
 
 
@@ -66,15 +66,15 @@ def _by_cupy(stream: int, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> N
     legacy = stream == DEFAULT_STREAM
     own = cupy.cuda.Stream.null if legacy else cupy.cuda.ExternalStream(stream, number)
     with cupy.cuda.Device(number), own:
-        first, second, to = (cupy.asarray(_On(array, stream)) for array in (a, b, out))
+        first, second, to = (cupy.asarray(_Lent(array)) for array in (a, b, out))
         cupy.matmul(first, second, out=to)
 
 
-class _On:
-    """An array as it is lent to the library, for work on this stream: nobody has to wait for another."""
+class _Lent:
+    """An array as it is lent to the library, which need not wait for a stream: it works on the right one."""
 
-    def __init__(self, array: DeviceArray, stream: int) -> None:
-        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "stream": stream}
+    def __init__(self, array: DeviceArray) -> None:
+        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "stream": None}
 
 
 Multiply = Callable[[int, DeviceArray, DeviceArray, DeviceArray], None]

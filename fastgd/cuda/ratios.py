@@ -32,7 +32,7 @@ def ratios_text(variant: Variant, threads: int = THREADS) -> Text:
     writer.line(f"number = block() * {threads} + thread()")
     with writer.indented("if number >= count:"):
         writer.line("return")
-    zero = writer.constant(Trace().constant(0.0, F64).operation)
+    zero = writer.number(0.0, F64)
     writer.lines(f"""
 tensor = load_i64(spans + number * 24)
 at = load_i64(spans + number * 24 + 8)

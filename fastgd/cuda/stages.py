@@ -20,7 +20,7 @@ from fastgd.cuda.factored import (
 )
 from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import LANES, TENSOR_BYTES, TILE
-from fastgd.cuda.matrices import Matrix, Pool
+from fastgd.cuda.matrices import Matrix, Workspace
 from fastgd.cuda.orthogonal import blocks_for, momentum_text, polynomial_text, scale_text, scaled_text
 from fastgd.cuda.passes import WIDE
 from fastgd.cuda.products import library
@@ -50,7 +50,7 @@ class Stages:
         self._rows = judge.tensors.host
         self.launches: list[Stage] = []
         #: memory of matrices, by what they are computed in
-        self._pools: dict[Any, Pool] = {}
+        self._pools: dict[Any, Workspace] = {}
         if any(variant.units for variant in members):
             self._units(members)
         for variant, own in members.items():
@@ -184,7 +184,7 @@ class Stages:
         pool = self._pools.get(real)
         if pool is None:
             multiply = library(getattr(item.param, "owner", None))
-            pool = self._pools[real] = Pool(memory_of(item.param), real, multiply)
+            pool = self._pools[real] = Workspace(memory_of(item.param), real, multiply)
             judge.keep(pool)
         pool.planned = self.launches
         rows, cols = item.param.shape

@@ -10,16 +10,18 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.backends.base import UNMEASURED, Item, Measured, Options, Work
 from fastgd.cuda.cache import compiling
-from fastgd.cuda.driver import Driver
+from fastgd.cuda.driver import DEFAULT_STREAM, Driver
 from fastgd.cuda.element import Variant
 from fastgd.cuda.judge import Judge, measured_by
 from fastgd.cuda.launches import Stage
 from fastgd.cuda.layout import RATIO_BYTES, TRIED_BYTES
 from fastgd.cuda.layouts import arrays_of, layout_of
-from fastgd.cuda.scalars import Scalars
+from fastgd.cuda.scalars import MOST, Scalars
 from fastgd.cuda.stages import Stages
 from fastgd.cuda.tables import COLUMN, Held, tensor_rows
 from fastgd.cuda.variants import real_name, variant_of
+from fastgd.interrupts import uninterrupted
+from fastgd.lenders import torch_captures
 
 #: steps that may have been skipped or not, at most, before the host waits to know
 UNSETTLED = 32
@@ -61,8 +63,11 @@ class StepPlan:
         self._tried = device.allocate(len(self.judge.chunks.rows) * TRIED_BYTES)
         self._counters = np.array([item.counter for item in work.items], np.intp)
         self._base = work.steps[self._counters]
-        #: the stream of the last step
+        #: the stream of the last step, and whether it broke off
         self._last: int | None = None
+        self._broken = False
+        #: the options of the step that was captured in a graph, and what the graph refers to
+        self._captured: tuple[Options, list[Any]] | None = None
         #: steps made since the plan was made, as far as the host knows, and steps that may have been made
         self._made, self._may = 0, 0
         #: reports so far, and steps that turned out to be skipped
@@ -110,18 +115,33 @@ class StepPlan:
             program.run()
         stream = self._stream()
         capturing = self.device.stream_state(stream).capturing
+        if not capturing and stream == DEFAULT_STREAM and torch_captures():
+            raise RuntimeError(
+                "torch captures a CUDA graph on a stream of its own, and the parameters are not torch's: "
+                "their step would be made now and not be part of the graph"
+            )
         with self.device.current():
             if capturing:
-                self._check_capture(options)
+                self._capture(options)
             else:
                 self._send(options, 1, stream)
-            for launch in (*self.judge.launches, *self._updating):
-                launch(stream)
-        # what is only recorded has nothing to tell
-        return UNMEASURED if capturing else self._issue(options, 1)
+            with uninterrupted():
+                try:
+                    for launch in (*self.judge.launches, *self._updating):
+                        launch(stream)
+                except BaseException:
+                    self._broken = not capturing
+                    raise
+                # what is only recorded has nothing to tell
+                return UNMEASURED if capturing else self._issue(options, 1)
 
     def _send(self, options: Options, steps: int, stream: int) -> None:
         """Sees to it that the device has all that it needs for so many steps."""
+        if self._broken:
+            # how far the device came is not known; it counts as the host does from here on
+            self.device.wait()
+            self.judge.recount(made=self._made, issued=self._issued)
+            self._may, self._broken = self._made, False
         if self._last not in (None, stream):
             # what was sent and begun on another stream must be there
             self.device.wait()
@@ -129,7 +149,8 @@ class StepPlan:
         if options is not self._set:
             with compiling.shown():
                 self._ask(options)
-        if self._may - self._made >= UNSETTLED or (self.scalars.carries and self._may != self._made):
+        most = 0 if self.scalars.carries else min(UNSETTLED - 1, MOST - steps)
+        if self._may - self._made > most:
             self._skips = self.settle()
         judge = self.judge
         if self.scalars.cover(self._made, self._may + steps - 1, stream):
@@ -152,19 +173,23 @@ class StepPlan:
 
     # ---- graphs ----
 
-    def _check_capture(self, options: Options) -> None:
-        """RuntimeError unless the step can be recorded: nothing may be sent meanwhile."""
+    def _capture(self, options: Options) -> None:
+        """Keeps what the graph refers to; RuntimeError unless the step can be recorded as it is."""
+        # nothing may be sent meanwhile
         if options is not self._set or self.judge.unsent or not self._issued:
             raise RuntimeError(
                 "a step can be captured in a CUDA graph once one has been made with the same gradients "
                 "and options: call step() first"
             )
+        self._captured = options, self.judge.kept()
 
     def before_replay(self, steps: int) -> Any:
         """Sends what the next steps of a captured graph need, and counts them. As `step`."""
         options = self._set
-        if options is None or not self._issued:
-            raise RuntimeError("no step has been made yet, so none can have been captured")
+        if options is None or self._captured is None or self._captured[0] is not options:
+            raise RuntimeError(
+                "no step like the last has been captured in a CUDA graph: capture one after a call of step()"
+            )
         stream = self._stream()
         with self.device.current():
             self._send(options, steps, stream)
@@ -178,7 +203,7 @@ class StepPlan:
         if self._made != self._may:
             before = self._made
             with self.device.current():
-                self._made = self.judge.word("made", self._stepped_on)
+                self._made = self.judge.word("made", self._settled_stream())
             for made in range(before, self._made):
                 self.scalars.carry(made)
             self._skips += self._may - self._made
@@ -189,11 +214,15 @@ class StepPlan:
 
     def report(self, number: int) -> Measured:
         with self.device.current():
-            return self.judge.report(number, self._issued, self._stepped_on)
+            return self.judge.report(number, self._issued, self._settled_stream())
 
-    @property
-    def _stepped_on(self) -> int:
-        return self._stream() if self._last is None else self._last
+    def _settled_stream(self) -> int:
+        """A stream on which what the last step found can be read: that step's, unless it may be gone."""
+        stream = self._stream()
+        if self._last in (None, stream):
+            return stream
+        self.device.wait()
+        return DEFAULT_STREAM
 
     # ---- launches ----
 

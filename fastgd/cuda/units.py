@@ -107,7 +107,7 @@ def unit_coefs_text(real: np.dtype[Any], threads: int = THREADS) -> Text:
     """
     writer = _begin("unit_coefs", (*ARGUMENTS, "least"), threads)
     _of_tile(writer)
-    zero = writer.constant(Trace().constant(0.0, F64).operation)
+    zero = writer.number(0.0, F64)
     writer.lines(f"""
 number = tile * {threads} + thread()
 coefs = load_i64(of + {tensor("unit_coefs")})
@@ -129,7 +129,7 @@ if number >= units:
     norms: list[Any] = [np.sqrt(params), np.sqrt(grads)]
     coef: Any = unit_coef(norms[0], norms[1], SimpleNamespace(clip_unit=clip_unit, unit_eps=unit_eps))
     made = writer.traced(trace, [coef, coef.astype(real)], {name: name for name in names}, "c")
-    one = writer.constant(Trace().constant(1.0, F64).operation)
+    one = writer.number(1.0, F64)
     writer.line(f"coef = {made[0]} if number < units else {one}")
     with writer.indented("if number < units:"):
         writer.line(f"store_{code_of(real)}(coefs + number * {real.itemsize}, {made[1]})")
@@ -160,7 +160,7 @@ def _least_of_warp(writer: Writer) -> None:
 def least_coef_text() -> Text:
     """The kernel that puts the smallest coefficient of all units into the last report: one warp."""
     writer = _begin("least_coef", ("numbers", "least", "count"), WARP)
-    one = writer.constant(Trace().constant(1.0, F64).operation)
+    one = writer.number(1.0, F64)
     writer.line(f"coef = {one}")
     writer.line("at = thread()")
     for count in (AHEAD, 1):

@@ -228,7 +228,7 @@ class _Pass:
 
     def _load_some(self) -> None:
         for operand in self.read:
-            zero = self.writer.constant(Trace().constant(0, _bits_of(operand)).operation)
+            zero = self.writer.number(0, _bits_of(operand))
             for j in range(OF_LANE):
                 place = self.places.of(operand, f"_{j}", f"i + {j}")
                 value = f"load_{operand.code}({place}) if left > {j} else {zero}"

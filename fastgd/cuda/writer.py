@@ -65,6 +65,10 @@ class Writer:
         self._constants[name] = operation
         return name
 
+    def number(self, value: Any, dtype: Any) -> str:
+        """A number of that dtype."""
+        return self.constant(Trace().constant(value, dtype).operation)
+
     def traced(
         self,
         trace: Trace,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import DTYPES, Array
+from fastgd.lenders import LEGACY_STREAM, owner_stream
 from fastgd.memory import DeviceArray, check_together, open_device, placed
 from fastgd.nn.base import LossPass
 from fastgd.nn.calls import Call, given_array
@@ -184,6 +185,11 @@ class OnDevice:
         check_together(name, array, "the model", beside)
         if not array.flags.c_contiguous or array.pointer % array.itemsize:
             array = array.copy()
+        if owner_stream(array) not in (None, 0, LEGACY_STREAM):
+            # another stream may still be at work on it
+            memory: Any = self._memory
+            with memory.device.current():
+                memory.device.wait()
         here = array.memory, array.pointer, array.shape, None, array.dtype
         return DeviceArray(*here, _Kept(array))  # type: ignore[return-value]  # under the type of NumPy's
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.own.scalars import Scalar, Scalars
-from fastgd.tracing import DType, Operation, Symbol, Trace, TraceError, number, numpy_operation
+from fastgd.tracing import DType, Operation, Symbol, Trace, TraceError
 
 #: a formula of one element has a hundred; beyond this, a loop was meant to be one
 MOST_OPERATIONS = 4000
@@ -202,19 +202,4 @@ def _reason(error: BaseException) -> str:
 
 def replayed(xp: Any, body: Body, arguments: dict[str, Any]) -> list[Any]:
     """What the body gives for arrays, or for symbols of another trace, as `xp` has them."""
-    values: dict[int, Any] = {}
-    operations = body.trace.operations
-    for index in body.trace.needed(body.outputs):
-        operation = operations[index]
-        operands = [values[i] for i in operation.operands]
-        if operation.name == "argument":
-            values[index] = arguments[operation.what]
-        elif operation.name == "constant":
-            values[index] = number(operation)
-        elif operation.name == "select":
-            values[index] = xp.where(*operands)
-        elif operation.name == "convert":
-            values[index] = operands[0].astype(operation.dtype)
-        else:
-            values[index] = numpy_operation(operation)(*operands)
-    return [values[symbol.index] for symbol in body.outputs]
+    return body.trace.evaluate(body.outputs, arguments, xp)

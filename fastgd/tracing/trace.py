@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,18 +156,26 @@ class Trace:
         needed = (self.operations[i] for i in self.needed(outputs))
         return {operation.what for operation in needed if operation.name == "argument"}
 
-    def evaluate(self, outputs: Sequence[Symbol], arguments: dict[str, Any]) -> list[Any]:
-        """The outputs for arrays or NumPy's numbers in the dtypes of the arguments."""
+    def evaluate(self, outputs: Sequence[Symbol], arguments: Mapping[str, Any], xp: Any = np) -> list[Any]:
+        """The outputs for arrays or numbers in the dtypes of the arguments, or for symbols of another trace.
+
+        xp: what has `where` for them.
+        """
         values: dict[int, Any] = {}
         with np.errstate(all="ignore"):
             for index in self.needed(outputs):
                 operation = self.operations[index]
+                operands = [values[i] for i in operation.operands]
                 if operation.name == "argument":
                     values[index] = arguments[operation.what]
                 elif operation.name == "constant":
                     values[index] = number(operation)
+                elif operation.name == "select":
+                    values[index] = xp.where(*operands)
+                elif operation.name == "convert":
+                    values[index] = operands[0].astype(operation.dtype)
                 else:
-                    values[index] = numpy_operation(operation)(*(values[i] for i in operation.operands))
+                    values[index] = numpy_operation(operation)(*operands)
         return [values[s.index] for s in outputs]
 
     def source(self, outputs: Sequence[Symbol]) -> Source:

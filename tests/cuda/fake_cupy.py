@@ -14,6 +14,7 @@ class ndarray:
     def __init__(self, values):
         self._own = placed(memory(0), np.ascontiguousarray(values))
         self.dtype, self.shape, self.strides = self._own.dtype, self._own.shape, self._own.strides
+        self.device = types.SimpleNamespace(id=0)
         self.data = types.SimpleNamespace(ptr=self._own.pointer)
 
     @property
@@ -34,7 +35,7 @@ random = types.SimpleNamespace(
         np.random.default_rng(0).standard_normal(shape).astype(dtype)
     )
 )
-cuda = types.SimpleNamespace(get_current_stream=lambda: _Stream)
+cuda = types.SimpleNamespace(get_current_stream=lambda device: _Stream)
 
 
 def zeros(shape, dtype):

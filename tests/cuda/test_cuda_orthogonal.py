@@ -84,7 +84,8 @@ class Stream:
 
 def reach(lent, device=None):
     interface = dict(lent.__cuda_array_interface__)
-    del interface["stream"]
+    # whoever reads it would wait for any stream that it names
+    assert interface.pop("stream") is None
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
@@ -159,7 +160,7 @@ def test_whose_products(libraries):
 )
 def test_products(name, made, multiply, libraries):
     libraries[name] = made
-    pool = matrices.Pool(memory(0), np.dtype(np.float64), multiply)
+    pool = matrices.Workspace(memory(0), np.dtype(np.float64), multiply)
     a, b = pool.matrix(2, 3), pool.matrix(4, 3)
     values = [np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(4, 3)]
     for matrix, value in zip((a, b), values, strict=True):
@@ -175,7 +176,7 @@ def test_products(name, made, multiply, libraries):
 
 
 def test_memory_of_matrices_is_used_again():
-    pool = matrices.Pool(memory(0), np.dtype(np.float32), None)
+    pool = matrices.Workspace(memory(0), np.dtype(np.float32), None)
     first = pool.matrix(2, 3)
     turned, where = first.T, first.pointer
     del first

@@ -87,6 +87,55 @@ def test_a_graph_that_is_replayed(rule):
 
 
 @needs_simulator
+def test_a_graph_of_another_plan_is_not_replayed():
+    opt, _ = models()
+    grads = [placed(memory(0), g) for g in draw(0)]
+    opt.step(grads)
+    with Graph().capture():
+        opt.step(grads)
+    opt.step(grads, clip_norm=1.0)
+    with pytest.raises(RuntimeError, match="no step like the last has been captured"):
+        before_replay(opt)
+
+
+def test_a_step_that_breaks_off_does_not_count():
+    opt, reference = models(lr=0.1)
+    for step in range(2):
+        opt.step([placed(memory(0), g) for g in draw(step)], clip_norm=0.5)
+        reference.step(draw(step), clip_norm=0.5)
+    plan = opt._planner.plan.run
+
+    def breaks(stream):
+        raise MemoryError("in a product")
+
+    updating, plan._updating = plan._updating, [breaks]
+    grads = [placed(memory(0), g) for g in draw(3)]
+    with pytest.raises(MemoryError):
+        opt.step(grads, clip_norm=0.5)
+    assert opt._planner.plan.run is plan
+    plan._updating = updating
+    report = opt.step(grads, clip_norm=0.5)
+    assert tuple(report) == tuple(reference.step(draw(3), clip_norm=0.5))
+    assert_same(opt, reference)
+
+
+@needs_simulator
+def test_as_many_replays_as_there_may_be_behind_steps_that_may_be_skipped():
+    opt, reference = models(lr=0.01)
+    grads = [placed(memory(0), g) for g in draw(0)]
+    graph = Graph()
+    opt.step(grads, skip_nonfinite=True)
+    with graph.capture():
+        opt.step(grads, skip_nonfinite=True)
+    before_replay(opt, 64)
+    for _ in range(64):
+        graph.replay()
+    for _ in range(65):
+        reference.step(draw(0), skip_nonfinite=True)
+    assert_same(opt, reference)
+
+
+@needs_simulator
 def test_several_replays_in_a_row():
     opt, reference = models()
     grads = [placed(memory(0), g) for g in draw(0)]
@@ -113,6 +162,8 @@ def test_what_cannot_be_captured_or_replayed():
         opt.step(grads, clip_norm=1.0)
     with pytest.raises(ValueError, match="steps must"):
         before_replay(opt, 65)
+    with pytest.raises(TypeError, match="opt is list, not an optimizer"):
+        before_replay([opt])
     opt.param_groups[0]["amsgrad"] = True
     with pytest.raises(RuntimeError, match="anything but a learning rate"):
         before_replay(opt)

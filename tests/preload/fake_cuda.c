@@ -155,6 +155,11 @@ status cuStreamIsCapturing(void *stream, int *state) {
     return on_stream(stream);
 }
 
+status cuThreadExchangeStreamCaptureMode(int *mode) {
+    *mode = 0;
+    return OK;
+}
+
 status cuStreamGetCtx(void *stream, void **context) {
     *context = CONTEXT;
     return on_stream(stream);

@@ -15,7 +15,7 @@ import numpy as np
 from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
 from fastgd.cuda.passes import Operand
 from fastgd.cuda.writer import Text, Writer
-from fastgd.tracing import Trace, code_of
+from fastgd.tracing import code_of
 
 F64 = np.dtype(np.float64)
 
@@ -39,7 +39,7 @@ if end > rows:
     end = rows""")
 
     def constant(self, value: Any, dtype: Any) -> str:
-        return self.writer.constant(Trace().constant(value, dtype).operation)
+        return self.writer.number(value, dtype)
 
     def over(
         self,

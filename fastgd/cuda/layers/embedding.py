@@ -18,7 +18,6 @@ from fastgd.cuda.passes import Operand
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Text, Writer
 from fastgd.nn.reference_embedding import Embedding
-from fastgd.tracing import Trace
 
 #: indices that a thread loads before it looks at them
 AHEAD = 8
@@ -35,7 +34,7 @@ def gather_text(real: Any, width: int) -> Text:
     many = f"x{width}" if width > 1 else ""
     size = operand.size * width
     names = [f"value_{j}" for j in range(width)]
-    nan = writer.constant(Trace().constant(np.nan, real).operation)
+    nan = writer.number(np.nan, real)
     writer.lines(f"""
 i = block() * {WIDE} + thread()
 if i >= n * dim:

@@ -27,7 +27,7 @@ class _Step:
     def __init__(self, name: str, arrays: Sequence[str], real: Any, last: bool) -> None:
         self.writer = Writer(name, [*SIZES, *arrays, *WHERE], WIDE)
         self.code, self.size, self.last = code_of(real), real.itemsize, last
-        self.zero = self.writer.constant(Trace().constant(0, real).operation)
+        self.zero = self.writer.number(0, real)
         self.writer.lines(f"""
 i = block() * {WIDE} + thread()
 if i >= n * hidden:

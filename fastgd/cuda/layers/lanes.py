@@ -17,7 +17,7 @@ from fastgd.cuda.device import WARP
 from fastgd.cuda.layers.launching import WIDE
 from fastgd.cuda.passes import Operand
 from fastgd.cuda.writer import Writer
-from fastgd.tracing import BOOL, Trace, code_of
+from fastgd.tracing import BOOL, code_of
 
 #: elements that a thread loads before it works on them, so that the memory's latency is waited for once
 AHEAD = 4
@@ -48,7 +48,7 @@ end = first + cols""")
             writer.line("end = first")
 
     def constant(self, value: Any, dtype: Any) -> str:
-        return self.writer.constant(Trace().constant(value, dtype).operation)
+        return self.writer.number(value, dtype)
 
     def over(
         self,

@@ -11,7 +11,6 @@ from fastgd.cuda.device import WARP
 from fastgd.cuda.layers.elements import write_number
 from fastgd.cuda.layers.launching import Run
 from fastgd.cuda.writer import Text, Writer
-from fastgd.tracing import Trace
 
 F64 = np.dtype(np.float64)
 
@@ -23,7 +22,7 @@ AHEAD = 4
 def text() -> Text:
     """float64 sum / divisor of n numbers; the divisor is in memory where it has an address."""
     writer = Writer("ordered_sum", ["n", "values_at", "sum_at", "divisor_at", "divisor_word"], WARP)
-    zero = writer.constant(Trace().constant(0.0, F64).operation)
+    zero = writer.number(0.0, F64)
     add, div = writer.operation("add", F64, F64), writer.operation("div", F64, F64)
     write_number(writer, "divisor", F64)
     writer.lines(f"""

@@ -1,4 +1,4 @@
-"""Positions and ends of sequences on CUDA."""
+"""Positions on CUDA."""
 
 from __future__ import annotations
 
