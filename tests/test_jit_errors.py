@@ -97,7 +97,7 @@ BODIES = [
     (of_an_array, "an array of shape (3,) has no place beside one element"),
     (of_a_name, "NameError: name 'missing' is not defined"),
     (of_whole_numbers, "the value of a symbol is not known yet: it depends on the element"),
-    (of_a_remainder, "there is no rem of float32 in a rule"),
+    (of_a_remainder, "np.remainder has no operation of one element"),
     (of_a_power, "only known whole powers up to 64 and 0.5 have the same bits everywhere"),
     (of_an_exponent, "a power has the same bits everywhere only where its exponent is known"),
     (of_text, ""),
