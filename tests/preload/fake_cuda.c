@@ -1,4 +1,4 @@
-/* libcuda.so.1 for machines without a GPU: one device with host memory, whose kernels only tell that they were
+/* libcuda.so.1 for machines without a GPU: one device with host memory, whose kernels only tell that they are
  * launched. It shows that the driver is called as it wants to be; what kernels compute, the simulator shows. */
 #include <dlfcn.h>
 #include <stdint.h>
