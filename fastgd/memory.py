@@ -184,6 +184,11 @@ class DeviceArray:
         own = self.memory, self.pointer, shape, strides, self.dtype, self.owner, self.flags.writeable
         return DeviceArray(*own)
 
+    @property
+    def packed(self) -> bool:
+        """Whether it lies in C order, at a multiple of its elements' size, as kernels of layers take it."""
+        return self.flags.c_contiguous and self.pointer % self.itemsize == 0
+
     def host(self) -> Array:
         """A copy as a NumPy array, made when all work on this one is done."""
         return self.memory.to_host(self)

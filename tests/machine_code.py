@@ -10,6 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+#: compute capabilities that kernels are linked for here
+_, HOPPER, _ = ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
+
+#: instructions of float64, conversions among them, in machine code
+DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F(64|32\.F64)|[FI]2[FI]\.\S*F64|MUFU\.\w+64H"
+
 #: kinds of an entry of .nv.info, and its attributes: of (symbol, number) pairs
 _WITH_SIZE, _REGISTERS, _FRAME = 4, 0x2F, 0x11
 

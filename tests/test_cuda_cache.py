@@ -42,9 +42,17 @@ def test_whatever_decides_its_code_makes_another(compiled, monkeypatch):
     assert len(compiled) == 6
 
 
-def test_the_compiler_is_part_of_it():
-    pytest.importorskip("numba_cuda", reason="needs the extra cuda")
-    assert "numba-cuda" in cache._compilers() and cache._compilers() == cache._compilers()
+def test_the_compiler_is_part_of_it(monkeypatch):
+    described = cache._compilers.__wrapped__
+    versions = {"numba-cuda": "1", "numba": "2", "cuda-bindings": "3"}
+    monkeypatch.setattr(cache, "version", versions.__getitem__)
+    before = described()
+    for name in list(versions):
+        versions[name] += ".1"
+        assert described() != before
+        before = described()
+    monkeypatch.setattr(cache.Path, "read_bytes", lambda path: b"other lowering")
+    assert described() != before
 
 
 def test_without_a_folder_nothing_is_kept(compiled, monkeypatch, tmp_path):

@@ -32,15 +32,10 @@ from fastgd.cuda.ratios import ratios_text
 from fastgd.cuda.sums import sums_text, trial_text
 from fastgd.cuda.update import update_text
 
-_, HOPPER, _ = ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
-
 F32, BF16, F16, F64, CODED = "float32", "bfloat16", "float16", "float64", "8bit"
 
 #: rules by name, with those that no user sees
 ALL = RULES | INTERNAL
-
-#: instructions of float64 in machine code
-DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F(64|32\.F64)|[FI]2[FI]\.\S*F64|MUFU\.\w+64H"
 
 
 def variant(rule, on=True, *, param=F32, grad=None, state=F32, **rest):
@@ -97,7 +92,7 @@ def check_float32(variant, compiled, architecture):
     assert text.registers == 64
     check_accesses(variant, text, ptx, code)
     assert not instructions(ptx, r"[a-z]\S*\.f64")
-    assert code.count(DOUBLE) == 0
+    assert code.count(machine_code.DOUBLE) == 0
     divisions, roots = instructions(ptx, r"div\.rn\.f32"), instructions(ptx, r"sqrt\.rn\.f32")
     assert instructions(ptx, r"(div|sqrt|rcp|rsqrt)\.\S*f32") == divisions + roots
     # what the traced operations ask for, and nothing else
@@ -116,12 +111,12 @@ def check_float32(variant, compiled, architecture):
 @pytest.mark.parametrize("rule", ALL)
 def test_float32(rule, compiled):
     """On one architecture with all switches on; the rest of the matrix is slow."""
-    check_float32(variant(rule), compiled, HOPPER)
+    check_float32(variant(rule), compiled, machine_code.HOPPER)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
 @pytest.mark.parametrize("rule", ALL)
 def test_float32_everywhere(rule, architecture, on, compiled):
     check_float32(variant(rule, on), compiled, architecture)
@@ -178,16 +173,16 @@ def check_stored(name, compiled, architecture):
         check_accesses(variant, text, ptx, code)
     if variant.param != F64:
         assert not instructions(ptx, r"[a-z]\S*\.f64")
-        assert code.count(DOUBLE) == 0
+        assert code.count(machine_code.DOUBLE) == 0
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_stored(name, compiled):
-    check_stored(name, compiled, HOPPER)
+    check_stored(name, compiled, machine_code.HOPPER)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
 @pytest.mark.parametrize("name", STORED)
 def test_stored_everywhere(name, architecture, compiled):
     check_stored(name, compiled, architecture)
@@ -213,11 +208,11 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", ["sums of bfloat16", "finish", "trial", "ratios"])
 def test_others(name, compiled):
-    compiled(OTHERS[name](), HOPPER)
+    compiled(OTHERS[name](), machine_code.HOPPER)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_everywhere(name, architecture, compiled):
     text = OTHERS[name]()
@@ -235,5 +230,7 @@ def test_what_would_be_fused_is_not():
         address[0] = values[0]
 
     kind = cuda.types.float32
-    ptx, _ = cuda.compile(fused, (kind[:], kind, kind), device=False, abi="numba", cc=HOPPER, output="ptx")
+    ptx, _ = cuda.compile(
+        fused, (kind[:], kind, kind), device=False, abi="numba", cc=machine_code.HOPPER, output="ptx"
+    )
     assert instructions(ptx, r"(fma|mad)\S*\.f32")

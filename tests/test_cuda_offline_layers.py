@@ -15,14 +15,9 @@ if SIMULATED:
 if machine_code.missing():
     pytest.skip(machine_code.missing(), allow_module_level=True)
 
-#: what an instruction in float64 is called, conversions among them
-IN_F64 = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F64|F2F\.F32\.F64|I2F\.F64|MUFU\.\w+64H"
-
 #: some of each kind, which every run compiles
 ELEMENTS_IN_ALL_RUNS = ["gelu forward", "mish backward", "relu backward", "linear", "dropout"]
 OTHERS_IN_ALL_RUNS = ["softmax forward", "layer norm dx", "smooth cross entropy", "scatter", "lstm gates"]
-
-ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def elementwise(ready, real, compiled, architecture):
 def check_elements(name, real, compiled, architecture):
     code = elementwise(ELEMENTS[name](real), real, compiled, architecture)
     if real == F32:
-        assert code.count(IN_F64) == 0
+        assert code.count(machine_code.DOUBLE) == 0
 
 
 def check_other(name, real, compiled, architecture):
@@ -84,7 +79,7 @@ def test_rows_and_columns(name, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 @pytest.mark.parametrize("real", [F32, F64], ids=str)
 @pytest.mark.parametrize("name", ELEMENTS)
 def test_all_elements(name, real, architecture, compiled):
@@ -92,7 +87,7 @@ def test_all_elements(name, real, architecture, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 @pytest.mark.parametrize("real", [F32, F64], ids=str)
 @pytest.mark.parametrize("name", NORMALISED)
 def test_channels(name, real, architecture, compiled):
@@ -100,7 +95,7 @@ def test_channels(name, real, architecture, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 @pytest.mark.parametrize("real", [F32, F64], ids=str)
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_rows_and_columns(name, real, architecture, compiled):

@@ -123,8 +123,8 @@ def test_nothing_is_timed_when_a_check_fails(tmp_path, capsys):
 
 def test_the_correctness_part_runs_in_the_simulator(tmp_path):
     pytest.importorskip("numba", reason="the simulator is Numba's")
-    one = "tests/cuda/test_cuda_own.py"
-    check = gpu_run.Check("kernels", ("-m", "pytest", "-q", "--collect-only", one))
+    one = "tests/cuda/test_cuda_own.py::test_a_rule_with_the_name_of_another_is_itself"
+    check = gpu_run.Check("kernels", ("-m", "pytest", "-q", one))
     done = gpu_run.main(
         ["--only", "checks", "--results", str(tmp_path)], lacks=lambda: None, checks=[check], simulated=True
     )

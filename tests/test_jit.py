@@ -192,6 +192,7 @@ def test_scalars_are_computed_once_in_float64():
 
     assert len(rate.rule.scalars) == 1
     (value,) = rate.rule.fold({"lr": 0.3, "beta": 0.9}, 3, ())
+    # log and exp round once each
     assert value == pytest.approx(0.3 * (1 - 0.9**3) / 2, rel=1e-15)
 
 

@@ -185,7 +185,8 @@ def test_norms_and_clipping(places):
         found = call(device, places)
         assert call(host, "hhh") == (found and pytest.approx(found, rel=1e-15))
         for a, b in zip(host, device, strict=True):
-            np.testing.assert_allclose(reach(b), a, rtol=1e-6)
+            # norms may differ in the last bit of float64, a float32 product then by one rounding: 2**-23
+            np.testing.assert_allclose(reach(b), a, rtol=2**-23)
         assert bits(device) != bits(grads)
     bad = values(SHAPES, 1)
     bad[1][0] = np.nan

@@ -16,10 +16,15 @@ BAND = 64
 BAND_ELEMENTS = BAND * CHUNK
 
 
+def band_of(cols: int) -> int:
+    """Rows of a band of matrices with so many columns."""
+    return BAND if cols <= CHUNK else max(BAND_ELEMENTS // cols, 1)
+
+
 def col_sums(squares: Array) -> Array:
     """Sums float64 [matrices, cols] of [matrices, rows, cols]: row after row in a band, band after band."""
     matrices, rows, cols = squares.shape
-    band = BAND if cols <= CHUNK else max(BAND_ELEMENTS // cols, 1)
+    band = band_of(cols)
     total = np.zeros((matrices, cols))
     for start in range(0, rows, band):
         partial = np.zeros((matrices, cols))

@@ -17,9 +17,10 @@ from fastgd.arrays import Array
 from fastgd.cuda.missing import missing
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Text
+from fastgd.lenders import LEGACY_STREAM
 
-#: the stream that everything else waits for, by its handle: CU_STREAM_LEGACY
-DEFAULT_STREAM = 1
+#: the stream that everything else waits for
+DEFAULT_STREAM = LEGACY_STREAM
 
 
 #: what the driver says of a stream that is no more

@@ -25,11 +25,6 @@ from fastgd.tracing import Trace, code_of
 I64 = np.dtype(np.int64)
 
 
-def band_of(columns: int) -> int:
-    """Rows of a band of matrices with so many columns."""
-    return BAND if columns <= CHUNK else max(BAND_ELEMENTS // columns, 1)
-
-
 def _begin(name: str, threads: int, pieces: Sequence[str]) -> Writer:
     """A kernel whose tiles are pieces of a tensor's matrices; loads these numbers and addresses."""
     writer = Writer(name, ARGUMENTS, threads)

@@ -15,6 +15,7 @@ from fastgd.cuda.finish import Judging, finish_rescaled_text, finish_text
 from fastgd.cuda.launches import Launch, Stage
 from fastgd.cuda.layout import (
     CONTROL,
+    LANES,
     LAYOUT_WORDS,
     REPORT_BYTES,
     REPORTS,
@@ -184,7 +185,7 @@ class Judge:
             text = sums_text(*kind[:2], clamped=clamped, scaled=scaled, layout=kind.layout, threads=WIDE)
             count = len(chunks.host)
             given = (self.tensors.pointer, chunks.pointer, count, self.sums.pointer)
-            blocks = -(-count * 16 // WIDE)
+            blocks = -(-count * LANES // WIDE)
             numbers = (self.numbers.pointer, self.scopes.pointer)
             launches.append(self.launch(text, blocks, (*given, *numbers), chunks))
         return launches

@@ -4,6 +4,7 @@ halves, as on the CPU."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from fastgd.cuda.device import WARP
 from fastgd.cuda.layout import LANES
 from fastgd.cuda.passes import Operand, Places
 from fastgd.cuda.writer import Writer
+from fastgd.tracing import BOOL, code_of
 
 F64 = np.dtype(np.float64)
 
@@ -59,11 +61,22 @@ class Lanes:
         distance = LANES // 2
         while distance:
             for name in self.sums:
-                self.writer.line(f"{name}_other = shuffle_f64({name}, (thread() + {distance}) % {WARP})")
-                self.writer.line(f"{name} = {how[name].format(name, f'{name}_other')}")
+                exchanged(self.writer, name, distance, how[name], F64)
             distance //= 2
 
 
-def added(writer: Writer) -> str:
+def exchanged(writer: Writer, name: str, distance: int, how: str, kind: np.dtype[Any]) -> None:
+    """Writes what a lane's number becomes with that of a lane so far away. how: an operation as a format."""
+    writer.line(f"{name}_other = shuffle_{code_of(kind)}({name}, (thread() + {distance}) % {WARP})")
+    writer.line(f"{name} = {how.format(name, f'{name}_other')}")
+
+
+def added(writer: Writer, kind: np.dtype[Any] = F64) -> str:
     """The sum of two numbers, as a format."""
-    return writer.operation("add", F64, F64) + "({}, {})"
+    return writer.operation("add", kind, kind) + "({}, {})"
+
+
+def larger(writer: Writer, kind: np.dtype[Any] = F64) -> str:
+    """The larger of two, of which the second is passed over when it is NaN, as a format."""
+    greater, select = writer.operation("gt", kind, BOOL), writer.operation("select", kind, kind)
+    return f"{select}({greater}({{1}}, {{0}}), {{1}}, {{0}})"

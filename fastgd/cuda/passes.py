@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import dtype_named
-from fastgd.cuda.device import WARP
+from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Variant, traced_keys
 from fastgd.cuda.layout import STRIDED, TENSOR_BYTES, TILE, TILE_BYTES, control, stride, tensor
 from fastgd.cuda.simulation import SIMULATED
@@ -80,6 +80,28 @@ def states_of(variant: Variant, names: Iterable[str]) -> list[Operand]:
     """The state of these slots."""
     slots = [s.name for s in variant.of.slots]
     return [Operand(f"x_{s}", f"state{slots.index(s)}", variant.slots[s]) for s in names]
+
+
+def _vectors(operand: Operand, names: list[str]) -> list[tuple[int, list[str]]]:
+    """(first, names) of the accesses of at most WIDEST bytes that these elements take."""
+    count = min(len(names), WIDEST // operand.size)
+    return [(i, names[i : i + count]) for i in range(0, len(names), count)]
+
+
+def load_run(writer: Writer, operand: Operand, names: list[str], at: str = "i") -> None:
+    """Writes the loads of elements that follow each other."""
+    for first, some in _vectors(operand, names):
+        access = f"load_{operand.code}x{len(some)}" if len(some) > 1 else f"load_{operand.code}"
+        place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
+        writer.line(f"{', '.join(some)} = {access}({place})")
+
+
+def store_run(writer: Writer, operand: Operand, values: list[str], at: str = "i") -> None:
+    """Writes the stores of elements that follow each other."""
+    for first, some in _vectors(operand, values):
+        access = f"store_{operand.code}x{len(some)}" if len(some) > 1 else f"store_{operand.code}"
+        place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
+        writer.line(f"{access}({place}, {', '.join(some)})")
 
 
 def begin_tile(writer: Writer) -> None:
@@ -210,17 +232,7 @@ class Uniform:
 
     def operations(self, trace: Trace, outputs: list[Symbol]) -> dict[int, str]:
         """Writes the operations that follow from uniform arguments alone, and gives their names."""
-        needed = trace.needed(outputs)
-        varies: set[int] = set()
-        for i in needed:
-            operation = trace.operations[i]
-            own = operation.name == "argument" and self.varies(operation.what)
-            if own or varies.intersection(operation.operands):
-                varies.add(i)
-        known: dict[int, str] = {}
-        given = {name: name for name in trace.arguments(outputs)}
-        self.writer.traced(trace, [Symbol(trace, i) for i in needed if i not in varies], given, "u", known)
-        return known
+        return self.writer.hoisted(trace, outputs, self.varies)
 
     def element(self, needed: set[str], suffix: str, number: str, before: str | None = None) -> None:
         """Writes what an element is told beside what it is stored as.

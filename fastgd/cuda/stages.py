@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgd.backends.base import Block, Item
+from fastgd.backends.reference_factored import band_of
+from fastgd.cuda.device import WARP
 from fastgd.cuda.element import Variant
 from fastgd.cuda.factored import (
-    band_of,
     band_sums_text,
     column_sums_text,
     line_text,
@@ -111,11 +112,11 @@ class Stages:
         for variant, of in members.items():
             self._over(unit_sums_text(variant, WIDE), {k: cut[k] for k in of}, WIDE // LANES)
         blocks = sum(-(-n // WIDE) for n in counts.values())
-        least, at = room(self._judge.device, blocks * WIDE // 32 * 8), 0
+        least, at = room(self._judge.device, blocks * WIDE // WARP * 8), 0
         for real in dict.fromkeys(variant.real for variant in members):
             own = {k: counts[k] for v, of in members.items() if v.real == real for k in of}
             made = self._over(unit_coefs_text(real, WIDE), own, WIDE, least.pointer + at)
-            at += made * WIDE // 32 * 8
+            at += made * WIDE // WARP * 8
         self._launch(least_coef_text(), 1, (self._judge.numbers.pointer, least.pointer, at // 8), least)
 
     # ---- lines ----

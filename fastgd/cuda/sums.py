@@ -10,13 +10,11 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fastgd.arrays import dtype_named
 from fastgd.backends.reference_norms import square
 from fastgd.backends.reference_update import descends
 from fastgd.cuda.element import Variant, traced
-from fastgd.cuda.lanes import F64, Lanes, added
+from fastgd.cuda.lanes import F64, Lanes, added, larger
 from fastgd.cuda.layout import (
     CHUNK,
     CHUNK_BYTES,
@@ -63,12 +61,6 @@ def _stored(lanes: Lanes, to: str, size: int) -> None:
             lanes.writer.line(f"store_f64({to} + number * {size} + {8 * k}, {name})")
 
 
-def _larger(writer: Writer) -> str:
-    """The larger of two, of which the second is passed over when it is NaN."""
-    greater, select = writer.operation("gt", F64, np.dtype(np.bool_)), writer.operation("select", F64, F64)
-    return f"{select}({greater}({{1}}, {{0}}), {{1}}, {{0}})"
-
-
 # ---- Gradients --------------------------------------------------------------------------------------
 
 
@@ -111,7 +103,8 @@ def sums_text(
         writer.line(f"scope_scale = load_f64(load_i64(of + {tensor('scope')}) + 16)")
         given |= {"all_scale": "all_scale", "scope_scale": "scope_scale"}
     trace = Trace()
-    g = load(trace.argument("g", operand.dtype), kind)  # type: ignore[arg-type]
+    stored: Any = trace.argument("g", operand.dtype)
+    g: Any = load(stored, kind)
 
     def limits() -> tuple[Any, Any]:
         return trace.argument("unscale", g.dtype), trace.argument("bound", g.dtype)
@@ -125,8 +118,8 @@ def sums_text(
     else:
         wide = g.astype(F64)
         results = [wide * wide, abs(g).astype(F64)]
-    add, larger = added(writer), _larger(writer)
-    how = dict(zip(names, (add, add if scaled else larger), strict=True))
+    add, most = added(writer), larger(writer)
+    how = dict(zip(names, (add, add if scaled else most), strict=True))
 
     def element(suffix: str, number: str) -> dict[str, str]:
         made = writer.traced(trace, results, {**given, "g": f"g{suffix}"}, suffix[1:])

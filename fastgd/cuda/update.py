@@ -11,7 +11,7 @@ import numpy as np
 from fastgd.cuda.device import WARP, WIDEST
 from fastgd.cuda.element import Variant, traced, traced_codes
 from fastgd.cuda.layout import control
-from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, begin_tile, operands_of
+from fastgd.cuda.passes import THREADS, Operand, Places, Uniform, begin_tile, load_run, operands_of, store_run
 from fastgd.cuda.writer import FEW, MANY, Text, Writer
 from fastgd.settings import CODED
 from fastgd.storage import BLOCK, inverse_scale, scale_of
@@ -160,28 +160,16 @@ class _Pass:
         writer = self.writer
         with writer.indented(f"while i + {width} <= end:"):
             for operand in self.read:
-                self._load(operand, width)
+                load_run(writer, operand, [f"{operand.name}_{j}" for j in range(width)])
             results = []
             for j in range(width):
                 self.uniform.element(self.needed, f"_{j}", f"i + {j}", f"_{j - 1}" if j else None)
             for j in range(width):
                 results.append(self._computed(f"_{j}"))
             for operand in self.written:
-                self._store(operand, [r[operand.name] for r in results])
+                store_run(writer, operand, [r[operand.name] for r in results])
             writer.line(f"i += {self.threads * width}")
         writer.line(f"i = end - (end - first) % {width} + thread()")
-
-    def _load(self, operand: Operand, width: int, at: str = "i") -> None:
-        for first, names in _vectors(operand, [f"{operand.name}_{j}" for j in range(width)]):
-            access = f"load_{operand.code}x{len(names)}" if len(names) > 1 else f"load_{operand.code}"
-            place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
-            self.writer.line(f"{', '.join(names)} = {access}({place})")
-
-    def _store(self, operand: Operand, values: list[str], at: str = "i") -> None:
-        for first, names in _vectors(operand, values):
-            access = f"store_{operand.code}x{len(names)}" if len(names) > 1 else f"store_{operand.code}"
-            place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
-            self.writer.line(f"{access}({place}, {', '.join(names)})")
 
     # ---- 8-bit state: a warp for each block of codes, and of its elements 8 in a row for each lane ----
 
@@ -199,7 +187,7 @@ class _Pass:
                 writer.line(f"whole = aligned and left >= {OF_LANE}")
                 with writer.indented("if whole:"):
                     for operand in self.read:
-                        self._load(operand, OF_LANE)
+                        load_run(writer, operand, [f"{operand.name}_{j}" for j in range(OF_LANE)])
                 with writer.indented("else:"):
                     self._load_some()
             else:
@@ -219,7 +207,7 @@ class _Pass:
             if self.gapless:
                 with writer.indented("if whole:"):
                     for operand in self.written:
-                        self._store(operand, stored[operand.name])
+                        store_run(writer, operand, stored[operand.name])
                 with writer.indented("else:"):
                     self._store_some(stored)
             else:
@@ -292,9 +280,3 @@ class _Pass:
 
 def _bits_of(operand: Operand) -> Any:
     return np.dtype(np.uint16) if operand.code in ("bf16", "f16") else operand.dtype
-
-
-def _vectors(operand: Operand, names: list[str]) -> list[tuple[int, list[str]]]:
-    """(first, names) of the accesses of at most WIDEST bytes that these elements take."""
-    count = min(len(names), WIDEST // operand.size)
-    return [(i, names[i : i + count]) for i in range(0, len(names), count)]

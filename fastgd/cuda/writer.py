@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -97,6 +97,24 @@ class Writer:
                 operands = ", ".join(names[i] for i in operation.operands)
                 self.line(f"{names[index]} = {operation.function}({operands})")
         return [names[s.index] for s in outputs]
+
+    def hoisted(
+        self, trace: Trace, outputs: Sequence[Symbol], varies: Callable[[str], bool], suffix: str = "u"
+    ) -> dict[int, str]:
+        """Writes the operations that follow from arguments which do not vary, and gives their names.
+
+        varies: whether the argument of this name differs from element to element.
+        """
+        needed, varying = trace.needed(outputs), set[int]()
+        for i in needed:
+            operation = trace.operations[i]
+            own = operation.name == "argument" and varies(operation.what)
+            if own or varying.intersection(operation.operands):
+                varying.add(i)
+        known: dict[int, str] = {}
+        given = {name: name for name in trace.arguments(outputs)}
+        self.traced(trace, [Symbol(trace, i) for i in needed if i not in varying], given, suffix, known)
+        return known
 
     def operation(self, name: str, kind: Any, dtype: Any) -> str:
         """The name of an operation that the text calls by itself."""

@@ -51,13 +51,8 @@ def checked(
         wanted = ", ".join("..." if size is ... else str(size) for size in shape)
         raise ValueError(f"{name} must have shape [{wanted}], not {list(given.shape)}")
     if not isinstance(given, np.ndarray):
-        return given if _usable(given) else cast(Array, given.copy())
+        return given if given.packed else cast(Array, given.copy())
     return given if given.flags.c_contiguous and given.flags.aligned else np.require(given, None, ("C", "A"))
-
-
-def _usable(array: DeviceArray) -> bool:
-    """Whether kernels can work on it as it is."""
-    return array.flags.c_contiguous and array.pointer % array.itemsize == 0
 
 
 def optional(
@@ -80,7 +75,7 @@ def room(
         raise TypeError(f"{name} must be a NumPy array, not {type(out).__name__}")
     into = checked(name, out, like.dtype, shape, beside)
     own = given_array(name, out)
-    usable = _usable(own) and own.flags.writeable if isinstance(own, DeviceArray) else own.flags.carray
+    usable = own.packed and own.flags.writeable if isinstance(own, DeviceArray) else own.flags.carray
     if not usable:
         raise ValueError(f"{name} must be contiguous, aligned and writeable")
     if any(other is not None and _touch(into, other) for other in apart):

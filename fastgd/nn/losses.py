@@ -34,7 +34,7 @@ def _checked_on_device(y: DeviceArray, shape: Shape, dtype: np.dtype[Any]) -> Ar
         raise TypeError(f"y must be {dtype} on {y.memory.name}, not {y.dtype}")
     if y.shape != shape:
         raise ValueError(f"y must have shape {list(shape)}, not {list(y.shape)}")
-    own = y if y.flags.c_contiguous and y.pointer % y.itemsize == 0 else y.copy()
+    own = y if y.packed else y.copy()
     return cast(Array, own)
 
 

@@ -183,7 +183,7 @@ class OnDevice:
         array: Any = given_array(name, value)
         beside: Any = DeviceArray(self._memory, 0, (), None, np.dtype(np.uint8), None)
         check_together(name, array, "the model", beside)
-        if not array.flags.c_contiguous or array.pointer % array.itemsize:
+        if not array.packed:
             array = array.copy()
         if owner_stream(array) not in (None, 0, LEGACY_STREAM):
             # another stream may still be at work on it

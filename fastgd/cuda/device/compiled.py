@@ -137,7 +137,8 @@ def _to_int64() -> Primitive:
 
         return types.int64(number), codegen
 
-    return intrinsic(widen)  # type: ignore[no-any-return]
+    made: Primitive = intrinsic(widen)
+    return made
 
 
 PLAIN: dict[str, Callable[[], Primitive]] = {

@@ -15,8 +15,8 @@ import numpy as np
 from fastgd.cuda.layers.columns import Columns
 from fastgd.cuda.layers.elements import Beside, Elements, Ready, Walk, argument, write_number
 from fastgd.cuda.layers.lanes import ROWS, Lanes
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.layers.launching import Run, blocks_of
+from fastgd.cuda.passes import WIDE, Operand
 from fastgd.cuda.writer import Text
 from fastgd.nn.reference_batch_norm import BatchNorm, part_of, running, unbiased
 from fastgd.nn.reference_layer_norm import derived, normalised, scale_of

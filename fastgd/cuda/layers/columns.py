@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.layers.launching import Run, blocks_of
+from fastgd.cuda.passes import WIDE, Operand
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import code_of
 

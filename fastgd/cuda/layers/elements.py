@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.cuda.device import WIDEST
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.layers.launching import Run, blocks_of
+from fastgd.cuda.passes import WIDE, Operand, load_run, store_run
 from fastgd.cuda.writer import Text, Writer
 from fastgd.tracing import Symbol, Trace, code_of
 
@@ -157,18 +157,18 @@ if end > n:
             write_number(writer, name, dtype)
         varying = {o.name for o in self.reads} | {b.name for b in self.beside} | {"number"}
         outputs = list(self.outputs.values())
-        return hoisted(writer, self.trace, outputs, varying)
+        return writer.hoisted(self.trace, outputs, varying.__contains__)
 
     def _vector(self, writer: Writer, width: int, known: dict[int, str]) -> None:
         for operand in self.reads:
-            load(writer, operand, [f"{operand.name}_{j}" for j in range(width)])
+            load_run(writer, operand, [f"{operand.name}_{j}" for j in range(width)])
         for walk in self.walks:
             walk.at(writer, "_0", "i")
             for j in range(1, width):
                 walk.step(writer, f"_{j}", f"_{j - 1}")
         results = [self._element(writer, f"_{j}", f"i + {j}", known) for j in range(width)]
         for k, operand in enumerate(self.writes):
-            store(writer, operand, [result[k] for result in results])
+            store_run(writer, operand, [result[k] for result in results])
 
     def _element(self, writer: Writer, suffix: str, number: str, known: dict[int, str]) -> list[str]:
         for one in self.beside:
@@ -193,42 +193,3 @@ def write_number(writer: Writer, name: str, dtype: Any) -> None:
         writer.line(f"{name} = {name}_word")
     else:
         writer.line(f"{name} = {writer.operation('convert', I64, dtype)}({name}_word)")
-
-
-def hoisted(
-    writer: Writer, trace: Trace, outputs: Sequence[Symbol], varying: set[str], suffix: str = "u"
-) -> dict[int, str]:
-    """Writes the operations that follow from none of these arguments, and gives their names."""
-    needed = trace.needed(outputs)
-    varies: set[int] = set()
-    for i in needed:
-        operation = trace.operations[i]
-        own = operation.name == "argument" and operation.what in varying
-        if own or varies.intersection(operation.operands):
-            varies.add(i)
-    known: dict[int, str] = {}
-    given = {name: name for name in trace.arguments(outputs)}
-    writer.traced(trace, [Symbol(trace, i) for i in needed if i not in varies], given, suffix, known)
-    return known
-
-
-def _vectors(operand: Operand, names: list[str]) -> list[tuple[int, list[str]]]:
-    """(first, names) of the accesses of at most WIDEST bytes that these elements take."""
-    count = min(len(names), WIDEST // operand.size)
-    return [(i, names[i : i + count]) for i in range(0, len(names), count)]
-
-
-def load(writer: Writer, operand: Operand, names: list[str], at: str = "i") -> None:
-    """Writes the loads of elements that follow each other."""
-    for first, some in _vectors(operand, names):
-        access = f"load_{operand.code}x{len(some)}" if len(some) > 1 else f"load_{operand.code}"
-        place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
-        writer.line(f"{', '.join(some)} = {access}({place})")
-
-
-def store(writer: Writer, operand: Operand, values: list[str], at: str = "i") -> None:
-    """Writes the stores of elements that follow each other."""
-    for first, some in _vectors(operand, values):
-        access = f"store_{operand.code}x{len(some)}" if len(some) > 1 else f"store_{operand.code}"
-        place = f"{operand.at} + {at} * {operand.size} + {first * operand.size}"
-        writer.line(f"{access}({place}, {', '.join(some)})")

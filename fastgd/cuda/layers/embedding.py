@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastgd.cuda.device import WIDEST
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.layers.launching import Run, blocks_of
+from fastgd.cuda.passes import WIDE, Operand
 from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Text, Writer
 from fastgd.nn.reference_embedding import Embedding

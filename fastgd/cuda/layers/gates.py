@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from fastgd.cuda.layers.elements import argument
-from fastgd.cuda.layers.launching import WIDE
+from fastgd.cuda.passes import WIDE
 from fastgd.cuda.writer import Text, Writer
 from fastgd.nn.reference_recurrent import CELLS
 from fastgd.tracing import Symbol, Trace, code_of
@@ -94,7 +95,7 @@ def forward_text(name: str, real: Any, biased: bool, last: bool) -> Text:
     with writer.indented("if goes_on:"):
         step.store(new_h, "h", "begin + n + r")
     ended = "not goes_on"
-    with writer.indented(f"if {ended}:" if last else "if True:"):
+    with writer.indented(f"if {ended}:") if last else nullcontext():
         writer.line(f"store_{step.code}(y_at + out * {step.size}, {new_h})")
     states = (("hn", new_h), ("cn", results[-1]))[: 1 + cell.has_cell]
     for array, value in states:
@@ -120,7 +121,7 @@ def backward_text(name: str, real: Any, last: bool) -> Text:
     step.load("dh", "dh", "r", "goes_on")
     step.load("carry", "carry", "r", "goes_on")
     writer.line(f"dy = {step.zero}")
-    with writer.indented("if not goes_on:" if last else "if True:"):
+    with writer.indented("if not goes_on:") if last else nullcontext():
         writer.line(f"dy = load_{step.code}(dy_at + out * {step.size})")
     h, c_before, c, dh, dy, carry = (
         argument(trace, name, real) for name in ("h", "c_before", "c", "dh", "dy", "carry")

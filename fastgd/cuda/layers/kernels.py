@@ -18,7 +18,8 @@ from fastgd.memory import DeviceArray
 from fastgd.nn.kernels import Kernels, Program, ReferenceKernels, ReferenceProgram
 from fastgd.nn.program import Op
 
-#: modules of this package with ENTRIES: name -> what launches it, (run, dtype, of, sizes..., arrays...)
+#: modules of this package with ENTRIES: name -> what launches it, (run, dtype, of, sizes..., arrays...); None
+#: for what computes something of sizes only, which the reference does as well
 MODULES = (
     "activations",
     "batch_norm",
@@ -32,12 +33,9 @@ MODULES = (
     "softmax",
 )
 
-#: entries that compute something of sizes only, which the reference does as well
-OF_SIZES = ("layer_norm_scratch", "loss_scratch", "recurrent_saved", "recurrent_scratch", "cell_find")
-
 
 @functools.cache
-def entries() -> dict[str, Callable[..., None]]:
+def entries() -> dict[str, Callable[..., None] | None]:
     """All that there is, by name."""
     modules = (import_module(f"fastgd.cuda.layers.{name}") for name in MODULES)
     return {name: launch for module in modules for name, launch in module.ENTRIES.items()}
@@ -55,13 +53,14 @@ class CudaKernels(Kernels):
     def __getattr__(self, entry: str) -> Callable[..., int]:
         if entry.startswith("_"):
             raise AttributeError(entry)
-        if entry in OF_SIZES:
-            return getattr(self._reference, entry)  # type: ignore[no-any-return]
-        launch = entries().get(entry)
-        if launch is None:
+        if entry not in entries():
             raise NotImplementedError(
                 f"{entry} has no kernel for arrays on CUDA: compute this on the host, with x.host()"
             )
+        launch = entries()[entry]
+        if launch is None:
+            of_sizes: Callable[..., int] = getattr(self._reference, entry)
+            return of_sizes
 
         def run(dtype: Any, of: Any, *arguments: Any) -> int:
             own = run_of(arguments)

@@ -14,10 +14,10 @@ import numpy as np
 
 from fastgd.backends.reference_norms import LANES
 from fastgd.cuda.device import WARP
-from fastgd.cuda.layers.launching import WIDE
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.lanes import added, exchanged, larger
+from fastgd.cuda.passes import WIDE, Operand
 from fastgd.cuda.writer import Writer
-from fastgd.tracing import BOOL, code_of
+from fastgd.tracing import code_of
 
 #: elements that a thread loads before it works on them, so that the memory's latency is waited for once
 AHEAD = 4
@@ -83,22 +83,18 @@ end = first + cols""")
 
         how: text of an operation on two of them.
         """
-        writer, code, distance = self.writer, code_of(np.dtype(dtype)), LANES // 2
+        kind, distance = np.dtype(dtype), LANES // 2
         while distance:
-            writer.line(f"{name}_other = shuffle_{code}({name}, (thread() + {distance}) % {WARP})")
-            writer.line(f"{name} = {how.format(name, f'{name}_other')}")
+            exchanged(self.writer, name, distance, how, kind)
             distance //= 2
-        writer.line(f"{name} = shuffle_{code}({name}, thread() % {WARP} // {LANES} * {LANES})")
+        first = f"thread() % {WARP} // {LANES} * {LANES}"
+        self.writer.line(f"{name} = shuffle_{code_of(kind)}({name}, {first})")
 
     def add(self, dtype: Any = np.float64) -> str:
-        kind = np.dtype(dtype)
-        return self.writer.operation("add", kind, kind) + "({}, {})"
+        return added(self.writer, np.dtype(dtype))
 
     def larger(self, dtype: Any) -> str:
-        """The larger of two, of which the second is passed over when it is NaN."""
-        kind = np.dtype(dtype)
-        greater, select = self.writer.operation("gt", kind, BOOL), self.writer.operation("select", kind, kind)
-        return f"{select}({greater}({{1}}, {{0}}), {{1}}, {{0}})"
+        return larger(self.writer, np.dtype(dtype))
 
     def grow(self, sums: Mapping[str, str], how: str) -> None:
         """Adds values to the lane's sums."""

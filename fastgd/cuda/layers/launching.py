@@ -10,13 +10,8 @@ import numpy as np
 
 from fastgd.arrays import Array
 from fastgd.cuda.memory import CudaMemory
-from fastgd.cuda.passes import THREADS
-from fastgd.cuda.simulation import SIMULATED
 from fastgd.cuda.writer import Text
 from fastgd.memory import DeviceArray
-
-#: threads of a block; each of the simulator's is one of Python's
-WIDE = 32 if SIMULATED else THREADS
 
 F64 = np.dtype(np.float64)
 

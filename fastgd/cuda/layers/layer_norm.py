@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastgd.cuda.layers.columns import Columns, column_sums
-from fastgd.cuda.layers.elements import argument, hoisted
+from fastgd.cuda.layers.elements import argument
 from fastgd.cuda.layers.lanes import ROWS, Lanes
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of, part
-from fastgd.cuda.passes import Operand
+from fastgd.cuda.layers.launching import Run, blocks_of, part
+from fastgd.cuda.passes import WIDE, Operand
 from fastgd.cuda.writer import Text
 from fastgd.nn.reference_layer_norm import GROUP, LayerNorm, derived, normalised, rows_of_block, scale_of
 from fastgd.tracing import Trace
@@ -61,7 +61,7 @@ def forward_text(of: LayerNorm, real: Any, weighted: bool, biased: bool) -> Text
             value = argument(trace, operand, real)
             out = out * value if operand == "weight" else out + value
     given = {"mean": "mean", "scale": "scale"}
-    known = hoisted(writer, trace, [out], {"x", "weight", "bias"}, "o")
+    known = writer.hoisted(trace, [out], {"x", "weight", "bias"}.__contains__, "o")
 
     def stored(suffix: str, number: str) -> None:
         mine = given | {name: f"{name}{suffix}" for name in ("x", "weight", "bias")}
@@ -88,7 +88,7 @@ def dx_text(of: LayerNorm, real: Any, weighted: bool) -> Text:
     zero = lanes.constant(0.0, F64)
     writer.line("mean, scale = load_f64x2(stats_at + row * 16)")
     varying = {"x", "dy", "weight"}
-    known = hoisted(writer, trace, list(terms.values()), varying, "u")
+    known = writer.hoisted(trace, list(terms.values()), varying.__contains__, "u")
     given = {"mean": "mean", "scale": "scale"}
     by_column = [weight] if weighted else []
 
@@ -113,7 +113,7 @@ def dx_text(of: LayerNorm, real: Any, weighted: bool) -> Text:
 
     by: Any = scale.astype(real)
     result: Any = derived(slope, h, mean_of("g_sum"), mean_of("gh_sum"), by)
-    known = hoisted(writer, trace, [result], varying, "d")
+    known = writer.hoisted(trace, [result], varying.__contains__, "d")
 
     def stored(suffix: str, number: str) -> None:
         (value,) = writer.traced(trace, [result], own(suffix), f"y{suffix[1:]}", dict(known))
@@ -195,4 +195,4 @@ def backward(
         run(text, blocks_of(rows, ROWS), rows, cols, x, weight, stats, dy, dx)
 
 
-ENTRIES = {"layer_norm_forward": forward, "layer_norm_backward": backward}
+ENTRIES = {"layer_norm_forward": forward, "layer_norm_backward": backward, "layer_norm_scratch": None}

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from fastgd.backends.reference_norms import CHUNK, in_order
-from fastgd.cuda.layers.elements import Elements, Ready, argument, hoisted, write_number
+from fastgd.cuda.device import WARP
+from fastgd.cuda.layers.elements import Elements, Ready, argument, write_number
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import Run, blocks_of
 from fastgd.cuda.layers.ordered import ordered_sum
 from fastgd.cuda.layers.softmax import write_largest
-from fastgd.cuda.passes import Operand
-from fastgd.cuda.writer import Text
+from fastgd.cuda.layout import LANES
+from fastgd.cuda.passes import WIDE, Operand
+from fastgd.cuda.writer import Text, Writer
 from fastgd.nn.reference_losses import (
     ElementLoss,
     Labels,
@@ -95,22 +97,21 @@ def labels_check(run: Run, real: Any, of: Any, batch: int, classes: int, labels:
 @functools.cache
 def weights_text(real: Any, weighted: bool) -> Text:
     """The kernel that gives each row the weight of its label, float64; 0 for what is not counted."""
-    lanes = Lanes("label_weights", ["labels_at", "weights_at", "ignored", "to_at"])
-    # a thread for each row is enough: the lanes of this one take 16 of them
-    writer = lanes.writer
+    arguments = ("rows", "cols", "labels_at", "weights_at", "ignored", "to_at")
+    writer = Writer("label_weights", arguments, WIDE)
     writer.lines(f"""
-number = block() * {ROWS * 16} + thread()
+number = block() * {WIDE} + thread()
 if number >= rows:
     return
 label = load_i64(labels_at + number * 8)
-weight = {lanes.constant(0.0, F64)}""")
+weight = {writer.number(0.0, F64)}""")
     with writer.indented("if label != ignored and label >= 0 and label < cols:"):
         if weighted:
             operand = Operand("weights", "", real.name)
             value = f"load_{operand.code}(weights_at + label * {operand.size})"
             wide = value if real == F64 else f"{writer.operation('convert', real, F64)}({value})"
         else:
-            wide = lanes.constant(1.0, F64)
+            wide = writer.number(1.0, F64)
         writer.line(f"weight = {wide}")
     writer.line("store_f64(to_at + number * 8, weight)")
     return writer.done()
@@ -164,7 +165,8 @@ if not valid:
     for name in terms:
         lanes.fold(name, add, F64)
     # the lane that has met the label tells the others
-    writer.line(f"at_label = shuffle_{code}(at_label, thread() % 32 // 16 * 16 + label % 16)")
+    holder = f"thread() % {WARP} // {LANES} * {LANES} + label % {LANES}"
+    writer.line(f"at_label = shuffle_{code}(at_label, {holder})")
     if weighted:
         value = f"load_{code}(weights_at + label * {z.size})"
         wide = value if real == F64 else f"{writer.operation('convert', real, F64)}({value})"
@@ -194,7 +196,7 @@ if not valid:
             each,
             of_class if each > 0 else None,
         )
-        known = hoisted(writer, trace, [other], {"logits", "weights"}, "r")
+        known = writer.hoisted(trace, [other], {"logits", "weights"}.__contains__, "r")
 
         def stored(suffix: str, number: str) -> None:
             mine = given | {"logits": f"logits{suffix}", "weights": f"weights{suffix}"}
@@ -229,7 +231,7 @@ def softmax_cross_entropy(
     if not divisor:
         each, divisor = run.empty((batch,), F64), run.empty((1,), F64)
         text = weights_text(real, weights is not None)
-        run(text, blocks_of(batch, ROWS * 16), batch, classes, labels, weights, of.ignored, each)
+        run(text, blocks_of(batch, WIDE), batch, classes, labels, weights, of.ignored, each)
         ordered_sum(run, batch, each, divisor)
     text = rows_text(real, of.label_smoothing, classes, weights is not None, grad is not None)
     known = isinstance(divisor, float)
@@ -243,4 +245,5 @@ ENTRIES = {
     "loss_and_grad": loss_and_grad,
     "labels_check": labels_check,
     "softmax_cross_entropy": softmax_cross_entropy,
+    "loss_scratch": None,
 }

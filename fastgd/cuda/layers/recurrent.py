@@ -16,8 +16,9 @@ from fastgd.cuda.layers.activations import add_kernel
 from fastgd.cuda.layers.columns import column_sums
 from fastgd.cuda.layers.embedding import gather
 from fastgd.cuda.layers.gates import backward_text, forward_text, scatter_text
-from fastgd.cuda.layers.launching import WIDE, Run, blocks_of, part
+from fastgd.cuda.layers.launching import Run, blocks_of, part
 from fastgd.cuda.memory import CudaMemory
+from fastgd.cuda.passes import WIDE
 from fastgd.cuda.products import product
 from fastgd.memory import DeviceArray
 from fastgd.nn.reference import bound
@@ -203,4 +204,10 @@ def backward(
     run(text, blocks_of(total * inside, WIDE), total, inside, tables.places, made, dx)
 
 
-ENTRIES = {"recurrent_forward": forward, "recurrent_backward": backward}
+ENTRIES = {
+    "recurrent_forward": forward,
+    "recurrent_backward": backward,
+    "recurrent_saved": None,
+    "recurrent_scratch": None,
+    "cell_find": None,
+}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgd.cuda.layers.elements import argument, hoisted
+from fastgd.cuda.layers.elements import argument
 from fastgd.cuda.layers.lanes import ROWS, Lanes
 from fastgd.cuda.layers.launching import Run, blocks_of
 from fastgd.cuda.passes import Operand
@@ -48,7 +48,7 @@ def forward_text(log: bool, real: Any) -> Text:
     lanes.over([z], summed)
     lanes.fold("sums", add, F64)
 
-    known = hoisted(writer, trace, [result], {"z"}, "u")
+    known = writer.hoisted(trace, [result], {"z"}.__contains__, "u")
 
     def stored(suffix: str, number: str) -> None:
         (value,) = writer.traced(trace, [result], {"z": f"z{suffix}"}, f"y{suffix[1:]}", dict(known))
@@ -84,7 +84,7 @@ def backward_text(log: bool, real: Any) -> Text:
     writer.line(f"sums = {lanes.constant(0.0, F64)}")
     lanes.over([dy] if log else [y, dy], summed)
     lanes.fold("sums", add, F64)
-    known = hoisted(writer, trace, [result], {"y", "dy"}, "u")
+    known = writer.hoisted(trace, [result], {"y", "dy"}.__contains__, "u")
     lanes.over([y, dy], stored)
     return writer.done()
 
