@@ -1,4 +1,4 @@
-"""How many steps each parameter has made, and what it carries between them: kept for kernels, shown in torch's state."""
+"""Counts of steps and what is carried between them: kept for kernels, shown in torch's state."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Gathered:
 
     def __init__(
         self,
-        run: Plan,
+        run: Plan | None,
         tensors: Sequence[torch.Tensor],
         grads: Sequence[torch.Tensor | None],
         written: Iterable[Array],
@@ -38,7 +38,10 @@ class Gathered:
         #: whether a tensor is more than its memory
         self._indirect = not all(g is None or is_direct(g) for g in grads)
         self._at = np.zeros(len(self._tensors), np.int64)[: sum(g is not None for g in grads)]
-        lies = [(None, None) if g is None else (_lies(local(p)), _lies(resolved(g))) for p, g in _pairs(tensors, grads)]
+        lies = [
+            (None, None) if g is None else (_lies(local(p)), _lies(resolved(g)))
+            for p, g in _pairs(tensors, grads)
+        ]
         self._fixed = (
             tuple(part for entry in watched for part in entry),
             tuple(p for p, _ in lies),
@@ -58,10 +61,12 @@ class Gathered:
             here, grads = [local(p) for p in self._tensors], [resolved(p.grad) for p in self._tensors]
         if not _gather.collect(INTERFACE, lists, self._tensors, here, grads, *self._fixed):
             return False
-        return self._run.move_grads(self._at)
+        return self._run is None or self._run.move_grads(self._at)
 
 
-def _pairs(tensors: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]) -> Iterable[tuple[Any, Any]]:
+def _pairs(
+    tensors: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+) -> Iterable[tuple[Any, Any]]:
     return zip(tensors, grads, strict=True)
 
 

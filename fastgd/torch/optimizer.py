@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastgd.options import step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
+from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import Planner, Prepared
 from fastgd.torch.settings import checked
 
@@ -53,9 +55,12 @@ class Native(torch.optim.Optimizer):
         super().__init__(params, **given)
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
-        step_options(np.dtype(np.float32), values["clip_norm"], values["clip_value"], 1.0, values["skip_nonfinite"])
+        step_options(
+            np.dtype(np.float32), values["clip_norm"], values["clip_value"], 1.0, values["skip_nonfinite"]
+        )
         self._seed = named("seed", whole(0, 2**64), values["seed"])
-        self._backend = values["backend"]
+        #: "auto", or the name of what runs the kernels
+        self.backend: str = values["backend"]
         #: upper limit of the global norm of all gradients; None: no limit
         self.clip_norm = values["clip_norm"]
         #: each element of a gradient is limited to [-clip_value, clip_value]; None: no limit
@@ -64,7 +69,9 @@ class Native(torch.optim.Optimizer):
         self.skip_nonfinite = values["skip_nonfinite"]
 
     def _begin(self) -> None:
-        self._planner = Planner(self.rule, self._backend, self._seed)
+        #: why no step can be made for now
+        self.barred: str | None = None
+        self._planner = Planner(self.rule, self.backend, self._seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
@@ -74,12 +81,32 @@ class Native(torch.optim.Optimizer):
         """What the last step did."""
         return self._found if isinstance(self._found, StepReport) else self._found()
 
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        """
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        set_training(self, True)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block, parameters with `ema_decay` hold their running averages; after it what they were.
+
+        ValueError when there are none. RuntimeError for a step within the block.
+        """
+        return holding_averages(self)
+
     # ---- groups and state ----
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
         for name, default in self._own_defaults.items():
             self.defaults.setdefault(name, default)
+        if self.rule.average is not None:
+            param_group.setdefault(TRAINING, True)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -90,8 +117,12 @@ class Native(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        whole_ = {"clip_norm": self.clip_norm, "clip_value": self.clip_value, "skip_nonfinite": self.skip_nonfinite}
-        return {**super().__getstate__(), "fastgd": {**whole_, "seed": self._seed, "backend": self._backend}}
+        whole_ = {
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+            "skip_nonfinite": self.skip_nonfinite,
+        }
+        return {**super().__getstate__(), "fastgd": {**whole_, "seed": self._seed, "backend": self.backend}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -164,9 +195,13 @@ class Native(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf):
             self._found = UNREAD._replace(skipped=True)
             return
+        if self.barred is not None or self.rule.average is not None:
+            reason = barred(self)
+            if reason is not None:
+                raise RuntimeError(reason)
         planner, options = self._planner, self._options
         plan = planner.prepare(self.param_groups, self.state, options)
-        if plan is None:
+        if plan.run is None:
             self._found = UNREAD
             return
         measured = plan.run.step(options)

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fastgd import backends
@@ -56,7 +55,8 @@ class Ready(NamedTuple):
 class Prepared(NamedTuple):
     """A plan of the backend's and what it was made for."""
 
-    run: Plan
+    #: None: no parameter has a gradient
+    run: Plan | None
     gathered: Gathered
     ready: list[Ready]
     #: the parameters
@@ -77,8 +77,8 @@ class Planner:
         self._values: list[dict[str, Any]] = []
         self._with_tensors: list[int] = []
 
-    def prepare(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared | None:
-        """A plan for the gradients that the parameters have now; None when there are none.
+    def prepare(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
+        """A plan for the gradients that the parameters have now.
 
         Unless all is found to be right, nothing is changed but that state may have been made.
         """
@@ -87,7 +87,7 @@ class Planner:
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
-        if plan is not None and all(ready.rows is None for ready in plan.ready):
+        if all(ready.rows is None for ready in plan.ready):
             self._plan = plan
         return plan
 
@@ -121,14 +121,12 @@ class Planner:
 
     # ---- plans ----
 
-    def _made(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared | None:
+    def _made(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
         members = members_of(groups)
         self._check_values(groups)
         if len(self.counts.made) < len(members):
             self.counts = Counts(self.rule, len(members))
         active = [m for m in members if m.tensor.grad is not None]
-        if not active:
-            return None
         params = [array_of(local(m.tensor), str(m)) for m in active]
         for m, param in zip(active, params, strict=True):
             self._check_param(m, param)
@@ -143,7 +141,7 @@ class Planner:
         arrays = [array for item in items for array in _written(item)]
         self._refuse_overlaps(ready, items)
         work, blocks = self._work(ready, items)
-        run = backend.plan(work)
+        run = backend.plan(work) if items else None
         grads = [m.tensor.grad for m in members]
         tensors = [m.tensor for m in members]
         self.counts.shown[:] = self.counts.made
@@ -225,7 +223,9 @@ class Planner:
 
     @staticmethod
     def _refuse_overlaps(ready: Sequence[Ready], items: Sequence[Item]) -> None:
-        arrays = [(str(r.member), array) for r, item in zip(ready, items, strict=True) for array in _written(item)]
+        arrays = [
+            (str(r.member), array) for r, item in zip(ready, items, strict=True) for array in _written(item)
+        ]
         pair = first_overlap([array for _, array in arrays])
         if pair:
             first, second = (arrays[k][0] for k in pair)

@@ -147,4 +147,3 @@ def names_in(entry: Mapping[str, Any], active: Active) -> list[str]:
     names = [slot.name for slot in active if slot is not None]
     names += [SCALES.format(name) for name in names if SCALES.format(name) in entry]
     return [*names, *(name for name in (RESIDUAL, AVERAGE) if name in entry)]
-
