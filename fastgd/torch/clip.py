@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ def clip_grad_value_(
 ) -> None:
     """Limits every element of the parameters' gradients to [-clip_value, clip_value], in place.
 
-    As torch.nn.utils.clip_grad_value_, foreach too. NaN stays NaN. ValueError for one that is negative or NaN.
+    As torch.nn.utils.clip_grad_value_, foreach too. NaN stays NaN. ValueError for a negative limit or NaN.
     """
     if torch.compiler.is_compiling():
         _apart(clip_grad_value_, parameters, clip_value, foreach)
@@ -243,7 +243,7 @@ def _total_norm(parts: Sequence[LocalPart], order: float) -> float:
 
 def _local_norm(tensors: Sequence[torch.Tensor], order: float) -> float:
     """The norm of what lies here."""
-    own, others = _split(tensors) if order in _KERNELS else ([], tensors)
+    own, others = _split(tensors, _numbers(order))
     norms = [nothing(order), *_norms_by_torch(others, order)]
     if own:
         norms.append(_measured(HostTensors(own), order))
@@ -270,9 +270,19 @@ def _norms_by_torch(tensors: Sequence[torch.Tensor], order: float) -> list[float
         return values
 
 
-def _split(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Those that the kernels reach, complex ones seen as real, and the others."""
-    views = [(tensor, reached(tensor)) for tensor in tensors]
+def _numbers(order: float) -> Callable[[torch.Tensor], torch.Tensor | None]:
+    """What gives a tensor as numbers of which the kernels have this norm; None where they do not."""
+    if order == 2:
+        return reached
+    # of a complex number the magnitude is not that of its larger part
+    return lambda tensor: reached(tensor) if order in _KERNELS and not tensor.is_complex() else None
+
+
+def _split(
+    tensors: Sequence[torch.Tensor], numbers: Callable[[torch.Tensor], torch.Tensor | None] = reached
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The numbers of those that the kernels reach, and the others."""
+    views = [(tensor, numbers(tensor)) for tensor in tensors]
     return [view for _, view in views if view is not None], [tensor for tensor, view in views if view is None]
 
 
