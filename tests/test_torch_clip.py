@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not a dependency; pip inst
 pytestmark = pytest.mark.peer
 
 from fastgd.torch import clip  # noqa: E402
+from fastgd.torch.host import HostTensors  # noqa: E402
 
 theirs = torch.nn.utils
 
@@ -266,6 +267,8 @@ def test_without_a_limit_gradients_are_left_alone():
     assert clip.clip_grad_norm_(p, math.inf).item() == math.inf
     clip.clip_grads_with_norm_(p, math.inf, torch.tensor(math.inf))
     clip.clip_grad_value_(p, math.inf)
+    clip.clip_grad_norm_([p, p], math.inf)
+    clip.clip_grad_value_([p, p], math.inf)
     assert p.grad.tolist() == [3, math.inf]
 
 
@@ -327,6 +330,31 @@ def test_what_is_given_twice_counts_twice_as_in_torch():
         assert mine.abs().max() == np.float32(0.001)
 
 
+BASE = torch.zeros(10, 10)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "shared"),
+    [
+        ([BASE[0], BASE[1], BASE[2:]], False),
+        ([BASE[1:], BASE[0]], False),
+        ([BASE[:, 0], BASE[:, 1:]], False),
+        ([BASE[::2, ::2], BASE[1, ::2], BASE[0, 1::2]], False),
+        ([torch.zeros(0), torch.zeros(0), BASE[5:5], BASE], False),
+        ([BASE[1], BASE[:2]], True),
+        ([BASE[2], BASE[1], BASE[2]], True),
+        ([BASE[:, 0], BASE[:, 1], BASE[3]], True),
+        ([BASE[3, 3], BASE], True),
+        ([BASE[0, :1].expand(4)], True),
+        ([BASE.view(torch.int16).view(torch.bfloat16)[0, 15:], BASE[0, 7]], True),
+        ([BASE.view(torch.int16).view(torch.bfloat16)[0, :14], BASE[0, 7]], False),
+    ],
+)
+def test_whether_tensors_share_memory(tensors, shared):
+    """Threads of the kernels must not meet in an element."""
+    assert HostTensors(tensors).share_memory() == shared
+
+
 class Other(torch.Tensor):
     """A class of tensors that does as it likes."""
 
@@ -375,10 +403,16 @@ def test_foreach_changes_nothing(foreach):
 
 
 def test_clipping_in_a_compiled_step():
+    """What is around is compiled, and no part of clipping is."""
     p = parameter(torch.tensor([3.0, 4]))
     q = parameter(torch.tensor([3.0, 4]))
+    compiled = []
 
-    @torch.compile(backend="eager")
+    def backend(graph, inputs):
+        compiled.extend(node.target.__name__ for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    @torch.compile(backend=backend)
     def step():
         before = p.grad * 2
         norm = clip.clip_grad_norm_([p], 1.0)
@@ -391,5 +425,6 @@ def test_clipping_in_a_compiled_step():
         warnings.simplefilter("ignore")
         result = step()
     assert result.tolist() == [11, 13]
+    assert compiled == ["mul", "add"]
     assert p.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
     assert q.grad.tolist() == pytest.approx([0.6, 0.7], rel=1e-6)
