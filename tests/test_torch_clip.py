@@ -344,6 +344,7 @@ BASE = torch.zeros(10, 10)
         ([BASE[1], BASE[:2]], True),
         ([BASE[2], BASE[1], BASE[2]], True),
         ([BASE[:, 0], BASE[:, 1], BASE[3]], True),
+        ([BASE[:, 0], BASE[3, :5]], True),
         ([BASE[3, 3], BASE], True),
         ([BASE[0, :1].expand(4)], True),
         ([BASE.view(torch.int16).view(torch.bfloat16)[0, 15:], BASE[0, 7]], True),

@@ -1,19 +1,20 @@
 """Norms of gradients and clipping, in place of those of torch.nn.utils: same arguments, same results' types.
 
 What fastgd's kernels reach, which is every float32, float64, bfloat16, float16 and complex gradient in host
-memory, is measured and clipped in one native call. Other norms than 2 and infinity, and tensors on CUDA, are
-measured by torch in float64. Where torch has a form of tensor of its own (sparse ones, subclasses, meta,
-dtypes that cannot be clipped), its own function is called, and raises what it raises. DTensors are measured
-on all ranks: fastgd/torch/sharded.py.
+memory, is measured and clipped in one native call. Other norms than 2 and infinity, the largest magnitude of
+complex numbers, and tensors on CUDA are measured by torch in float64. For other tensors of torch's (sparse
+ones, subclasses, meta, dtypes that cannot be clipped) its own function is called, and raises what it raises.
+DTensors are measured on all ranks: fastgd/torch/sharded.py.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch._compile import _disable_dynamo
@@ -33,6 +34,21 @@ _KERNELS = (2.0, math.inf)
 _DEVICES = ("cpu", "cuda")
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _apart(function: F) -> F:
+    """Has the function called outside of the graph that torch.compile makes of what is around."""
+    outside = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return (outside if torch.compiler.is_compiling() else function)(*arguments, **named)
+
+    return cast(F, call)
+
+
+@_apart
 def get_total_norm(
     tensors: torch.Tensor | Iterable[torch.Tensor],
     norm_type: float = 2.0,
@@ -51,9 +67,6 @@ def get_total_norm(
     of that dtype, it is given in float32, or in float64. Of DTensors it is the norm over all ranks, as a
     plain tensor. RuntimeError with `error_if_nonfinite`, if the norm is NaN or infinite.
     """
-    if torch.compiler.is_compiling():
-        found: torch.Tensor = _apart(get_total_norm, tensors, norm_type, error_if_nonfinite, foreach)
-        return found
     given = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
     if not given:
         return torch.tensor(0.0)
@@ -70,6 +83,7 @@ def get_total_norm(
     return _as_tensor(norm, given[0].device, dtypes or _dtypes(given))
 
 
+@_apart
 def clip_grad_norm_(
     parameters: torch.Tensor | Iterable[torch.Tensor],
     max_norm: float,
@@ -84,10 +98,6 @@ def clip_grad_norm_(
     and RuntimeError with `error_if_nonfinite`, when nothing has been changed: see `get_total_norm`. With an
     infinite `max_norm` gradients are only measured. ValueError for one that is negative or NaN.
     """
-    if torch.compiler.is_compiling():
-        arguments = (parameters, max_norm, norm_type, error_if_nonfinite, foreach)
-        found: torch.Tensor = _apart(clip_grad_norm_, *arguments)
-        return found
     bound, order = named("max_norm", limit, float(max_norm)), float(norm_type)
     if isinstance(parameters, torch.Tensor):
         parameters = [parameters]
@@ -96,7 +106,7 @@ def clip_grad_norm_(
         parameters = list(parameters)
         if is_generator and not parameters:
             text = "`parameters` is an empty generator, no gradient clipping will occur."
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=3)
     grads = _grads_of(parameters)
     if not grads:
         return torch.tensor(0.0)
@@ -121,6 +131,7 @@ def clip_grad_norm_(
     return _as_tensor(norm, grads[0].device, _dtypes(grads))
 
 
+@_apart
 def clip_grads_with_norm_(
     parameters: torch.Tensor | Iterable[torch.Tensor],
     max_norm: float,
@@ -131,9 +142,6 @@ def clip_grads_with_norm_(
 
     total_norm: a number, or a tensor of one element. ValueError for one that is negative.
     """
-    if torch.compiler.is_compiling():
-        _apart(clip_grads_with_norm_, parameters, max_norm, total_norm, foreach)
-        return
     bound = named("max_norm", limit, float(max_norm))
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     grads = _grads_of(parameters)
@@ -152,6 +160,7 @@ def clip_grads_with_norm_(
     _change(grads, Options(clip_norm=bound, total_norm=norm), dtypes)
 
 
+@_apart
 def clip_grad_value_(
     parameters: torch.Tensor | Iterable[torch.Tensor],
     clip_value: float,
@@ -161,9 +170,6 @@ def clip_grad_value_(
 
     As torch.nn.utils.clip_grad_value_, foreach too. NaN stays NaN. ValueError for a negative limit or NaN.
     """
-    if torch.compiler.is_compiling():
-        _apart(clip_grad_value_, parameters, clip_value, foreach)
-        return
     bound = named("clip_value", limit, float(clip_value))
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     grads = _grads_of(parameters)
@@ -176,14 +182,6 @@ def clip_grad_value_(
             return
         grads = [own_part(grad) for grad in grads]
     _change(grads, Options(clip_value=bound), dtypes)
-
-
-def _called(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
-
-
-#: calls a function outside of the graph that torch.compile makes of what is around
-_apart = _disable_dynamo(_called)
 
 
 def _grads_of(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
