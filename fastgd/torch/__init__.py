@@ -1,14 +1,15 @@
-"""fastgd for PyTorch."""
+"""fastgd for PyTorch: drop-ins for torch.optim and for what is done to gradients around it.
 
-from fastgd.torch.clip import (
-    clip_grad_norm_ as clip_grad_norm_,
-)
-from fastgd.torch.clip import (
-    clip_grad_value_ as clip_grad_value_,
-)
-from fastgd.torch.clip import (
-    clip_grads_with_norm_ as clip_grads_with_norm_,
-)
-from fastgd.torch.clip import (
-    get_total_norm as get_total_norm,
-)
+import fastgd.torch
+
+opt = fastgd.torch.AdamW(model.parameters(), lr=3e-4, clip_norm=1.0)
+"""
+
+from __future__ import annotations
+
+from fastgd.torch.clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from fastgd.torch.optimizers import CLASSES
+
+globals().update(CLASSES)
+
+__all__ = [*CLASSES, "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]

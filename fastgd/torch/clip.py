@@ -25,7 +25,8 @@ from fastgd.backends.reference_norms import clip_coef
 from fastgd.checks import limit, named
 from fastgd.torch import sharded
 from fastgd.torch.host import DTYPES, PLAIN, HostTensors, all_reached, reached
-from fastgd.torch.sharded import LocalPart, Placing, combined, local_part, nothing, own_part
+from fastgd.torch.sharded import LocalPart, Placing, combined, local_part, nothing
+from fastgd.torch.tensors import is_wrapper, local
 
 #: norms that the kernels have
 _KERNELS = (2.0, math.inf)
@@ -152,9 +153,9 @@ def clip_grads_with_norm_(
         if not _taken(grads):
             torch.nn.utils.clip_grads_with_norm_(parameters, bound, total_norm, foreach)
             return
-        grads = [own_part(grad) for grad in grads]
+        grads = [local(grad) for grad in grads]
     whole: Any = total_norm
-    norm = float(whole.full_tensor() if sharded.is_distributed(whole) else whole)
+    norm = float(whole.full_tensor() if is_wrapper(whole) else whole)
     if norm < 0:
         raise ValueError(f"total_norm must be at least 0, not {norm!r}")
     _change(grads, Options(clip_norm=bound, total_norm=norm), dtypes)
@@ -180,7 +181,7 @@ def clip_grad_value_(
         if not _taken(grads) or any(map(_has_no_limits, grads)):
             torch.nn.utils.clip_grad_value_(parameters, bound, foreach)
             return
-        grads = [own_part(grad) for grad in grads]
+        grads = [local(grad) for grad in grads]
     _change(grads, Options(clip_value=bound), dtypes)
 
 
@@ -190,7 +191,7 @@ def _grads_of(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def _has_no_limits(grad: Any) -> bool:
     """Whether elements cannot be limited one by one, as they lie here."""
-    return grad.is_complex() or (sharded.is_distributed(grad) and sharded.is_sum(grad))
+    return grad.is_complex() or (is_wrapper(grad) and sharded.is_sum(grad))
 
 
 def _taken(tensors: Sequence[Any]) -> bool:
@@ -198,7 +199,7 @@ def _taken(tensors: Sequence[Any]) -> bool:
     if all_reached(tensors):
         return True
     for tensor in tensors:
-        here = sharded.here(tensor) if sharded.is_distributed(tensor) else tensor
+        here = local(tensor)
         if type(here) not in PLAIN or here.layout is not torch.strided or here.device.type not in _DEVICES:
             return False
         if here.dtype not in DTYPES and not here.is_complex():

@@ -9,12 +9,13 @@ rank, whatever algorithm reduces, and no square overflows.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from fastgd.torch.tensors import is_wrapper, local
 
 
 class Placing(NamedTuple):
@@ -36,12 +37,6 @@ class LocalPart(NamedTuple):
     placing: Placing | None
 
 
-def is_distributed(tensor: Any) -> bool:
-    """Whether it is a DTensor. Imports nothing: where there is one, its module has been imported."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
 def is_sum(tensor: Any) -> bool:
     """Whether a DTensor is the sum, or the like, of what the ranks of some dimension hold."""
     return any(placement.is_partial() for placement in tensor.placements)
@@ -49,7 +44,7 @@ def is_sum(tensor: Any) -> bool:
 
 def local_part(gradient: torch.Tensor) -> LocalPart:
     """What this rank has of it. Of one that is a sum of terms the whole is gathered to be measured."""
-    if not is_distributed(gradient):
+    if not is_wrapper(gradient):
         return LocalPart(gradient, gradient, None)
     from torch.distributed.tensor import Replicate
 
@@ -58,21 +53,7 @@ def local_part(gradient: torch.Tensor) -> LocalPart:
     if is_sum(grad):
         whole = grad.redistribute(placements=[Replicate() if p.is_partial() else p for p in grad.placements])
     sharded = tuple([not isinstance(p, Replicate) for p in whole.placements])
-    return LocalPart(here(whole), here(grad), Placing(grad.device_mesh, sharded))
-
-
-def own_part(gradient: torch.Tensor) -> torch.Tensor:
-    """What this rank has to multiply of it."""
-    return here(gradient) if is_distributed(gradient) else gradient
-
-
-def here(tensor: Any) -> torch.Tensor:
-    """A DTensor's memory on this rank."""
-    with torch.no_grad():
-        local = tensor.to_local()
-    # what a collective gives that is still going on
-    waited: torch.Tensor = local.wait() if hasattr(local, "wait") else local
-    return waited
+    return LocalPart(local(whole), local(grad), Placing(grad.device_mesh, sharded))
 
 
 def combined(norms: Iterable[float], norm_type: float) -> float:
