@@ -20,6 +20,7 @@ from torch.distributed.tensor import (  # noqa: E402
     Shard,
     distribute_tensor,
 )
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: E402
 
 from fastgd.torch import clip  # noqa: E402
 
@@ -183,6 +184,26 @@ def test_two_ranks(tmp_path):
 # ---- Four ranks, in two dimensions ------------------------------------------------------------------
 
 
+def both_ways_sharded(rank, mesh):
+    """Tensor-parallel along the inner dimension, fully sharded along the outer one."""
+    torch.manual_seed(0)
+    whole_model, model = torch.nn.Linear(6, 8), torch.nn.Linear(6, 8)
+    model.load_state_dict(whole_model.state_dict())
+    parallelize_module(model, mesh["inner"], ColwiseParallel(output_layouts=Replicate()))
+    fully_shard(model, mesh=mesh["outer"])
+    x = random(8, 6)
+    whole_model(x).pow(2).sum().backward()
+    model(x[mesh.get_coordinate()[0] :: 2]).pow(2).sum().mul(2).backward()
+    grads = [p.grad for p in model.parameters()]
+    assert grads[0].device_mesh.ndim == 2
+    norm, counted = counting_reductions(lambda: clip.clip_grad_norm_(model.parameters(), 0.5))
+    expected = clip.clip_grad_norm_(whole_model.parameters(), 0.5)
+    assert counted == 2 and expected > 1
+    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
+    for p, q in zip(model.parameters(), whole_model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad.full_tensor(), q.grad, rtol=1e-5, atol=1e-7)
+
+
 def four_ranks(rank):
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
 
@@ -201,7 +222,9 @@ def four_ranks(rank):
     # of two meshes, each has its own all-reduce
     of_inner = lambda: distribute_tensor(random(7, seed=5), mesh["inner"], [Shard(0)])  # noqa: E731
     check(lambda: [outer(), of_inner()], 2, some)
+    both_ways_sharded(rank, mesh)
 
 
+@pytest.mark.slow  # four processes that import torch
 def test_four_ranks(tmp_path):
     on_ranks(4, tmp_path, four_ranks)
