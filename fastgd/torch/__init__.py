@@ -7,8 +7,9 @@ opt = fastgd.torch.AdamW(model.parameters(), lr=3e-4, clip_norm=1.0)
 
 from __future__ import annotations
 
+from fastgd.torch.clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from fastgd.torch.optimizers import CLASSES
 
 globals().update(CLASSES)
 
-__all__ = [*CLASSES]
+__all__ = [*CLASSES, "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
