@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
 from fastgd.backends.base import UNMEASURED, Measured, Options
@@ -19,6 +20,7 @@ from fastgd.settings import DEFAULTS, SETTINGS
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import Planner, Prepared
 from fastgd.torch.settings import checked
+from fastgd.torch.total import norm_over_ranks
 
 UNREAD = StepReport(None, 1.0, False, None)
 
@@ -30,6 +32,9 @@ WHOLE: dict[str, Any] = {
     "seed": 0,
     "backend": "auto",
 }
+
+#: where they stand in what is pickled
+_WHOLE = "fastgd"
 
 _FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
 
@@ -55,10 +60,10 @@ class Native(torch.optim.Optimizer):
         super().__init__(params, **given)
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
-        step_options(
-            np.dtype(np.float32), values["clip_norm"], values["clip_value"], 1.0, values["skip_nonfinite"]
-        )
-        self._seed = named("seed", whole(0, 2**64), values["seed"])
+        limits = values["clip_norm"], values["clip_value"]
+        step_options(np.dtype(np.float32), *limits, 1.0, values["skip_nonfinite"])
+        #: of the random bits of stochastic rounding
+        self.seed: int = named("seed", whole(0, 2**64), values["seed"])
         #: "auto", or the name of what runs the kernels
         self.backend: str = values["backend"]
         #: upper limit of the global norm of all gradients; None: no limit
@@ -71,7 +76,7 @@ class Native(torch.optim.Optimizer):
     def _begin(self) -> None:
         #: why no step can be made for now
         self.barred: str | None = None
-        self._planner = Planner(self.rule, self.backend, self._seed)
+        self._planner = Planner(self.rule, self.backend, self.seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
@@ -117,17 +122,12 @@ class Native(torch.optim.Optimizer):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        whole_ = {
-            "clip_norm": self.clip_norm,
-            "clip_value": self.clip_value,
-            "skip_nonfinite": self.skip_nonfinite,
-        }
-        return {**super().__getstate__(), "fastgd": {**whole_, "seed": self._seed, "backend": self.backend}}
+        return {**super().__getstate__(), _WHOLE: {name: getattr(self, name) for name in WHOLE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        if "fastgd" in state:  # not from load_state_dict
-            self._set_whole(state.pop("fastgd"))
+        if _WHOLE in state:  # not from load_state_dict
+            self._set_whole(state.pop(_WHOLE))
             self._own_defaults = {name: state["defaults"][name] for name in self.own}
             self._begin()
         before = {id(group["params"]): group for group in self.__dict__.get("param_groups", [])}
@@ -145,8 +145,8 @@ class Native(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, of this class or of torch's.
 
-        State is copied. It is kept in what this optimizer was made to keep it in, not in the parameter's dtype,
-        and converted where it comes in another; so does rounding stay as it is.
+        State is copied. It is kept in what this optimizer was made to keep it in, not in the parameter's
+        dtype, and converted where it comes in another; rounding stays as it is, too.
         """
         # the last of the hooks: what torch would cast to the parameter's dtype is put out of its sight
         handle = self.register_load_state_dict_pre_hook(_wrapped)
@@ -160,14 +160,14 @@ class Native(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes one step; returns what the closure does, which is called first, with gradients enabled.
 
-        Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError, ValueError
-        or RuntimeError, naming the parameter, before any parameter is changed.
+        Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError,
+        ValueError or RuntimeError, naming the parameter, before any parameter is changed.
         """
         if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _is_observed():
             return self._observed(closure)
         return self._step(closure)
 
-    #: torch wraps what is not marked so; `_observed` does what the wrapper does, where there is something to do
+    #: torch wraps what is not marked so; `_observed` does what its wrapper does, where that is anything
     step.hooked = True  # type: ignore[attr-defined]
 
     def _observed(self, closure: Callable[[], Any] | None) -> Any:
@@ -185,7 +185,7 @@ class Native(torch.optim.Optimizer):
             self._update()
         return loss
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
     def _update(self) -> None:
         own = self.__dict__
         scale, found_inf = own.get("grad_scale"), own.get("found_inf")
@@ -201,10 +201,16 @@ class Native(torch.optim.Optimizer):
                 raise RuntimeError(reason)
         planner, options = self._planner, self._options
         plan = planner.prepare(self.param_groups, self.state, options)
+        if plan.is_sharded and options.needs_measure:
+            total = norm_over_ranks(plan.members, options, self.backend)
+            options = options._replace(total_norm=total)
         if plan.run is None:
             self._found = UNREAD
             return
-        measured = plan.run.step(options)
+        try:
+            measured = plan.run.step(options)
+        finally:
+            plan.release()
         if isinstance(measured, Measured):
             self._found = UNREAD if measured is UNMEASURED else self._reported(plan, measured, options)
         else:
@@ -238,7 +244,7 @@ def _is_observed() -> bool:
     return bool(
         torch_optimizer._global_optimizer_pre_hooks
         or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()
+        or profiler._is_profiler_enabled
     )
 
 

@@ -1,4 +1,4 @@
-"""From torch's groups, gradients and state to a plan of the backend's, and when the last plan will do again."""
+"""From torch's groups, gradients and state to a plan of the backend's, and when the last one will do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastgd.torch.gathering import Gathered, Watched
 from fastgd.torch.settings import alike, checked, holds_tensors
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, kept_arrays, names_in
-from fastgd.torch.tensors import array_of, local, resolved
+from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
 
 Group = dict[str, Any]
 
@@ -31,14 +31,14 @@ class Member(NamedTuple):
 
     tensor: torch.Tensor
     group: int
-    #: in its group
-    index: int
+    #: its number in its group
+    place: int
     #: through all groups
     number: int
     name: str | None
 
     def __str__(self) -> str:
-        place = f"parameter {self.index} of group {self.group}"
+        place = f"parameter {self.place} of group {self.group}"
         return f"parameter {self.name!r} ({place})" if self.name is not None else place
 
 
@@ -49,7 +49,7 @@ class Ready(NamedTuple):
     param: Array
     grad: Array
     #: the rows that the gradient is of; None: all
-    rows: Array | None
+    rows: Array | None = None
 
 
 class Prepared(NamedTuple):
@@ -58,11 +58,22 @@ class Prepared(NamedTuple):
     #: None: no parameter has a gradient
     run: Plan | None
     gathered: Gathered
-    ready: list[Ready]
-    #: the parameters
+    #: those with a gradient, in the plan's order, and their tensors
+    members: list[Member]
     tensors: list[torch.Tensor]
     #: values of parameters that are alike, and their numbers
     blocks: list[tuple[Any, list[int]]]
+    #: whether gradients are of some rows, which may be others at the next step
+    has_rows: bool
+    #: whether parameters lie in parts on several machines
+    is_sharded: bool
+    #: gradients that nobody else may hold, until the step has been made
+    lent: list[Array]
+
+    def release(self) -> None:
+        """Lets go of gradients, once the step has been made."""
+        self.lent.clear()
+        self.gathered.release()
 
 
 class Planner:
@@ -87,7 +98,7 @@ class Planner:
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
-        if all(ready.rows is None for ready in plan.ready):
+        if not plan.has_rows:
             self._plan = plan
         return plan
 
@@ -146,7 +157,16 @@ class Planner:
         tensors = [m.tensor for m in members]
         self.counts.shown[:] = self.counts.made
         found = Gathered(run, tensors, grads, arrays, watched, self.counts)
-        return Prepared(run, found, ready, [r.member.tensor for r in ready], blocks)
+        return Prepared(
+            run,
+            found,
+            active,
+            [m.tensor for m in active],
+            blocks,
+            has_rows=any(r.rows is not None for r in ready),
+            is_sharded=any(is_wrapper(tensor) for tensor in tensors),
+            lent=[r.grad for r in ready],
+        )
 
     def _check_param(self, member: Member, param: Array) -> None:
         rule = self.rule
@@ -154,8 +174,8 @@ class Planner:
             raise RuntimeError(f"{rule.title} does not support complex parameters")
         if rule.ndim not in (None, param.ndim):
             raise ValueError(
-                f"{member} has shape {param.shape}: {rule.title} is for parameters of {rule.ndim} dimensions; "
-                "give others to another optimizer"
+                f"{member} has shape {param.shape}: {rule.title} is for parameters of {rule.ndim} "
+                "dimensions; give others to another optimizer"
             )
         check_rounding(self._values[member.group], param, str(member))
         if overlaps_itself(param):
@@ -169,7 +189,9 @@ class Planner:
             values = self._values[m.group]
             rows, array = rows_of(local(grad), param, self.rule, values, options, what)
         else:
-            array = array_of(resolved(grad), what)
+            beside = grad_beside(m.tensor)
+            assert beside is not None
+            array = array_of(beside, what)
         wanted = param.shape if rows is None else (rows.size, *param.shape[1:])
         if array.shape != wanted:
             raise ValueError(f"{what} has shape {array.shape}, the parameter {param.shape}")
@@ -233,15 +255,17 @@ class Planner:
 
     def locate(self, plan: Prepared, tensor: int) -> NonFinite:
         """The first element that is not finite of this tensor in the plan."""
-        m = plan.ready[tensor].member
-        found = resolved(m.tensor.grad)
+        m = plan.members[tensor]
+        found = grad_beside(m.tensor)
+        if found is None:  # when a report is read late
+            return NonFinite(m.group, m.place, m.name, None, float("nan"))
         values = found.coalesce().to_dense() if found.layout != torch.strided else found
         flat = torch.view_as_real(values) if values.is_complex() else values
         narrow = flat.to(torch.float64 if flat.dtype == torch.float64 else torch.float32)
         bad = torch.nonzero(~torch.isfinite(narrow))
         element = tuple(int(i) for i in bad[0]) if len(bad) else None
         value = float(flat[element]) if element is not None else float("nan")
-        return NonFinite(m.group, m.index, m.name, element, value)
+        return NonFinite(m.group, m.place, m.name, element, value)
 
 
 def members_of(groups: Sequence[Group]) -> list[Member]:

@@ -1,4 +1,4 @@
-"""The state of one parameter, as tensors under torch's key names: what is missing is made, what is there is converted."""
+"""The state of one parameter, as tensors under torch's key names: made where missing, else converted."""
 
 from __future__ import annotations
 
