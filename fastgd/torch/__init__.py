@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from fastgd.torch.clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from fastgd.torch.optimizers import CLASSES
+from fastgd.torch.release import attach
 
 globals().update(CLASSES)
 
-__all__ = [*CLASSES, "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = [
+    *CLASSES,
+    "attach",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "get_total_norm",
+]

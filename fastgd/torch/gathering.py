@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from fastgd.arrays import Array, address, bounds
 from fastgd.backends.base import Plan
 from fastgd.torch._gather import collect, described
-from fastgd.torch.counts import Counts
 from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, local
 
 #: (a parameter's state, a name in it, the tensor that a plan was made for)
@@ -31,8 +30,9 @@ class Gathered:
         grads: Sequence[torch.Tensor | None],
         written: Iterable[Array],
         watched: Iterable[Watched],
-        counts: Counts,
+        counts: tuple[Array, Array],
     ) -> None:
+        """tensors: all, with their gradients. written: what the plan writes. counts: `Counts.span`."""
         self._run = run
         #: gradients that nobody else may hold
         self._lent: list[torch.Tensor | None] = []
@@ -47,8 +47,7 @@ class Gathered:
             tuple(None if g is None else _lies(grad_beside(p)) for p, g in pairs),
             _spans(written),
             "grad",
-            address(counts.shown),
-            address(counts.made),
+            *map(address, counts),
             address(self._at),
         )
 
@@ -56,9 +55,9 @@ class Gathered:
         """Lets go of gradients, once the step has been made."""
         self._lent.clear()
 
-    def holds(self, groups: Sequence[dict[str, Any]]) -> bool:
+    def holds(self, groups: Mapping[int, dict[str, Any]]) -> bool:
         """Whether the plan will do for the gradients that are there now; it has been pointed to them then."""
-        lists = [group["params"] for group in groups]
+        lists = [group["params"] for group in groups.values()]
         here = grads = None
         if self._indirect:
             here, grads = [local(p) for p in self._tensors], [grad_beside(p) for p in self._tensors]

@@ -16,7 +16,6 @@ from fastgd.modes import AVERAGED, EVALUATING
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
 from fastgd.state import SCALES
-from fastgd.torch.planner import members_of
 from fastgd.torch.settings import checked
 from fastgd.torch.state import AVERAGE, RESIDUAL
 from fastgd.torch.tensors import array_of, local, memory_of
@@ -46,7 +45,7 @@ def set_training(opt: Native, training: bool) -> None:
         weight = 1.0 - beta if training else 1.0 - 1.0 / beta
         settings = {**DEFAULTS, "rounding": group["rounding"]}
         blocks.append(Block(LERP, {**settings, **LERP.defaults, "weight": weight}, 0))
-    for m in members_of(opt.param_groups):
+    for m in opt.members():
         entry = opt.state.get(m.tensor, {})
         if average.slot not in entry or SCALES.format(average.slot) in entry:
             continue
@@ -75,7 +74,7 @@ def holding_averages(opt: Native) -> Iterator[None]:
     if reason is not None:
         raise RuntimeError(reason)
     pairs: list[tuple[torch.Tensor, Any]] = []
-    for m in members_of(opt.param_groups):
+    for m in opt.members():
         entry = opt.state.get(m.tensor, {})
         if AVERAGE in entry and opt.param_groups[m.group]["ema_decay"] is not None:
             pairs.append((local(m.tensor).detach(), local(entry[AVERAGE])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from fastgd.options import step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
+from fastgd.torch.counts import Counts
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
-from fastgd.torch.planner import Planner, Prepared
+from fastgd.torch.planner import Member, Planner, Prepared, members_of
 from fastgd.torch.settings import checked
 from fastgd.torch.total import norm_over_ranks
+
+if TYPE_CHECKING:
+    from fastgd.torch.release import Release
 
 UNREAD = StepReport(None, 1.0, False, None)
 
@@ -80,6 +84,27 @@ class Native(torch.optim.Optimizer):
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
+        #: what updates the parameters in the backward pass; None: `step` does
+        self.released: Release | None = None
+
+    def members(self) -> list[Member]:
+        """All parameters, through all groups."""
+        return members_of(dict(enumerate(self.param_groups)))
+
+    def planner_for(self, member: Member) -> Planner:
+        """What makes steps of this parameter alone."""
+        if len(self._planner.counts.made) < len(self.members()):
+            self._planner.counts = Counts(self.rule, len(self.members()))
+        planner = Planner(self.rule, self.backend, self.seed, member)
+        planner.counts = self._planner.counts
+        return planner
+
+    def options(self, grad_scale: float = 1.0) -> Options:
+        """What is done to gradients, checked."""
+        asked = self.clip_norm, self.clip_value, grad_scale, self.skip_nonfinite
+        if asked != self._asked:
+            self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+        return self._options
 
     @property
     def report(self) -> StepReport:
@@ -189,9 +214,7 @@ class Native(torch.optim.Optimizer):
     def _update(self) -> None:
         own = self.__dict__
         scale, found_inf = own.get("grad_scale"), own.get("found_inf")
-        asked = (self.clip_norm, self.clip_value, 1.0 if scale is None else float(scale), self.skip_nonfinite)
-        if asked != self._asked:
-            self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+        options = self.options(1.0 if scale is None else float(scale))
         if found_inf is not None and float(found_inf):
             self._found = UNREAD._replace(skipped=True)
             return
@@ -199,8 +222,11 @@ class Native(torch.optim.Optimizer):
             reason = barred(self)
             if reason is not None:
                 raise RuntimeError(reason)
-        planner, options = self._planner, self._options
-        plan = planner.prepare(self.param_groups, self.state, options)
+        if self.released is not None:
+            self._found = self.released.ended()
+            return
+        planner = self._planner
+        plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
         if plan.is_sharded and options.needs_measure:
             total = norm_over_ranks(plan.members, options, self.backend)
             options = options._replace(total_norm=total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,9 @@ from fastgd.torch.state import conform, kept_arrays, names_in
 from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
 
 Group = dict[str, Any]
+
+#: by number
+Groups = Mapping[int, Group]
 
 
 class Member(NamedTuple):
@@ -77,19 +80,21 @@ class Prepared(NamedTuple):
 
 
 class Planner:
-    """The plan for an optimizer's next step, and how many each parameter has made."""
+    """The plan for the next step of parameters, all of an optimizer's or one."""
 
-    def __init__(self, rule: Rule, backend: str, seed: int) -> None:
-        self.rule, self._backend, self._seed = rule, backend, seed
+    def __init__(self, rule: Rule, backend: str, seed: int, only: Member | None = None) -> None:
+        """only: whose plans alone are made; None: those of all parameters of all groups."""
+        self.rule, self._backend, self._seed, self._only = rule, backend, seed, only
+        #: of all parameters of the optimizer
         self.counts = Counts(rule, 0)
         self._plan: Prepared | None = None
-        #: the groups as they were when their values were checked, and these
-        self._seen: list[Group] = []
-        self._values: list[dict[str, Any]] = []
+        #: the groups by number, as they were when their values were checked, and these
+        self._seen: dict[int, Group] = {}
+        self._values: dict[int, dict[str, Any]] = {}
         self._with_tensors: list[int] = []
 
-    def prepare(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
-        """A plan for the gradients that the parameters have now.
+    def prepare(self, groups: Groups, state: Any, options: Options) -> Prepared:
+        """A plan for the gradients that the parameters of these groups have now.
 
         Unless all is found to be right, nothing is changed but that state may have been made.
         """
@@ -108,12 +113,13 @@ class Planner:
 
     # ---- hyperparameters ----
 
-    def _values_hold(self, groups: Sequence[Group]) -> bool:
+    def _values_hold(self, groups: Groups) -> bool:
         """Whether the plan's values will do for these groups, once they are brought up to date."""
-        if len(groups) != len(self._seen):
+        seen = self._seen
+        if groups.keys() != seen.keys():
             return False
-        for number, (group, seen) in enumerate(zip(groups, self._seen, strict=True)):
-            if not _equal(group, seen) and not self._renew(number, group):
+        for number, group in groups.items():
+            if not _equal(group, seen[number]) and not self._renew(number, group):
                 return False
         return all(self._renew(number, groups[number]) for number in self._with_tensors)
 
@@ -125,17 +131,17 @@ class Planner:
         self._seen[number] = dict(group)
         return True
 
-    def _check_values(self, groups: Sequence[Group]) -> None:
-        self._values = [checked(self.rule, group, number) for number, group in enumerate(groups)]
-        self._seen = [dict(group) for group in groups]
-        self._with_tensors = [i for i, group in enumerate(groups) if holds_tensors(group, self.rule)]
+    def _check_values(self, groups: Groups) -> None:
+        self._values = {number: checked(self.rule, group, number) for number, group in groups.items()}
+        self._seen = {number: dict(group) for number, group in groups.items()}
+        self._with_tensors = [i for i, group in groups.items() if holds_tensors(group, self.rule)]
 
     # ---- plans ----
 
-    def _made(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
-        members = members_of(groups)
+    def _made(self, groups: Groups, state: Any, options: Options) -> Prepared:
+        members = [self._only] if self._only else members_of(groups)
         self._check_values(groups)
-        if len(self.counts.made) < len(members):
+        if self._only is None and len(self.counts.made) < len(members):
             self.counts = Counts(self.rule, len(members))
         active = [m for m in members if m.tensor.grad is not None]
         params = [array_of(local(m.tensor), str(m)) for m in active]
@@ -155,8 +161,8 @@ class Planner:
         run = backend.plan(work) if items else None
         grads = [m.tensor.grad for m in members]
         tensors = [m.tensor for m in members]
-        self.counts.shown[:] = self.counts.made
-        found = Gathered(run, tensors, grads, arrays, watched, self.counts)
+        first = members[0].number if members else 0
+        found = Gathered(run, tensors, grads, arrays, watched, self.counts.span(first, len(members)))
         return Prepared(
             run,
             found,
@@ -268,11 +274,11 @@ class Planner:
         return NonFinite(m.group, m.place, m.name, element, value)
 
 
-def members_of(groups: Sequence[Group]) -> list[Member]:
-    """All parameters, through all groups."""
+def members_of(groups: Groups) -> list[Member]:
+    """All parameters, through all groups of an optimizer."""
     numbers = itertools.count()
     found = []
-    for number, group in enumerate(groups):
+    for number, group in groups.items():
         names = group.get("param_names", [None] * len(group["params"]))
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
             found.append(Member(p, number, index, next(numbers), name))
