@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import io
 import math
 import os
 
@@ -150,3 +151,11 @@ def refusal(action):
     except Exception as error:
         return type(error), str(error)
     return None
+
+
+def through_a_file(state):
+    """As torch.load gives it back, which unpickles weights alone."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
