@@ -105,8 +105,8 @@ class Release:
             raise RuntimeError(reason)
         if m.number in self._done:
             raise RuntimeError(
-                f"{m} got a second gradient before step(): gradients are used and freed in the backward pass, "
-                "so they cannot be accumulated: call opt.step() after each backward pass, or remove() the "
+                f"{m} got a second gradient before step(): gradients are used and freed in the backward "
+                "pass, so they cannot be accumulated: call opt.step() after each backward pass, or remove() the "
                 "handle that attach returned"
             )
         options = opt.options()
@@ -116,9 +116,10 @@ class Release:
         try:
             if not math.isinf(options.clip_norm):
                 norm = plan.run.measure(options._replace(measure=True)).norm
-                options = options._replace(total_norm=norm if self._previous is None else self._previous)
+                total = norm if self._previous is None else self._previous
+                options = options._replace(total_norm=total)
                 self._norms.append(norm)
-                self._least = min(self._least, options.clip_norm / (options.total_norm + 1e-6))
+                self._least = min(self._least, options.clip_norm / (total + 1e-6))
             plan.run.step(options)
         finally:
             plan.release()
@@ -135,7 +136,8 @@ class Release:
             if m.tensor.grad is not None:
                 raise RuntimeError(
                     f"{m} has a gradient that was not used in the backward pass: it did not require "
-                    "gradients when attach() was called, or the gradient is older. remove() and attach() again"
+                    "gradients when attach() was called, or the gradient is older: remove() and attach() "
+                    "again"
                 )
         self._done.clear()
         norm = None
