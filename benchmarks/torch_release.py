@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from typing import Any
 
 import torch
 
+import fastgd
 import fastgd.torch
-from fastgd import machine
 
 #: what is compared: whether it is torch's, whether gradients are released, settings
 CONTENDERS: dict[str, tuple[bool, bool, dict[str, Any]]] = {
@@ -69,7 +70,12 @@ def main() -> None:
         rows[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{name:32} {rows[name]:7.0f} MB", flush=True)
     if asked.out:
-        facts = {"machine": machine.facts(), "torch": torch.__version__, "parameters": parameters}
+        facts = {
+            "cores": os.cpu_count(),
+            "isa": fastgd.info()["instruction_set"],
+            "torch": torch.__version__,
+            "parameters": parameters,
+        }
         with open(asked.out, "w", encoding="utf-8") as file:
             json.dump({**facts, "megabytes": rows}, file, indent=1)
             file.write("\n")

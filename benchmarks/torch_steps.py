@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +17,6 @@ import torch
 
 import fastgd
 import fastgd.torch
-from fastgd import machine
 
 Shapes = list[tuple[int, ...]]
 Steps = tuple[Callable[[], Any], Callable[[], Any]]
@@ -107,7 +107,12 @@ def main() -> None:
             taken = "{torch:.3g} s, fastgd {fastgd:.3g} s".format(**rows[name])
             print(f"{name:24} torch {taken}: {rows[name]['speed']:.2f} times as fast", flush=True)
     if asked.out:
-        facts = {"machine": machine.facts(), "torch": torch.__version__, "threads": asked.threads}
+        facts = {
+            "cores": os.cpu_count(),
+            "isa": fastgd.info()["instruction_set"],
+            "torch": torch.__version__,
+            "threads": asked.threads,
+        }
         with open(asked.out, "w", encoding="utf-8") as file:
             json.dump({**facts, "rounds": asked.rounds, "rows": rows}, file, indent=1)
             file.write("\n")
