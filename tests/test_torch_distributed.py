@@ -11,6 +11,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 
 import torch_sharded as of_ranks  # noqa: E402
 from torch_ranks import on_ranks  # noqa: E402
+from torch_same import assert_near, assert_same, assert_same_states  # noqa: E402
 
 import fastgd.torch as fgt  # noqa: E402
 
@@ -32,25 +33,6 @@ TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5}
 NORM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
-def assert_near(found, expected, tolerance):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance, err_msg=name)
-
-
-def assert_same(found, expected):
-    """Bit for bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-
-
-def assert_same_states(found, expected):
-    assert found.keys() == expected.keys()
-    for name, entry in expected.items():
-        assert_same(found[name], entry)
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_fsdp_makes_the_steps_of_one_process(ranks, dtype):
@@ -70,4 +52,55 @@ def test_zero_makes_the_steps_of_one_process(ranks, views):
     arguments = {"clip_norm": CLIP_NORM, "views": views}
     for params, found_norms, _, _ in on_ranks(ranks, of_ranks.partitioned, STEPS, dtype, SETTINGS, **arguments):
         assert_near(params, expected, TOLERANCE[dtype])
+        np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE[dtype])
+
+
+#: settings that draw random bits, too
+REPLICATED = [
+    (torch.float64, {}),
+    (torch.float32, {"state_dtype": "8bit"}),
+    (torch.bfloat16, {"rounding": "stochastic", "state_dtype": "bfloat16", "state_rounding": "stochastic"}),
+]
+
+
+@pytest.mark.parametrize(("dtype", "settings"), REPLICATED, ids=["plain", "8bit", "stochastic"])
+def test_replicas_of_ddp_stay_the_same(dtype, settings):
+    settings = {**SETTINGS, "clip_norm": CLIP_NORM, **settings}
+    first, *others = on_ranks(2, of_ranks.replicated, STEPS, dtype, settings)
+    for other in others:
+        assert_same(other[0], first[0])
+        assert other[1] == first[1]
+        assert_same_states(other[2], first[2])
+    if dtype in TOLERANCE and "state_dtype" not in settings:
+        expected, norms = of_ranks.alone(STEPS, dtype, settings)
+        assert_near(first[0], expected, TOLERANCE[dtype])
+        np.testing.assert_allclose(first[1], norms, rtol=NORM_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("settings", [{}, {"state_dtype": "8bit"}], ids=["plain", "8bit"])
+def test_state_of_zero_goes_on_with_other_ranks(settings):
+    dtype, settings = torch.float64, {**SETTINGS, **settings}
+    named = {"clip_norm": CLIP_NORM}
+    (params, _, state, later), _ = on_ranks(2, of_ranks.partitioned, 3, dtype, settings, views=False, **named)
+    steps = range(3, 6)
+    for found in on_ranks(2, of_ranks.partitioned_again, params, state, steps, settings, **named):
+        assert_same(found, later)
+    if "state_dtype" in settings:
+        return  # which parameters are whose decides on random bits
+    for found in on_ranks(4, of_ranks.partitioned_again, params, state, steps, settings, **named):
+        assert_near(found, later, TOLERANCE[dtype])
+    for of in (fgt.AdamW, torch.optim.AdamW):
+        model = of_ranks.with_numbers(params)
+        opt = of(model.parameters(), **settings)
+        opt.load_state_dict(state)
+        of_ranks.train(model, opt, steps, CLIP_NORM)
+        assert_near(of_ranks.learned(model), later, TOLERANCE[dtype])
+
+
+def test_two_dimensions_of_ranks():
+    """Tensor parallel and fully sharded: one parameter is cut twice, and one is on all ranks of a dimension."""
+    dtype, settings = torch.float64, {**SETTINGS, "clip_norm": CLIP_NORM}
+    expected, norms = of_ranks.alone(STEPS, dtype, settings)
+    for found, found_norms in on_ranks(4, of_ranks.sharded_twice, STEPS, dtype, settings):
+        assert_near(found, expected, TOLERANCE[dtype])
         np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE[dtype])

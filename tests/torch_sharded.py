@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,19 +48,27 @@ def sharded(model: nn.Sequential) -> nn.Sequential:
     return model
 
 
-def own_part(whole: torch.Tensor) -> torch.Tensor:
-    """The rows of a batch that are this rank's; all of them where there are no ranks."""
+def own_part(whole: torch.Tensor, among: Any) -> torch.Tensor:
+    """The rows of a batch that are this rank's; all of them where there are no ranks.
+
+    among: the ranks that share a batch; None: all.
+    """
     if not dist.is_initialized():
         return whole
-    return whole.chunk(dist.get_world_size())[dist.get_rank()]
+    ranks = dist.get_world_size() if among is None else among.size()
+    return whole.chunk(ranks)[dist.get_rank() if among is None else among.get_local_rank()]
 
 
 def train(
-    model: nn.Module, opt: torch.optim.Optimizer, steps: Iterable[int], clip_norm: float | None = None
+    model: nn.Module,
+    opt: torch.optim.Optimizer,
+    steps: Iterable[int],
+    clip_norm: float | None = None,
+    among: Any = None,
 ) -> list[float]:
     """The norms of the gradients, of all ranks together.
 
-    clip_norm: for clipping ahead of the step, where that is not the optimizer's.
+    clip_norm: for clipping ahead of the step, where that is not the optimizer's. among: as in own_part.
     """
     dtype = next(model.parameters()).dtype
     norms = []
@@ -68,11 +77,11 @@ def train(
         x = torch.randn(BATCH, WIDTHS[0], generator=generator).to(dtype)
         y = torch.randn(BATCH, WIDTHS[-1], generator=generator).to(dtype)
         opt.zero_grad()
-        nn.functional.mse_loss(model(own_part(x)), own_part(y)).backward()
+        nn.functional.mse_loss(model(own_part(x, among)), own_part(y, among)).backward()
         if clip_norm is not None:
             norms.append(float(fgt.clip_grad_norm_(model.parameters(), clip_norm)))
         opt.step()
-        if clip_norm is None:
+        if clip_norm is None and isinstance(opt, fgt.AdamW):
             norms.append(opt.report.grad_norm)
     return norms
 
@@ -110,6 +119,20 @@ def fully_sharded(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> A
     return learned(model), norms
 
 
+def sharded_twice(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    """Over 2 x 2 ranks: the first layer by columns and the other by rows, and each half as FSDP does it."""
+    # what it imports warns of torch.jit
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    model = network(dtype)
+    parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=mesh["data"])
+    norms = train(model, fgt.AdamW(model.parameters(), **settings), range(steps), among=mesh["data"])
+    return learned(model), norms
+
+
 def replicated(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
     model = DistributedDataParallel(network(dtype), gradient_as_bucket_view=True)
     opt = fgt.AdamW(model.parameters(), **settings)
@@ -117,10 +140,10 @@ def replicated(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
     return learned(model), norms, kept(model, opt)
 
 
-def saved(folder: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+def saved(folder: str, dtype: torch.dtype, settings: dict[str, Any], *, of: Any = fgt.AdamW) -> Any:
     """Saves after 3 steps. (parameters, state) at that time, and parameters 3 steps later."""
     model = sharded(network(dtype))
-    opt = fgt.AdamW(model.parameters(), **settings)
+    opt = of(model.parameters(), **settings)
     train(model, opt, range(3))
     in_model, in_opt = get_state_dict(model, opt)
     dcp.save({"model": in_model, "opt": in_opt}, checkpoint_id=folder)
@@ -129,16 +152,29 @@ def saved(folder: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
     return before, learned(model)
 
 
-def loaded(folder: str, dtype: torch.dtype, settings: dict[str, Any], cut: bool) -> Any:
-    """The same of what is loaded into other numbers than it was saved from. cut: whether it is sharded."""
+def loaded(
+    folder: str,
+    dtype: torch.dtype,
+    settings: dict[str, Any],
+    *,
+    cut: bool = True,
+    of: Any = fgt.AdamW,
+    partly: bool = False,
+) -> Any:
+    """As `saved`, of what is loaded into other numbers than it was saved from.
+
+    cut: whether the model is sharded. of: the class of the optimizer. partly: whether what the file does not
+    have stays as it is.
+    """
     model = network(dtype, seed=1)
     if cut:
         sharded(model)
-    opt = fgt.AdamW(model.parameters(), **settings)
-    if not cut:
+    opt = of(model.parameters(), **settings)
+    if not cut and of is fgt.AdamW:
         opt.register_state_dict_post_hook(fgt.decode_state)
     in_model, in_opt = get_state_dict(model, opt)
-    dcp.load({"model": in_model, "opt": in_opt}, checkpoint_id=folder)
+    planner = dcp.DefaultLoadPlanner(allow_partial_load=partly)
+    dcp.load({"model": in_model, "opt": in_opt}, checkpoint_id=folder, planner=planner)
     set_state_dict(model, opt, model_state_dict=in_model, optim_state_dict=in_opt)
     before = learned(model), kept(model, opt)
     train(model, opt, range(3, 6))
@@ -153,7 +189,7 @@ def partitioned(
     norms = train(model, opt, range(steps), clip_norm)
     before = learned(model)
     opt.consolidate_state_dict(to=0)
-    state = opt.state_dict() if dist.get_rank() == 0 else None
+    state = copy.deepcopy(opt.state_dict()) if dist.get_rank() == 0 else None
     train(model, opt, range(steps, steps + 3), clip_norm)
     return before, norms, state, learned(model)
 

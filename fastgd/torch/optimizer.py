@@ -17,6 +17,7 @@ from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
 from fastgd.torch.planner import Planner, Prepared
 from fastgd.torch.settings import checked
+from fastgd.torch.sharded_state import check_cut, shown, taken_in
 
 UNREAD = StepReport(None, 1.0, False, None)
 
@@ -51,6 +52,11 @@ class Native(torch.optim.Optimizer):
         if self.torch_class is None:
             given = {"defaults": {}}
         super().__init__(params, **given)
+        # Adagrad makes state here, as torch keeps it; where more or other is kept it is made at the first step
+        for group in self.param_groups:
+            if any(group[name] != default for name, default in DEFAULTS.items()):
+                for p in group["params"]:
+                    self.state.pop(p, None)
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
         step_options(np.dtype(np.float32), values["clip_norm"], values["clip_value"], 1.0, values["skip_nonfinite"])
@@ -85,6 +91,8 @@ class Native(torch.optim.Optimizer):
         try:
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults}))
             checked(self.rule, group, len(self.param_groups) - 1)
+            for index, p in enumerate(group["params"]):
+                check_cut(self.rule, group, p, f"parameter {index} of group {len(self.param_groups) - 1}")
         except BaseException:
             del self.param_groups[-1]
             raise
@@ -110,6 +118,14 @@ class Native(torch.optim.Optimizer):
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults if k in group}))
         super().__setstate__(state)
         self._planner.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. The state of sharded parameters is DTensors like these, and in float32 where it is 8-bit."""
+        handle = self.register_state_dict_post_hook(shown, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, of this class or of torch's.
@@ -228,7 +244,7 @@ def _unwrapped(state: Any) -> Any:
     """The state with copies of what was loaded."""
     for key, entry in state.items():
         if isinstance(entry, _Given):
-            state[key] = _copied(entry.entry)
+            state[key] = taken_in(key, _copied(entry.entry))
     return state
 
 
