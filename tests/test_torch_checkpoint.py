@@ -1,4 +1,4 @@
-"""Distributed checkpoints of fastgd.torch: saved on 2 ranks, loaded on others; torch's helpers around state."""
+"""Distributed checkpoints of fastgd.torch, saved on 2 ranks and loaded on others; torch's helpers for them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_saved_on_2_ranks_and_loaded_on_2_1_and_4(kept, tmp_path):
     settings = {**SETTINGS, **settings}
     (before, later), _ = on_ranks(2, of_ranks.saved, str(tmp_path), dtype, settings)
     for ranks, cut in ((2, True), (1, True), (1, False), (4, True)):
-        for (params, state), found in on_ranks(ranks, of_ranks.loaded, str(tmp_path), dtype, settings, cut=cut):
+        for (params, state), found in on_ranks(
+            ranks, of_ranks.loaded, str(tmp_path), dtype, settings, cut=cut
+        ):
             assert_same(params, before[0])
             assert_same_states(state, before[1])
             if ranks == 2:
@@ -67,7 +69,11 @@ def test_checkpoints_of_torch_and_for_torch(cut, tmp_path):
     for writer, reader in ((fgt.AdamW, torch.optim.AdamW), (torch.optim.AdamW, fgt.AdamW)):
         folder = str(tmp_path / writer.__module__)
         (before, later), _ = on_ranks(2, of_ranks.saved, folder, torch.float64, settings, of=writer)
-        named = {"cut": cut, "of": reader, "partly": reader is fgt.AdamW}  # torch does not know all of its groups
+        named = {
+            "cut": cut,
+            "of": reader,
+            "partly": reader is fgt.AdamW,
+        }  # torch does not know all of its groups
         for (params, state), found in on_ranks(1, of_ranks.loaded, folder, torch.float64, settings, **named):
             assert_same(params, before[0])
             assert_same_states(state, before[1])
@@ -92,7 +98,10 @@ def step(model, opt, seed):
 
 
 #: settings under which more is kept
-MORE = {"plain": {}, "more": {"clip_norm": 1.0, "skip_nonfinite": True, "ema_decay": 0.9, "state_dtype": "8bit"}}
+MORE = {
+    "plain": {},
+    "more": {"clip_norm": 1.0, "skip_nonfinite": True, "ema_decay": 0.9, "state_dtype": "8bit"},
+}
 
 
 @pytest.mark.parametrize("settings", MORE)
@@ -107,7 +116,9 @@ def test_state_is_made_by_a_step_that_changes_nothing_and_set(title, settings):
     empty = get_optimizer_state_dict(models[1], opts[1])
     assert_same(of_ranks.learned(models[1]), of_ranks.learned(matrices()))
     given = copy.deepcopy(get_optimizer_state_dict(models[0], opts[0]))
-    assert {k: v.keys() for k, v in empty["state"].items()} == {k: v.keys() for k, v in given["state"].items()}
+    assert {k: v.keys() for k, v in empty["state"].items()} == {
+        k: v.keys() for k, v in given["state"].items()
+    }
     set_optimizer_state_dict(models[1], opts[1], given)
     models[1].load_state_dict(models[0].state_dict())
     for seed in range(3, 6):

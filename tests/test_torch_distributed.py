@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,6 +20,8 @@ from torch_same import assert_near, assert_same, assert_same_states  # noqa: E40
 import fastgd.torch as fgt  # noqa: E402
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "torch_fsdp.py"
 
 STEPS = 20
 
@@ -50,7 +56,9 @@ def test_zero_makes_the_steps_of_one_process(ranks, views):
     dtype = torch.float64
     expected, norms = of_ranks.alone(STEPS, dtype, {**SETTINGS, "clip_norm": CLIP_NORM})
     arguments = {"clip_norm": CLIP_NORM, "views": views}
-    for params, found_norms, _, _ in on_ranks(ranks, of_ranks.partitioned, STEPS, dtype, SETTINGS, **arguments):
+    for params, found_norms, _, _ in on_ranks(
+        ranks, of_ranks.partitioned, STEPS, dtype, SETTINGS, **arguments
+    ):
         assert_near(params, expected, TOLERANCE[dtype])
         np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE[dtype])
 
@@ -98,9 +106,20 @@ def test_state_of_zero_goes_on_with_other_ranks(settings):
 
 
 def test_two_dimensions_of_ranks():
-    """Tensor parallel and fully sharded: one parameter is cut twice, and one is on all ranks of a dimension."""
+    """Tensor parallel and fully sharded: some parameters are cut twice, and one is on two ranks as it is."""
     dtype, settings = torch.float64, {**SETTINGS, "clip_norm": CLIP_NORM}
     expected, norms = of_ranks.alone(STEPS, dtype, settings)
     for found, found_norms in on_ranks(4, of_ranks.sharded_twice, STEPS, dtype, settings):
         assert_near(found, expected, TOLERANCE[dtype])
         np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE[dtype])
+
+
+def test_example():
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*launch, str(EXAMPLE), "--steps", "40"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[-1] == "the same loss"
+    assert lines[2:4] == lines[5:7]

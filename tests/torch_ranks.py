@@ -30,12 +30,14 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any, **named:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
+    # not as multiprocessing would, which lends tensors' memory to all ranks instead of copying it
+    work = pickle.dumps((function, arguments, named))
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "meeting")
         receivers, processes = {}, []
         for rank in range(ranks):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_rank, args=(sender, rank, ranks, path, function, arguments, named))
+            process = context.Process(target=_rank, args=(sender, rank, ranks, path, work))
             process.start()
             sender.close()
             receivers[receiver] = rank
@@ -74,13 +76,12 @@ def _received(receivers: dict[Connection, int], until: float) -> dict[int, tuple
     return outcomes
 
 
-def _rank(
-    sender: Connection, rank: int, ranks: int, path: str, function: Callable[..., Any], arguments: Any, named: Any
-) -> None:
+def _rank(sender: Connection, rank: int, ranks: int, path: str, work: bytes) -> None:
     import torch
     import torch.distributed as dist
 
     try:
+        function, arguments, named = pickle.loads(work)
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=ranks)
         with warnings.catch_warnings():
@@ -91,6 +92,5 @@ def _rank(
         dist.destroy_process_group()
     except BaseException:
         outcome = False, traceback.format_exc()
-    # not as multiprocessing would, which lends tensors' memory instead of copying it
     sender.send_bytes(pickle.dumps(outcome))
     sender.close()

@@ -25,7 +25,7 @@ import fastgd.torch as fgt
 #: examples in a batch, whatever the number of ranks
 BATCH = 8
 
-#: rows of the weights that 4 ranks share unevenly, or have not even one of each; more than one block in 8 bits
+#: 4 ranks share rows of weights unevenly, or do not have even one each; more than one block in 8 bits
 WIDTHS = (40, 30, 3)
 
 
@@ -205,7 +205,7 @@ def partitioned_again(
 
 
 def _partitioned(model: nn.Module, settings: dict[str, Any], views: bool) -> Any:
-    # here, because torch's own import of it warns of torch.jit, and warnings are errors where tests are collected
+    # here, because its import warns of torch.jit, and warnings are errors where tests are collected
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     model = DistributedDataParallel(model)

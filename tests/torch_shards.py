@@ -24,7 +24,7 @@ def numbers(seed: int, dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def stepped(name: str, dtype: torch.dtype, settings: dict[str, Any], mesh: Any) -> dict[str, list[Any]]:
-    """Parameters and all state after some steps with given gradients. mesh: what they are cut over; None: not."""
+    """Parameters and all state after some steps. mesh: what they are cut over; None: they are not."""
 
     def cut(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         return tensor if mesh is None else distribute_tensor(tensor, mesh, [Shard(dim)])
@@ -77,9 +77,9 @@ def replicated_with(name: str, settings: dict[str, Any], partial: bool) -> Any:
     return whole(p), opt.report.grad_norm
 
 
-def one_broken(ranks: int) -> Any:
-    """A gradient of which the last rank's part has a NaN: (what was made of the parameter, whether it was skipped)."""
-    mesh = init_device_mesh("cpu", (ranks,))
+def one_broken() -> Any:
+    """(parameter, whether it was skipped) after a step whose gradient has a NaN in the last rank's part."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     p = torch.nn.Parameter(distribute_tensor(torch.ones(8, 2), mesh, [Shard(0)]))
     opt = fgt.AdamW([p], skip_nonfinite=True)
     grad = torch.ones(8, 2)

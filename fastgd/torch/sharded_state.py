@@ -46,7 +46,8 @@ def given_out(rule: Rule, p: torch.Tensor, entry: Mapping[str, Any]) -> Entry:
     """The state of a parameter as a state dict shows it: beside a DTensor as such, over the same memory.
 
     Codes and their scales belong to blocks of the shard that lies here and cannot be cut elsewhere. So they
-    become float32. int16, which gloo and NCCL do not send, becomes int32. What is not of the parameter's shape, as the count of steps, is the same on all ranks.
+    become float32. int16, which gloo and NCCL do not send, becomes int32. What is not of the parameter's
+    shape, as the count of steps, is the same on all ranks.
     """
     if not is_wrapper(p):
         return dict(entry)
