@@ -1,4 +1,4 @@
-"""Distributed checkpoints of fastgd.torch, saved on 2 ranks and loaded on others; torch's helpers for them."""
+"""Distributed checkpoints of fastgd.torch, saved on 2 ranks and loaded on others; torch's helpers."""
 
 from __future__ import annotations
 
