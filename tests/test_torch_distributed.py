@@ -105,6 +105,14 @@ def test_state_of_zero_goes_on_with_other_ranks(settings):
         assert_near(of_ranks.learned(model), later, TOLERANCE[dtype])
 
 
+def test_zero_refuses_what_needs_all_gradients():
+    for name, value in (("clip_norm", 1.0), ("skip_nonfinite", True)):
+        for error in on_ranks(2, of_ranks.refused_by_zero, {name: value}):
+            assert name in error
+            assert "ZeroRedundancyOptimizer" in error
+    assert on_ranks(2, of_ranks.refused_by_zero, {"clip_value": 0.5, "seed": 3}) == ["", ""]
+
+
 def test_two_dimensions_of_ranks():
     """Tensor parallel and fully sharded: some parameters are cut twice, and one is on two ranks as it is."""
     dtype, settings = torch.float64, {**SETTINGS, "clip_norm": CLIP_NORM}

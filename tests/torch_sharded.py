@@ -215,6 +215,15 @@ def _partitioned(model: nn.Module, settings: dict[str, Any], views: bool) -> Any
     return model, opt
 
 
+def refused_by_zero(settings: dict[str, Any]) -> str:
+    """The error of an optimizer behind ZeRO with these settings; "" where there is none."""
+    try:
+        _partitioned(network(torch.float32), settings, False)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def with_numbers(params: dict[str, np.ndarray]) -> nn.Sequential:
     model = network(torch.from_numpy(next(iter(params.values()))).dtype)
     model.load_state_dict({name: torch.from_numpy(p) for name, p in params.items()})

@@ -30,6 +30,9 @@ WHOLE: dict[str, Any] = {
     "backend": "auto",
 }
 
+#: those of WHOLE that depend on all gradients together
+OF_ALL_GRADIENTS = ("clip_norm", "skip_nonfinite")
+
 _FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
 
 
@@ -84,6 +87,8 @@ class Native(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
+        if isinstance(param_group, dict):
+            self._refuse_whole(param_group)
         for name, default in self._own_defaults.items():
             self.defaults.setdefault(name, default)
         super().add_param_group(param_group)
@@ -97,9 +102,23 @@ class Native(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
 
+    def _whole(self) -> dict[str, Any]:
+        values = {"clip_norm": self.clip_norm, "clip_value": self.clip_value}
+        return {**values, "skip_nonfinite": self.skip_nonfinite, "seed": self._seed, "backend": self._backend}
+
+    def _refuse_whole(self, group: Mapping[str, Any]) -> None:
+        """ValueError for what is not a group's to say. What only repeats the optimizer's is left in it."""
+        for name, own in self._whole().items():
+            if group.get(name, own) != own:
+                raise ValueError(f"{name} is set for the optimizer, not for a group; this has {group[name]!r}")
+            if name in OF_ALL_GRADIENTS and group.get(name):
+                raise ValueError(
+                    f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts it "
+                    "there, and shows each process some gradients only: call fastgd.torch.clip_grad_norm_ instead"
+                )
+
     def __getstate__(self) -> dict[str, Any]:
-        whole_ = {"clip_norm": self.clip_norm, "clip_value": self.clip_value, "skip_nonfinite": self.skip_nonfinite}
-        return {**super().__getstate__(), "fastgd": {**whole_, "seed": self._seed, "backend": self._backend}}
+        return {**super().__getstate__(), "fastgd": self._whole()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
