@@ -80,6 +80,17 @@ def test_checkpoints_of_torch_and_for_torch(cut, tmp_path):
             assert_near(found, later, 1e-13)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("from_rank0", [False, True])
+@pytest.mark.parametrize("kept", KEPT)
+def test_whole_state_dicts_of_sharded_models(kept, from_rank0):
+    dtype, settings, _ = KEPT[kept]
+    for went_on, took_over in on_ranks(
+        2, of_ranks.handed_over, dtype, {**SETTINGS, **settings}, from_rank0=from_rank0
+    ):
+        assert_same(took_over, went_on)
+
+
 def matrices(seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(20, 30, bias=False), torch.nn.Linear(30, 4, bias=False))

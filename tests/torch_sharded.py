@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
     set_state_dict,
@@ -179,6 +180,26 @@ def loaded(
     before = learned(model), kept(model, opt)
     train(model, opt, range(3, 6))
     return before, learned(model)
+
+
+def handed_over(dtype: torch.dtype, settings: dict[str, Any], *, from_rank0: bool) -> Any:
+    """Whole state dicts between sharded models: parameters of one that went on, and of one that took over.
+
+    from_rank0: whether only that rank has them.
+    """
+    gathered = StateDictOptions(full_state_dict=True, cpu_offload=from_rank0)
+    spread = StateDictOptions(full_state_dict=True, broadcast_from_rank0=from_rank0)
+    model = sharded(network(dtype))
+    opt = fgt.AdamW(model.parameters(), **settings)
+    train(model, opt, range(3))
+    # copies: whole tensors may be those of the optimizer
+    in_model, in_opt = copy.deepcopy(get_state_dict(model, opt, options=gathered))
+    train(model, opt, range(3, 6))
+    other = sharded(network(dtype, seed=1))
+    other_opt = fgt.AdamW(other.parameters(), **settings)
+    set_state_dict(other, other_opt, model_state_dict=in_model, optim_state_dict=in_opt, options=spread)
+    train(other, other_opt, range(3, 6))
+    return learned(model), learned(other)
 
 
 def partitioned(
