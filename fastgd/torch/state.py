@@ -1,4 +1,4 @@
-"""The state of one parameter, as tensors under torch's key names: what is missing is made, what is there is converted."""
+"""The state of one parameter, as tensors under torch's key names: made where missing, else converted."""
 
 from __future__ import annotations
 
@@ -152,4 +152,3 @@ def names_in(entry: Mapping[str, Any], active: Active) -> list[str]:
     names = [slot.name for slot in active if slot is not None]
     names += [SCALES.format(name) for name in names if SCALES.format(name) in entry]
     return [*names, *(name for name in (RESIDUAL, AVERAGE) if name in entry)]
-
