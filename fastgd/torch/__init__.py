@@ -8,6 +8,7 @@ opt = fastgd.torch.AdamW(model.parameters(), lr=3e-4, clip_norm=1.0)
 from __future__ import annotations
 
 from fastgd.torch.clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from fastgd.torch.codes import decode_state
 from fastgd.torch.optimizers import CLASSES
 from fastgd.torch.release import attach
 
@@ -19,5 +20,6 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "decode_state",
     "get_total_norm",
 ]

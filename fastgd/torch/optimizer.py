@@ -21,6 +21,7 @@ from fastgd.torch.counts import Counts
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import Member, Planner, Prepared, members_of
 from fastgd.torch.settings import checked
+from fastgd.torch.sharded_state import check_cut, shown, taken_in
 from fastgd.torch.total import norm_over_ranks
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ WHOLE: dict[str, Any] = {
     "seed": 0,
     "backend": "auto",
 }
+
+#: those of WHOLE that depend on all gradients together
+OF_ALL_GRADIENTS = ("clip_norm", "skip_nonfinite")
 
 #: where they stand in what is pickled
 _WHOLE = "fastgd"
@@ -62,6 +66,11 @@ class Native(torch.optim.Optimizer):
         if self.torch_class is None:
             given = {"defaults": {}}
         super().__init__(params, **given)
+        # Adagrad makes state here, as torch keeps it; where more or other is kept it is made at the first step
+        for group in self.param_groups:
+            if any(group[name] != default for name, default in DEFAULTS.items()):
+                for p in group["params"]:
+                    self.state.pop(p, None)
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
         limits = values["clip_norm"], values["clip_value"]
@@ -133,6 +142,8 @@ class Native(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
+        if isinstance(param_group, dict):
+            self._refuse_whole(param_group)
         for name, default in self._own_defaults.items():
             self.defaults.setdefault(name, default)
         if self.rule.average is not None:
@@ -142,9 +153,23 @@ class Native(torch.optim.Optimizer):
         try:
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults}))
             checked(self.rule, group, len(self.param_groups) - 1)
+            for index, p in enumerate(group["params"]):
+                check_cut(self.rule, group, p, f"parameter {index} of group {len(self.param_groups) - 1}")
         except BaseException:
             del self.param_groups[-1]
             raise
+
+    def _refuse_whole(self, group: Mapping[str, Any]) -> None:
+        """ValueError for what is not a group's to say. What only repeats the optimizer's is left in it."""
+        for name in WHOLE:
+            own = getattr(self, name)
+            if group.get(name, own) != own:
+                raise ValueError(f"{name} is set for the optimizer, not for a group; this has {group[name]!r}")
+            if name in OF_ALL_GRADIENTS and group.get(name):
+                raise ValueError(
+                    f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts it "
+                    "there, and shows each process some gradients only: call fastgd.torch.clip_grad_norm_ instead"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), _WHOLE: {name: getattr(self, name) for name in WHOLE}}
@@ -166,6 +191,14 @@ class Native(torch.optim.Optimizer):
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults if k in group}))
         super().__setstate__(state)
         self._planner.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. The state of sharded parameters is DTensors like these, and in float32 where it is 8-bit."""
+        handle = self.register_state_dict_post_hook(shown, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, of this class or of torch's.
@@ -295,7 +328,7 @@ def _unwrapped(state: Any) -> Any:
     """The state with copies of what was loaded."""
     for key, entry in state.items():
         if isinstance(entry, _Given):
-            state[key] = _copied(entry.entry)
+            state[key] = taken_in(key, _copied(entry.entry))
     return state
 
 

@@ -19,6 +19,7 @@ from fastgd.rules import Rule
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered, Watched
 from fastgd.torch.settings import alike, checked, holds_tensors
+from fastgd.torch.sharded_state import check_cut
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, kept_arrays, names_in
 from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
@@ -183,6 +184,7 @@ class Planner:
                 f"{member} has shape {param.shape}: {rule.title} is for parameters of {rule.ndim} "
                 "dimensions; give others to another optimizer"
             )
+        check_cut(rule, self._values[member.group], member.tensor, str(member))
         check_rounding(self._values[member.group], param, str(member))
         if overlaps_itself(param):
             raise ValueError(f"{member} overlaps itself: several of its elements share memory")
