@@ -1,0 +1,1 @@
+"""fastgd for PyTorch."""
