@@ -169,9 +169,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     return _ALL["logsigmoid"](input)
 
 
-def hardtanh(
-    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> Tensor:
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """min(max(z, min_val), max_val). ValueError where min_val is above max_val."""
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")

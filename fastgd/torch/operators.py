@@ -143,9 +143,7 @@ class _Refusal(torch.autograd.Function):
         raise RuntimeError(f"fastgd::{ctx.name} can be differentiated once only: take torch's function here")
 
 
-def again(
-    function: Kernel, inputs: Sequence[Any], grad_output: Any, wanted: Sequence[bool]
-) -> Sequence[Any]:
+def again(function: Kernel, inputs: Sequence[Any], grad_output: Any, wanted: Sequence[bool]) -> Sequence[Any]:
     """The gradients of torch's function that are wanted, else None, such that they can be differentiated."""
     with torch.enable_grad():
         given = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
