@@ -1,7 +1,7 @@
 """Functions of each element by itself, with the signatures of torch.nn.functional.
 
 The operators come of the table in csrc/layers.def: `fastgd::tanh(input, a, b)` and `fastgd::tanh_backward`,
-where a and b are the parameters that the table names. A derivative is in turn differentiated by torch's operators.
+where a and b are the parameters that the table names. Derivatives are differentiated by torch's operators.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ _aten = torch.ops.aten
 # Klambauer et al. 2017, equation 2
 _SELU_ALPHA, _SELU_LAMBDA = 1.6732632423543772, 1.0507009873554805
 
+
+def _silu_slope(z: Tensor, p: Tensor) -> Tensor:
+    return p * (1 + z * (1 - p))
+
+
+def _mish_slope(z: Tensor, w: Tensor) -> Tensor:
+    return w + z * (1 - w * w) * torch.sigmoid(z)
+
+
 #: name in csrc/layers.def -> dz of (dy, what is saved, a, b), in operators of torch's
 _TWICE: dict[str, Callable[..., Tensor]] = {
     "relu": lambda dy, y, a, b: _aten.threshold_backward(dy, y, 0),
@@ -32,12 +41,12 @@ _TWICE: dict[str, Callable[..., Tensor]] = {
     "selu": lambda dy, z, a, b: _aten.elu_backward(dy, _SELU_ALPHA, _SELU_LAMBDA, 1, False, z),
     "gelu": lambda dy, z, a, b: _aten.gelu_backward(dy, z),
     "gelu_tanh": lambda dy, z, a, b: _aten.gelu_backward(dy, z, approximate="tanh"),
-    "silu": lambda dy, z, a, b: _aten.silu_backward(dy, z),
-    "mish": lambda dy, z, a, b: _aten.mish_backward(dy, z),
+    "silu": lambda dy, z, a, b: dy * _silu_slope(z, torch.sigmoid(z)),
+    "mish": lambda dy, z, a, b: dy * _mish_slope(z, torch.tanh(torch.nn.functional.softplus(z))),
     "softplus": lambda dy, z, a, b: _aten.softplus_backward(dy, z, a, b),
     "logsigmoid": lambda dy, z, a, b: dy * torch.sigmoid(-z),
     "hardtanh": lambda dy, y, a, b: _aten.hardtanh_backward(dy, y, a, b),
-    "hardsigmoid": lambda dy, z, a, b: _aten.hardsigmoid_backward(dy, z),
+    "hardsigmoid": lambda dy, z, a, b: dy * ((z > -3) & (z < 3)) / 6,
     "hardswish": lambda dy, z, a, b: _aten.hardswish_backward(dy, z),
 }
 
@@ -70,10 +79,12 @@ class _Activation:
 
     def __call__(self, input: Tensor, a: float = 0.0, b: float = 0.0, inplace: bool = False) -> Tensor:
         if not inplace:
-            return self._operator(input, a, b)
+            y: Tensor = self._operator(input, a, b)
+            return y
         differentiated = torch.is_grad_enabled() and input.requires_grad
         kept = input.clone() if self._saves_input and differentiated else input
-        return input.copy_(self._operator(kept, a, b))
+        changed: Tensor = input.copy_(self._operator(kept, a, b))
+        return changed
 
     def _forward(self, z: Tensor, a: float, b: float) -> Tensor:
         code, z = real("input", z), packed(z)

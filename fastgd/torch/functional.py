@@ -2,12 +2,15 @@
 
     import fastgd.torch.functional as F
 
-Names, arguments, defaults and meaning are torch's, gradients too. Each is an operator `torch.ops.fastgd.<name>`
+Names, arguments, defaults, meaning and gradients are torch's. Each is an operator `torch.ops.fastgd.<name>`
 that torch.compile and torch.export see as one. Under autocast they compute in float32. Activations, norms and
 softmax can be differentiated any number of times, from the second on by torch's own operators; losses and
 recurrent layers once, else they raise RuntimeError.
 
-Raises TypeError for bfloat16 and float16, naming the argument, and NotImplementedError for tensors elsewhere.
+Recurrent layers have the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu.
+
+They raise TypeError for bfloat16 and float16, naming the argument, and NotImplementedError for tensors that are
+elsewhere.
 """
 
 from fastgd.torch.activations import (

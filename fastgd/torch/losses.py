@@ -38,15 +38,14 @@ def _scaled(ctx: Any, call: Kernel, dloss: Tensor | None, _: Any) -> Tensor | No
     """The saved gradient times dloss [] or [rows], in its own memory where nobody else needs that."""
     if dloss is None:
         return None
-    (grad,) = ctx.saved_tensors
+    grad: Tensor = ctx.saved_tensors[0]
     if dloss.dim():
         dloss = dloss.unsqueeze(-1)
     if call is not plainly or keeps_graph():
         return grad * dloss
     if not dloss.dim() and dloss.item() == 1:
         return grad
-    scaled: Tensor = grad.mul_(dloss)
-    return scaled
+    return grad.mul_(dloss)
 
 
 def _save(ctx: Any, arguments: Any, results: Any) -> None:
@@ -290,7 +289,7 @@ def smooth_l1_loss(
     reduction: str = "mean",
     beta: float = 1.0,
 ) -> Tensor:
-    """d^2 / (2 beta), or d - beta / 2 where d = |input - target| is beta or more (Girshick 2015, equation 3)."""
+    """d^2 / (2 beta), or d - beta / 2 where d = |input - target| >= beta (Girshick 2015, equation 3)."""
     if not beta >= 0:
         raise RuntimeError(f"smooth_l1_loss does not support negative values for beta: {beta}")
     reduction = _reduction(reduction, size_average, reduce)

@@ -119,7 +119,7 @@ def _norm_twice(
 
 
 def _norm_save(ctx: Any, arguments: Any, results: Any) -> None:
-    input, ctx.cols, weight, bias, ctx.eps, ctx.centered = arguments
+    input, ctx.cols, weight, _, ctx.eps, ctx.centered = arguments
     ctx.save_for_backward(input, weight, results[1])
     ctx.mark_non_differentiable(results[1])
     ctx.set_materialize_grads(False)
@@ -137,8 +137,8 @@ def _norm_gradients(ctx: Any, call: Kernel, dy: Tensor | None, _: Any) -> Any:
 
 
 _NORM_BACKWARD = define(
-    "layer_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor stats, SymInt cols, float eps, "
-    "bool centered, bool[3] wanted) -> (Tensor, Tensor, Tensor)",
+    "layer_norm_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor stats, SymInt cols, "
+    "float eps, bool centered, bool[3] wanted) -> (Tensor, Tensor, Tensor)",
     _norm_backward,
     _norm_backward_fake,
     twice=_norm_twice,
@@ -266,8 +266,8 @@ def _softmax_over(
     name: str, input: Tensor, dim: int | None, stacklevel: int, dtype: torch.dtype | None
 ) -> Tensor:
     if dim is None:
-        text = "Implicit dimension choice for {} has been deprecated. Change the call to include dim=X as an argument."
-        warnings.warn(text.format(name), stacklevel=stacklevel)
+        text = f"Implicit dimension choice for {name} has been deprecated. "
+        warnings.warn(f"{text}Change the call to include dim=X as an argument.", stacklevel=stacklevel)
         dim = 0 if input.dim() in (0, 1, 3) else 1
     x = input if dtype is None else input.to(dtype)
     if not x.dim():

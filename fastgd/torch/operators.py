@@ -1,8 +1,8 @@
 """Operators of torch.library over native kernels: how one is registered, differentiated and run.
 
-An operator is `torch.ops.fastgd.<name>`. Its kernel gets plain tensors on the CPU. What else comes by (fake and
-functional tensors of torch.compile, subclasses, dispatch modes, conjugated or negated views) goes through torch's
-dispatcher, which knows what to do with it.
+An operator is `torch.ops.fastgd.<name>`. Its kernel gets plain tensors on the CPU. What else comes by (fake
+and functional tensors of torch.compile, subclasses, dispatch modes, conjugated or negated views) goes through
+torch's dispatcher, which knows what to do with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recurrent layers with the signatures of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu.
 
-An operator is one direction of one layer; layers, directions and the order of dimensions are put together here.
+An operator is one direction of one layer; layers, directions and the order of dimensions are made of it here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgd._native import ffi, lib
-from fastgd.torch.calls import alike, check, doubles, int64s, pointer, product_ready, real
+from fastgd.torch.calls import alike, check, int64s, pointer, product_ready, real
 from fastgd.torch.operators import Kernel, define, keeps_graph, plainly
 
 CELLS: dict[str, int] = {ffi.string(lib.fgd_cell_at(i).name).decode(): i for i in range(lib.fgd_cell_count())}
@@ -177,16 +177,16 @@ def _gradients(ctx: Any, call: Kernel, dy: Tensor | None, dcn: Tensor | None, _:
 
 
 _BACKWARD = define(
-    "recurrent_backward(Tensor? grad_y, Tensor? grad_c_n, Tensor weight_ih, Tensor weight_hh, Tensor? lengths, "
-    "Tensor saved, SymInt[] sizes, bool[] wanted, str cell, bool reverse) -> Tensor[]",
+    "recurrent_backward(Tensor? grad_y, Tensor? grad_c_n, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor? lengths, Tensor saved, SymInt[] sizes, bool[] wanted, str cell, bool reverse) -> Tensor[]",
     _backward_spared,
     lambda dy, dcn, w_ih, w_hh, lengths, saved, sizes, wanted, *_: _gradients_made(
         w_ih, w_hh, saved, sizes, wanted
     ),
 )._replace(kernel=_backward)
 _DIRECTION = define(
-    "recurrent(Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? h0, "
-    "Tensor? c0, Tensor? lengths, str cell, bool reverse) -> (Tensor, Tensor, Tensor)",
+    "recurrent(Tensor input, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+    "Tensor? h0, Tensor? c0, Tensor? lengths, str cell, bool reverse) -> (Tensor, Tensor, Tensor)",
     _forward,
     _fake,
     save=_save,
