@@ -9,8 +9,8 @@ recurrent layers once, else they raise RuntimeError.
 
 Recurrent layers have the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu.
 
-They raise TypeError for bfloat16 and float16, naming the argument, and NotImplementedError for tensors that are
-elsewhere.
+They raise TypeError for bfloat16 and float16, naming the argument, and NotImplementedError for tensors that
+are elsewhere.
 """
 
 from fastgd.torch.activations import (
@@ -39,7 +39,7 @@ from fastgd.torch.losses import (
     smooth_l1_loss,
 )
 from fastgd.torch.norms import layer_norm, log_softmax, rms_norm, softmax
-from fastgd.torch.recurrent import gru, lstm, rnn_relu, rnn_tanh
+from fastgd.torch.sequences import gru, lstm, rnn_relu, rnn_tanh
 
 __all__ = [
     "binary_cross_entropy_with_logits",

@@ -22,7 +22,9 @@ class Operator(NamedTuple):
     kernel: Kernel
 
 
-_LIBRARY = torch.library.Library("fastgd", "FRAGMENT")
+# torch has no types for these
+_library: Any = torch.library.Library
+_LIBRARY = _library("fastgd", "FRAGMENT")
 
 _GRADS = torch._C.is_grad_enabled
 _REQUIRES = torch._C._any_requires_grad
@@ -117,9 +119,10 @@ def _function(
         if derivative is None:
             raise RuntimeError(f"fastgd::{name} cannot be differentiated: fastgd has no such derivative")
         if once and _GRADS():
+            refused: Any = _Refusal.apply
             with torch.no_grad():
                 found = derivative(ctx, dispatching, *gradients)
-            return None, *(a if a is None else _Refusal.apply(a.requires_grad_(), name) for a in found)
+            return None, *(a if a is None else refused(a.requires_grad_(), name) for a in found)
         plain = ctx.plain and not _GRADS() and not _MODES()
         for gradient in gradients:
             if plain and gradient is not None:
