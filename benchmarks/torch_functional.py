@@ -1,6 +1,6 @@
 """Times fastgd.torch.functional beside torch's functions: both sides take turns in one run, medians.
 
-`python benchmarks/torch_functional.py [--rounds 15] [--threads 2] [--only NAME] [--out FILE.json]`, with torch.
+`python benchmarks/torch_functional.py [--rounds 15] [--threads 2] [--only NAME] [--out FILE]`; needs torch.
 A forward pass with no gradients, and a forward and backward pass, on the same tensors.
 """
 

@@ -83,18 +83,16 @@ def define(
     torch.library.register_fake(f"fastgd::{name}", fake, lib=_LIBRARY)
     operator: torch._ops.OpOverload = getattr(torch.ops.fastgd, name).default
 
-    def run(keys: Any, *arguments: Any) -> Any:
-        if not keys.raw_repr() & _OTHERS:
-            return kernel(*arguments)
+    def below(keys: Any, *arguments: Any) -> Any:
         with _BELOW():
             return operator.redispatch(keys & _AFTER, *arguments)
 
-    differentiable = twice or _function(name, run, save, backward, once).apply
+    differentiable = twice or _function(name, kernel, below, save, backward, once).apply
 
     def under_autograd(keys: Any, *arguments: Any) -> Any:
         if _GRADS() and _REQUIRES(*arguments):
             return differentiable(*arguments) if twice else differentiable(keys, *arguments)
-        return run(keys, *arguments)
+        return below(keys, *arguments) if keys.raw_repr() & _OTHERS else kernel(*arguments)
 
     _LIBRARY.impl(name, under_autograd, "Autograd", with_keyset=True)
     torch.library.register_autocast(f"fastgd::{name}", "cpu", torch.float32, lib=_LIBRARY)
@@ -103,14 +101,15 @@ def define(
 
 def _function(
     name: str,
-    run: Kernel,
+    kernel: Kernel,
+    below: Kernel,
     save: Callable[[Any, Sequence[Any], Any], None] | None,
     derivative: Kernel | None,
     once: bool,
 ) -> type[torch.autograd.Function]:
     def forward(ctx: Any, keys: Any, *arguments: Any) -> Any:
-        result = run(keys, *arguments)
-        ctx.plain = not keys.raw_repr() & _OTHERS
+        plain = ctx.plain = not keys.raw_repr() & _OTHERS
+        result = kernel(*arguments) if plain else below(keys, *arguments)
         if save is not None:
             save(ctx, arguments, result)
         return result
