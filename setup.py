@@ -27,6 +27,9 @@ from build_flags import (
     kernel_builds,
 )
 
+#: which csrc/build_ffi.py describes
+KERNELS_EXTENSION = "fastgd._native"
+
 NO_COMPILER = (
     "fastgd is compiled when it is installed and no working C compiler was found: "
     "install gcc or clang (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install) and try again."
@@ -39,6 +42,10 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if not self.can_compile("int main(void) { return 0; }", []):
             sys.exit(f"\nerror: {NO_COMPILER}\n")
+        if ext.name != KERNELS_EXTENSION:
+            ext.extra_compile_args += COMMON_FLAGS
+            super().build_extension(ext)
+            return
         openmp = self.openmp_flags()
         ext.include_dirs.append(str(CSRC))
         ext.extra_compile_args += [*COMMON_FLAGS, *openmp]
@@ -84,12 +91,17 @@ class BuildKernels(build_ext):
         return True
 
 
-if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-    wheel_options = {"bdist_wheel": {"py_limited_api": "cp310"}}
-else:
-    wheel_options = {}
+limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
+wheel_options = {"bdist_wheel": {"py_limited_api": "cp310"}} if limited_api else {}
+gather = Extension(
+    "fastgd.torch._gather",
+    ["fastgd/torch/_gather.c"],
+    define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
+    py_limited_api=limited_api,
+)
 
 setup(
+    ext_modules=[gather],
     cffi_modules=["csrc/build_ffi.py:ffi"],
     cmdclass={"build_ext": BuildKernels},
     options=wheel_options,

@@ -65,3 +65,14 @@ def device(monkeypatch):
     yield standin
     for cached in (backends.get, backends.unavailable):
         cached.cache_clear()
+
+
+@pytest.fixture
+def counters_in_float64():
+    """torch keeps its counters and products of scalars in the default dtype, whatever the parameters'."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -25,15 +25,6 @@ ADDED = ["maximize", "decouple_lr", "max_lr"]
 COARSE = 0.02
 
 
-@pytest.fixture
-def counters_in_float64():
-    """torch keeps its counters and products of scalars in the default dtype, whatever the parameters'."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_torch])
 def test_every_rule_and_setting(rule, dtype, counters_in_float64):

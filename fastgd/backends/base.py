@@ -184,6 +184,10 @@ class Plan(Protocol):
         """These items, which have no rows, have other gradients of the same dtype from now on, at these
         addresses. They are not kept alive."""
 
+    def move_grads(self, at: Array) -> bool:
+        """All gradients lie at these addresses from now on, each otherwise as before. False where arrays
+        are needed for it: nothing has changed then."""
+
     def measure(self, options: Options) -> Measured:
         """The global norm of the gradients, their elements in the order of the step.
 

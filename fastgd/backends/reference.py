@@ -76,6 +76,9 @@ class _Plan:
         for i, grad in zip(items, grads, strict=True):
             self._grads[i] = weakref.ref(grad)
 
+    def move_grads(self, at: Array) -> bool:
+        return False
+
     def measure(self, options: Options) -> Measured:
         grads = self._flat_grads([grad.dtype for grad in self._alive()])
         return judged(grads, [0] * len(grads), options)[0]

@@ -110,6 +110,10 @@ class _Plan:
             own = [self._place[items[k]][1] for k in which]
             self._parts[part].plan.set_grads(own, [grads[k] for k in which], at[which])
 
+    def move_grads(self, at: Array) -> bool:
+        moved = [part.plan.move_grads(at[part.numbers]) for part in self._parts]
+        return all(moved)
+
     def measure(self, options: Options) -> Measured:
         return _together([(part.numbers, part.plan.measure(options)) for part in self._parts], options)
 

@@ -84,6 +84,10 @@ class StepPlan:
         if self.judge.lay(items, [self._layout(i, grad) for i, grad in zip(items, grads, strict=True)]):
             self._set = None
 
+    def move_grads(self, at: Array) -> bool:
+        self.judge.tensors.host[:, COLUMN["grad"]] = at
+        return True
+
     def _layout(self, i: int, grad: Any) -> Array | None:
         item = self._items[i]
         if item.rows is not None or (self._plain[i] and grad.flags.c_contiguous):

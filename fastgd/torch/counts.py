@@ -1,0 +1,107 @@
+"""Counts of steps and what is carried between them: kept for kernels, shown in torch's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgd.arrays import Array
+from fastgd.rules import Rule
+from fastgd.settings import DEFAULTS
+from fastgd.torch.conventions import convention
+
+STEP = "step"
+
+#: settings under which random bits may depend on the step
+_STORING = ("state_dtype", "state_rounding", "rounding")
+
+
+class Counts:
+    """Of all parameters of an optimizer, by number.
+
+    What the state shows are views of one tensor, so that all are brought up to date at once.
+    """
+
+    def __init__(self, rule: Rule, count: int) -> None:
+        self.rule, self._convention = rule, convention(rule)
+        count = max(count, 1)
+        #: steps made
+        self.made = np.zeros(count, np.int64)
+        #: as Carriers.numbers
+        self.carried = np.empty((count, 2, len(rule.carried)))
+        self.carried[:] = rule.carried_at_first
+        #: "step" of each, as torch keeps it
+        self._steps = torch.zeros(count, dtype=torch.float32)
+        self.shown = self._steps.numpy()
+        names = [name for name, _ in rule.carried] + list(self._convention.numbers)
+        #: other numbers in the state -> a number for each
+        self._numbers = {name: torch.zeros(count, dtype=torch.float64) for name in names}
+
+    def is_counted(self, values: Mapping[str, Any]) -> bool:
+        """Whether the state has a "step" under these settings."""
+        stores = any(values[name] != DEFAULTS[name] for name in _STORING)
+        return self._convention.counts or stores
+
+    def adopt(self, i: int, entry: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Takes over what a parameter's state says, and puts views in its place that this keeps right."""
+        if self.is_counted(values):
+            told = _number(entry.get(STEP, 0))
+            if np.float32(self.made[i]) != told:
+                self.made[i] = int(told)
+            self._show(entry, STEP, self._steps, i)
+        else:
+            self.made[i] = max(self.made[i], 1) if self._convention.begun in entry else 0
+        self.shown[i] = self.made[i]
+        row = self.made[i] % 2
+        for k, (name, at_first) in enumerate(self.rule.carried):
+            told = _number(entry.get(name, at_first))
+            # another library's are rounded to float32
+            if self.carried[i, row, k] != told:
+                self.carried[i, row, k] = told
+            self._numbers[name][i] = told
+            self._show(entry, name, self._numbers[name], i)
+        for name, number in self._convention.numbers.items():
+            self._numbers[name][i] = number(values, int(self.made[i]))
+            self._show(entry, name, self._numbers[name], i)
+
+    @staticmethod
+    def _show(entry: MutableMapping[str, Any], name: str, numbers: torch.Tensor, i: int) -> None:
+        found, view = entry.get(name), numbers[i]
+        if not isinstance(found, torch.Tensor) or found.data_ptr() != view.data_ptr():
+            entry[name] = view
+
+    def names(self, values: Mapping[str, Any]) -> list[str]:
+        """What the state of a parameter holds of this."""
+        return [STEP, *self._numbers] if self.is_counted(values) else list(self._numbers)
+
+    def span(self, first: int, count: int) -> tuple[Array, Array]:
+        """Steps of these parameters, as they are shown (float32) and as they are (int64): the very memory."""
+        return self.shown[first : first + count], self.made[first : first + count]
+
+    def show(
+        self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[int]]], only: int | None = None
+    ) -> None:
+        """Brings what states show up to date. blocks: values, and numbers of parameters that have them.
+
+        only: the number of the one parameter that has made a step.
+        """
+        if only is None:
+            self.shown[:] = self.made
+        else:
+            self.shown[only] = self.made[only]
+        if not self._numbers:
+            return
+        for values, numbers in blocks:
+            made = int(self.made[numbers[0]])
+            carried = self.carried[numbers[0], made % 2]
+            told = {name: float(carried[k]) for k, (name, _) in enumerate(self.rule.carried)}
+            told |= {name: of(values, made) for name, of in self._convention.numbers.items()}
+            for name, value in told.items():
+                self._numbers[name].numpy()[numbers] = value
+
+
+def _number(value: Any) -> float:
+    return float(value.item() if isinstance(value, torch.Tensor) else value)

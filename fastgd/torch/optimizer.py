@@ -1,0 +1,307 @@
+"""What all optimizers of fastgd.torch share: torch's contract around one native step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch.autograd import profiler
+from torch.optim import optimizer as torch_optimizer
+
+from fastgd.backends.base import UNMEASURED, Measured, Options
+from fastgd.checks import named, whole
+from fastgd.options import step_options
+from fastgd.report import PendingReport, StepReport
+from fastgd.rules import Rule, resolved
+from fastgd.settings import DEFAULTS, SETTINGS
+from fastgd.torch.counts import Counts
+from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
+from fastgd.torch.planner import Member, Planner, Prepared, members_of
+from fastgd.torch.settings import checked
+from fastgd.torch.total import norm_over_ranks
+
+if TYPE_CHECKING:
+    from fastgd.torch.release import Release
+
+UNREAD = StepReport(None, 1.0, False, None)
+
+#: settings of an optimizer as a whole and their defaults
+WHOLE: dict[str, Any] = {
+    "clip_norm": None,
+    "clip_value": None,
+    "skip_nonfinite": False,
+    "seed": 0,
+    "backend": "auto",
+}
+
+#: where they stand in what is pickled
+_WHOLE = "fastgd"
+
+_FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
+
+
+class Native(torch.optim.Optimizer):
+    """Base of all optimizers here, beside torch's class where there is one; `rule` says which."""
+
+    rule: ClassVar[Rule]
+    #: names of hyperparameters that torch's class does not have, with their defaults
+    own: ClassVar[Mapping[str, Any]]
+    #: torch's class of this name; None: it has none
+    torch_class: ClassVar[type[torch.optim.Optimizer] | None]
+    #: torch.amp.GradScaler leaves unscaling and skipping to `step`
+    _step_supports_amp_scaling = True
+
+    def _make(self, params: Any, given: dict[str, Any]) -> None:
+        """given: arguments by name."""
+        self._set_whole({name: given.pop(name, default) for name, default in WHOLE.items()})
+        self._own_defaults = {name: given.pop(name, default) for name, default in self.own.items()}
+        self._begin()
+        if self.torch_class is None:
+            given = {"defaults": {}}
+        super().__init__(params, **given)
+
+    def _set_whole(self, values: Mapping[str, Any]) -> None:
+        limits = values["clip_norm"], values["clip_value"]
+        step_options(np.dtype(np.float32), *limits, 1.0, values["skip_nonfinite"])
+        #: of the random bits of stochastic rounding
+        self.seed: int = named("seed", whole(0, 2**64), values["seed"])
+        #: "auto", or the name of what runs the kernels
+        self.backend: str = values["backend"]
+        #: upper limit of the global norm of all gradients; None: no limit
+        self.clip_norm = values["clip_norm"]
+        #: each element of a gradient is limited to [-clip_value, clip_value]; None: no limit
+        self.clip_value = values["clip_value"]
+        #: whether a step with a gradient that is not finite changes nothing
+        self.skip_nonfinite = values["skip_nonfinite"]
+
+    def _begin(self) -> None:
+        #: why no step can be made for now
+        self.barred: str | None = None
+        self._planner = Planner(self.rule, self.backend, self.seed)
+        self._asked: tuple[Any, ...] = ()
+        self._options = Options()
+        self._found: StepReport | Callable[[], StepReport] = UNREAD
+        #: what updates the parameters in the backward pass; None: `step` does
+        self.released: Release | None = None
+
+    def members(self) -> list[Member]:
+        """All parameters, through all groups."""
+        return members_of(dict(enumerate(self.param_groups)))
+
+    def planner_for(self, member: Member) -> Planner:
+        """What makes steps of this parameter alone."""
+        if len(self._planner.counts.made) < len(self.members()):
+            self._planner.counts = Counts(self.rule, len(self.members()))
+        planner = Planner(self.rule, self.backend, self.seed, member)
+        planner.counts = self._planner.counts
+        return planner
+
+    def options(self, grad_scale: float = 1.0) -> Options:
+        """What is done to gradients, checked."""
+        asked = self.clip_norm, self.clip_value, grad_scale, self.skip_nonfinite
+        if asked != self._asked:
+            self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+        return self._options
+
+    @property
+    def report(self) -> StepReport:
+        """What the last step did."""
+        return self._found if isinstance(self._found, StepReport) else self._found()
+
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        """
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        set_training(self, True)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block, parameters with `ema_decay` hold their running averages; after it what they were.
+
+        ValueError when there are none. RuntimeError for a step within the block.
+        """
+        return holding_averages(self)
+
+    # ---- groups and state ----
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
+        for name, default in self._own_defaults.items():
+            self.defaults.setdefault(name, default)
+        if self.rule.average is not None:
+            param_group.setdefault(TRAINING, True)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults}))
+            checked(self.rule, group, len(self.param_groups) - 1)
+        except BaseException:
+            del self.param_groups[-1]
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), _WHOLE: {name: getattr(self, name) for name in WHOLE}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if _WHOLE in state:  # not from load_state_dict
+            self._set_whole(state.pop(_WHOLE))
+            self._own_defaults = {name: state["defaults"][name] for name in self.own}
+            self._begin()
+        before = {id(group["params"]): group for group in self.__dict__.get("param_groups", [])}
+        state["state"] = _unwrapped(state["state"])
+        for group in state.get("param_groups", []):
+            for name, default in self._own_defaults.items():
+                group.setdefault(name, default)
+            old = before.get(id(group["params"]))
+            if old is not None:
+                group.update({name: old[name] for name in _FIXED})
+            group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults if k in group}))
+        super().__setstate__(state)
+        self._planner.forget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, of this class or of torch's.
+
+        State is copied. It is kept in what this optimizer was made to keep it in, not in the parameter's
+        dtype, and converted where it comes in another; rounding stays as it is, too.
+        """
+        # the last of the hooks: what torch would cast to the parameter's dtype is put out of its sight
+        handle = self.register_load_state_dict_pre_hook(_wrapped)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    # ---- the step ----
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Makes one step; returns what the closure does, which is called first, with gradients enabled.
+
+        Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError,
+        ValueError or RuntimeError, naming the parameter, before any parameter is changed.
+        """
+        if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _is_observed():
+            return self._observed(closure)
+        return self._step(closure)
+
+    #: torch wraps what is not marked so; `_observed` does what its wrapper does, where that is anything
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _observed(self, closure: Callable[[], Any] | None) -> Any:
+        arguments: tuple[Any, ...] = (self, closure) if closure is not None else (self,)
+        return _hooked(*arguments)
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.torch_class is not None and self.defaults.get("differentiable"):
+            self._by_torch()
+        else:
+            self._update()
+        return loss
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
+    def _update(self) -> None:
+        own = self.__dict__
+        scale, found_inf = own.get("grad_scale"), own.get("found_inf")
+        options = self.options(1.0 if scale is None else float(scale))
+        if found_inf is not None and float(found_inf):
+            self._found = UNREAD._replace(skipped=True)
+            return
+        if self.barred is not None or self.rule.average is not None:
+            reason = barred(self)
+            if reason is not None:
+                raise RuntimeError(reason)
+        if self.released is not None:
+            self._found = self.released.ended()
+            return
+        planner = self._planner
+        plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
+        if plan.is_sharded and options.needs_measure:
+            total = norm_over_ranks(plan.members, options, self.backend)
+            options = options._replace(total_norm=total)
+        if plan.run is None:
+            self._found = UNREAD
+            return
+        try:
+            measured = plan.run.step(options)
+        finally:
+            plan.release()
+        if isinstance(measured, Measured):
+            self._found = UNREAD if measured is UNMEASURED else self._reported(plan, measured, options)
+        else:
+            if options.skip_nonfinite:
+                plan.run.settle()
+            self._found = PendingReport.of(lambda: self._reported(plan, measured.read(), options))
+        planner.counts.show(plan.blocks)
+        torch.autograd.graph.increment_version(plan.tensors)
+
+    def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
+        norm, clip_coef, tensor, skipped = measured
+        nonfinite = None if tensor is None else self._planner.locate(plan, tensor)
+        return StepReport(norm if options.gives_norm else None, clip_coef, skipped, nonfinite)
+
+    def _by_torch(self) -> None:
+        """The step of torch's own class, through which gradients can flow."""
+        asks = [name for name in ("clip_norm", "clip_value", "skip_nonfinite") if getattr(self, name)]
+        for group in self.param_groups:
+            asks += [name for name, default in DEFAULTS.items() if group[name] != default]
+        if asks:
+            raise RuntimeError(f"differentiable=True hands the step to torch, which has no {asks[0]}")
+        assert self.torch_class is not None
+        step = self.torch_class.step
+        getattr(step, "__wrapped__", step)(self) if getattr(step, "hooked", False) else step(self)
+        self._planner.forget()
+        self._found = UNREAD
+
+
+def _is_observed() -> bool:
+    """Whether there are hooks for all optimizers, or a profiler."""
+    return bool(
+        torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+        or profiler._is_profiler_enabled
+    )
+
+
+_hooked = torch.optim.Optimizer.profile_hook_step(Native._step)
+
+
+class _Given:
+    """A state of load_state_dict that torch is to leave as it is."""
+
+    def __init__(self, entry: Any) -> None:
+        self.entry = entry
+
+    def __deepcopy__(self, memo: Any) -> _Given:
+        return self
+
+
+def _wrapped(opt: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    return {**state_dict, "state": {key: _Given(entry) for key, entry in state_dict["state"].items()}}
+
+
+def _unwrapped(state: Any) -> Any:
+    """The state with copies of what was loaded."""
+    for key, entry in state.items():
+        if isinstance(entry, _Given):
+            state[key] = _copied(entry.entry)
+    return state
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(v) for key, v in value.items()}
+    return value

@@ -1,0 +1,61 @@
+"""A group's hyperparameters and settings as fastgd's kernels take them: checked, and as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastgd.rules import Rule
+from fastgd.settings import DEFAULTS, check_together, check_value
+
+
+def number_of(value: Any) -> Any:
+    """Tensors of one element as the numbers they hold, in tuples too."""
+    if isinstance(value, torch.Tensor):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return tuple(map(number_of, value))
+    return value
+
+
+def holds_tensors(group: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether a hyperparameter is a tensor, whose value may change while it stays the same object."""
+    found = (group[name] for name in rule.defaults)
+    return any(isinstance(x, torch.Tensor) for v in found for x in (v if isinstance(v, tuple) else (v,)))
+
+
+def checked(rule: Rule, group: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The values of a group of this number; TypeError or ValueError that names it and what is wrong.
+
+    A learning rate may be negative, as those of torch's schedulers are where they round below 0.
+    """
+    try:
+        values = {name: _value(rule, name, group[name]) for name in (*rule.defaults, *DEFAULTS)}
+        check_together(rule, values)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"group {number}: {error}") from None
+    return values
+
+
+def _value(rule: Rule, name: str, value: Any) -> Any:
+    value = number_of(value)
+    if name == "lr" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"lr must be finite, not {value!r}")
+        return float(value)
+    return check_value(rule, name, value)
+
+
+def alike(rule: Rule, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a plan that was made for the old values will do for the new ones: only scalars differ."""
+    if (old["ema_decay"] is None) != (new["ema_decay"] is None):
+        return False
+    may_differ = {"lr", "ema_decay"}
+    if rule.traits is None:  # else switches are known for a parameter only
+        if rule.active(old) != rule.active(new):
+            return False
+        may_differ |= rule.defaults.keys() - {"maximize"}
+    return all(old[name] == new[name] for name in old.keys() - may_differ)

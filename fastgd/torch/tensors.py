@@ -1,0 +1,86 @@
+"""Torch's tensors as arrays: what lies in this process, as real numbers, without a copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgd.arrays import Array, as_array, dtype_named, lent
+
+#: torch's C interface for reading tensors; None where torch is older than that (2.10)
+INTERFACE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+
+_BFLOAT16 = dtype_named("bfloat16")
+
+
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor, which stands for shards in several processes."""
+    return hasattr(tensor, "_local_tensor")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What lies in this process: of a DTensor its shard, of others all."""
+    if not is_wrapper(tensor):
+        return tensor
+    found: torch.Tensor = tensor._local_tensor  # type: ignore[attr-defined]  # of DTensor
+    wait = getattr(found, "wait", None)  # of a shard that is still on its way
+    return found if wait is None else wait()
+
+
+def grad_beside(p: torch.Tensor) -> torch.Tensor | None:
+    """What of a parameter's gradient belongs to what lies here, lazy conjugation and negation done."""
+    grad: Any = p.grad
+    if grad is None:
+        return None
+    if is_wrapper(grad) and is_wrapper(p) and grad.placements != p.placements:  # type: ignore[attr-defined]
+        grad = grad.redistribute(placements=p.placements)  # type: ignore[attr-defined]  # of DTensor
+    found: torch.Tensor = local(grad).resolve_conj().resolve_neg()
+    return found
+
+
+def is_direct(tensor: torch.Tensor) -> bool:
+    """Whether a gradient like this one is what its memory says.
+
+    Lazily conjugated gradients are complex; lazily negated ones are every other number of these, or one.
+    """
+    return not (is_wrapper(tensor) or tensor.is_complex() or tensor.numel() <= 1 or not _dense(tensor))
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
+
+
+def array_of(tensor: torch.Tensor, what: str) -> Array:
+    """The tensor's own memory; complex numbers as pairs in a last dimension of 2. `what` names it in errors.
+
+    TypeError for what has no memory (meta tensors), is sparse, or is in a dtype that fastgd does not take.
+    """
+    return as_array(memory_of(tensor, what), what)
+
+
+def memory_of(tensor: torch.Tensor, what: str) -> Array:
+    """As `array_of`, in any dtype that NumPy has."""
+    plain = tensor.detach()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    if plain.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"{what} is on {plain.device}: fastgd updates tensors on cpu and cuda")
+    if plain.layout != torch.strided:
+        raise TypeError(f"{what} is {plain.layout}: fastgd updates strided tensors")
+    if plain.is_cuda:
+        return lent(plain, what)
+    if plain.dtype == torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(_BFLOAT16)
+    try:
+        array: Array = plain.numpy()
+    except TypeError:
+        raise TypeError(f"{what} has dtype {plain.dtype}, which NumPy does not have") from None
+    return array
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """Torch's dtype of that name."""
+    found: torch.dtype = getattr(torch, dtype.name)
+    return found
