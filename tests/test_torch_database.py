@@ -22,7 +22,7 @@ from torch_optim import (
 from fastgd.rules import RULES
 
 pytest.importorskip("expecttest", reason="torch's database needs it; pip install expecttest")
-from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db  # noqa: E402
 
 pytestmark = pytest.mark.peer
 

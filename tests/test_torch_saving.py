@@ -11,6 +11,7 @@ from torch_optim import (
     assert_same,
     contents,
     copied,
+    given,
     members,
     ours,
     parameters,
