@@ -164,7 +164,9 @@ class Native(torch.optim.Optimizer):
         for name in WHOLE:
             own = getattr(self, name)
             if group.get(name, own) != own:
-                raise ValueError(f"{name} is set for the optimizer, not for a group; this has {group[name]!r}")
+                raise ValueError(
+                    f"{name} is set for the optimizer, not for a group; this has {group[name]!r}"
+                )
             if name in OF_ALL_GRADIENTS and group.get(name):
                 raise ValueError(
                     f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts it "
