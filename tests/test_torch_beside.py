@@ -5,7 +5,21 @@ import threading
 import weakref
 
 import pytest
-from torch_optim import SHARED, TYPICAL, assert_same, contents, fgt, given, members, ours, parameters, run, theirs, through_a_file, torch
+from torch_optim import (
+    SHARED,
+    TYPICAL,
+    assert_same,
+    contents,
+    fgt,
+    given,
+    members,
+    ours,
+    parameters,
+    run,
+    theirs,
+    through_a_file,
+    torch,
+)
 
 from fastgd.rules import RULES
 

@@ -121,7 +121,9 @@ def test_flags_are_taken_as_torch_takes_them(name, flag):
         refused = refusal(lambda: step_of(theirs(name), name, settings))  # noqa: B023
         assert refusal(lambda: step_of(ours(name), name, settings)) == refused  # noqa: B023
         if refused is None:
-            right = {"foreach": False} if flag in ("foreach", "fused") else {**single(theirs(name)), **settings}
+            right = (
+                {"foreach": False} if flag in ("foreach", "fused") else {**single(theirs(name)), **settings}
+            )
             beside(name, torch.float32, settings, right)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install 'fastgd[peers]'")
 
-import fastgd.torch as fgt
+fgt = pytest.importorskip("fastgd.torch")
 
 pytestmark = pytest.mark.peer
 

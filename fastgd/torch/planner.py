@@ -11,7 +11,7 @@ import torch
 from fastgd import backends
 from fastgd.arrays import Array, Spans, addresses, first_overlap, overlaps_itself
 from fastgd.backends.base import Block, Carriers, Codes, Item, Options, Plan, Work
-from fastgd.kept import check_rounding, element_order
+from fastgd.kept import Active, Kept, check_rounding, element_order
 from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
@@ -208,15 +208,26 @@ class Planner:
             array = array.copy()  # of what the step is to read, though it overwrites it
         return Ready(m, param, array, rows)
 
+    def make_state(self, groups: Groups, state: Any) -> None:
+        """Makes what the next step would, of all parameters, with gradients or not."""
+        self._check_values(groups)
+        for m in [self._only] if self._only else members_of(groups):
+            param = array_of(local(m.tensor), str(m))
+            self._check_param(m, param)
+            self._kept(m, param, state[m.tensor])
+
+    def _kept(self, m: Member, param: Array, entry: Any) -> tuple[Kept, Active]:
+        """A parameter's state, made or brought to what the settings ask for, and the slots in use."""
+        values, what = self._values[m.group], f"state of {m}"
+        active = self.rule.active_slots(self.rule.seen(values, param.shape, param.dtype.name))
+        self.counts.adopt(m.number, entry, values)
+        conform(entry, active, values, local(m.tensor), param, what)
+        return kept_arrays(entry, active, values, what), active
+
     def _item(self, ready: Ready, entry: Any, options: Options, watched: list[Watched]) -> Item:
         m, param, grad, rows = ready
         values = self._values[m.group]
-        seen = self.rule.seen(values, param.shape, param.dtype.name)
-        active = self.rule.active_slots(seen)
-        what = f"state of {m}"
-        self.counts.adopt(m.number, entry, values)
-        conform(entry, active, values, local(m.tensor), param, what)
-        kept = kept_arrays(entry, active, values, what)
+        kept, active = self._kept(m, param, entry)
         watched += [(entry, name, entry[name]) for name in names_in(entry, active)]
         watched += [(entry, name, entry[name]) for name in self.counts.names(values)]
         by_number = options.clips_units or self.rule.in_matrices(active) or rows is not None

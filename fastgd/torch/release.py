@@ -23,7 +23,7 @@ def attach(model: torch.nn.Module, opt: Native, *, clip: str | None = None) -> R
 
     The gradient is freed then, so that those of all parameters are never in memory at once (as in Lv et al.
     2023, section 3.1). `opt.step()` then only ends the step; it is to be called as ever, with schedulers and
-    hooks around it. `.grad` is None after backward. Frozen parameters are left alone.
+    hooks around it. `.grad` is None after backward. Frozen parameters are left alone. All state is made now.
 
     model: has all parameters of `opt` that require gradients.
     clip: how `opt.clip_norm` is kept though the norm is known only when all is done. "previous": by the norm
@@ -70,6 +70,10 @@ class Release:
             if is_wrapper(m.tensor):
                 raise ValueError(f"{m} is shared over machines, whose gradients come together later")
         planners = [opt.planner_for(m) for m in members]
+        # before the first backward pass: else state would be spread among gradients that are freed, in holes
+        # that the allocator does not close
+        for m, planner in zip(members, planners, strict=True):
+            planner.make_state(self._groups(m), opt.state)
         #: numbers of the parameters that have been updated since the last step
         self._done: set[int] = set()
         #: norms of their gradients
@@ -91,6 +95,10 @@ class Release:
         if self._opt.released is self:
             self._opt.released = None
 
+    def _groups(self, m: Member) -> dict[int, dict[str, Any]]:
+        """A parameter's group, with it alone."""
+        return {m.group: {**self._opt.param_groups[m.group], "params": [m.tensor]}}
+
     def _hook(self, m: Member, planner: Planner) -> Any:
         def update(p: torch.Tensor) -> None:
             self._update(m, planner)
@@ -105,20 +113,20 @@ class Release:
             raise RuntimeError(reason)
         if m.number in self._done:
             raise RuntimeError(
-                f"{m} got a second gradient before step(): gradients are used and freed in the backward pass, "
-                "so they cannot be accumulated: call opt.step() after each backward pass, or remove() the "
-                "handle that attach returned"
+                f"{m} got a second gradient before step(): gradients are used and freed "
+                "in the backward pass, so they cannot be accumulated: call opt.step() after each, or "
+                "remove() what attach returned"
             )
         options = opt.options()
-        groups = {m.group: {**opt.param_groups[m.group], "params": [m.tensor]}}
-        plan = planner.prepare(groups, opt.state, options)
+        plan = planner.prepare(self._groups(m), opt.state, options)
         assert plan.run is not None
         try:
             if not math.isinf(options.clip_norm):
                 norm = plan.run.measure(options._replace(measure=True)).norm
-                options = options._replace(total_norm=norm if self._previous is None else self._previous)
+                total = norm if self._previous is None else self._previous
+                options = options._replace(total_norm=total)
                 self._norms.append(norm)
-                self._least = min(self._least, options.clip_norm / (options.total_norm + 1e-6))
+                self._least = min(self._least, options.clip_norm / (total + 1e-6))
             plan.run.step(options)
         finally:
             plan.release()
@@ -135,7 +143,8 @@ class Release:
             if m.tensor.grad is not None:
                 raise RuntimeError(
                     f"{m} has a gradient that was not used in the backward pass: it did not require "
-                    "gradients when attach() was called, or the gradient is older. remove() and attach() again"
+                    "gradients when attach() was called, or the gradient is older: remove() and attach() "
+                    "again"
                 )
         self._done.clear()
         norm = None
