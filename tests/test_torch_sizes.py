@@ -15,6 +15,7 @@ from torch_optim import (
     noise,
     ours,
     parameters,
+    raw,
     run,
     single,
     theirs,
@@ -27,9 +28,11 @@ from fastgd.settings import ROUNDINGS
 
 pytestmark = pytest.mark.peer
 
-#: around the lanes of sums and vectors (16), the block of codes and buffers (256), pages and the size from which
-#: threads share the work (65536)
-SIZES = [0, 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 65535, 65536, 65537]
+#: around the lanes of sums and vectors (16), the block of codes and buffers (256) and pages
+SIZES = [0, 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097]
+
+#: the size from which threads share the work
+LARGE = [65535, 65536, 65537]
 LOW = [
     (dtype, rounding)
     for dtype in (torch.bfloat16, torch.float16)
@@ -39,10 +42,10 @@ LOW = [
 STEPS = 4
 
 
-def sized(name, dtype=torch.float32, gaps=False):
+def sized(name, dtype=torch.float32, gaps=False, sizes=SIZES):
     """A parameter of each size, in the number of dimensions that the rule is for."""
     params = []
-    for i, size in enumerate(SIZES):
+    for i, size in enumerate(sizes):
         shape = fitted(name, (size,))
         if not RULES[name].elementwise and not size:
             continue  # torch divides by the number of elements
@@ -63,14 +66,14 @@ def assert_same_bits(opt, plain):
         assert_same(p.detach(), q, f"parameter {i}")
         for key, array in state.get(i, {}).items():
             if hasattr(array, "dtype"):
-                found = opt.state[p][key].detach().contiguous().reshape(-1).view(torch.uint8)
-                assert bytes(found.numpy()) == array.tobytes(), f"{key} of parameter {i}"
+                assert raw(opt.state[p][key]).numpy().tobytes() == array.tobytes(), f"{key} of parameter {i}"
 
 
+@pytest.mark.parametrize("sizes", [SIZES[1:], LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("name", SHARED)
-def test_every_size_agrees_with_torch(name):
+def test_every_size_agrees_with_torch(name, sizes):
     """In float32, within its roundings."""
-    start = [p for p in sized(name) if p.numel()]
+    start = sized(name, sizes=sizes)
     mine, right = ours(name)(copied(start)), theirs(name)(copied(start), **single(theirs(name)))
     run(mine, right, steps=STEPS)
     assert_agree(mine, right, name, start)
@@ -78,7 +81,7 @@ def test_every_size_agrees_with_torch(name):
 
 @pytest.mark.parametrize("name", SHARED)
 def test_every_size_agrees_with_torch_in_float64(name, counters_in_float64):
-    start = [p for p in sized(name, torch.float64) if p.numel()]
+    start = sized(name, torch.float64, sizes=SIZES[1:])
     mine, right = ours(name)(copied(start)), theirs(name)(copied(start), **single(theirs(name)))
     run(mine, right, steps=STEPS)
     assert_agree(mine, right, name, start)
@@ -101,6 +104,19 @@ def test_every_size_has_the_bits_of_fastgd(name, dtype, gaps):
         assert report == opt.report
     assert_same_bits(opt, plain)
     assert all(torch.equal(b, old) for b, old in zip(between, before, strict=True))
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("name", TYPICAL)
+def test_large_sizes_have_the_bits_of_fastgd(name, gaps):
+    """On several threads where there are."""
+    opt = ours(name)(sized(name, gaps=gaps, sizes=LARGE), **TYPICAL[name], skip_nonfinite=True)
+    plain = core(opt, name, **TYPICAL[name])
+    for step in range(STEPS):
+        given(members(opt), step)
+        opt.step()
+        assert plain.step([p.grad for p in members(opt)], skip_nonfinite=True) == opt.report
+    assert_same_bits(opt, plain)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), LOW)

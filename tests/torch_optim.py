@@ -101,8 +101,13 @@ def assert_close(mine, right, what="", atol=0.0):
 def assert_same(mine, right, what=""):
     """Every bit."""
     assert (mine.dtype, mine.shape) == (right.dtype, right.shape), what
-    raw = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (mine, right)]
-    assert torch.equal(*raw), what
+    assert torch.equal(raw(mine), raw(right)), what
+
+
+def raw(tensor):
+    """The bytes of a tensor's elements, in C order."""
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def assert_agree(mine, right, name, start=None):
@@ -130,8 +135,7 @@ def contents(opt):
 
     def plain(value):
         if isinstance(value, torch.Tensor):
-            flat = value.detach().contiguous().reshape(-1)
-            return str(value.dtype), tuple(value.shape), bytes(flat.view(torch.uint8).tolist())
+            return str(value.dtype), tuple(value.shape), raw(value).numpy().tobytes()
         return value
 
     def known(group):
