@@ -285,6 +285,14 @@ int fgd_recurrent_backward(int dtype, const fgd_recurrent *of, int64_t batch, in
                            const void *weight_hh, const void *dy, void *dx, void *dweight_ih,
                            void *dweight_hh, void *dbias_ih, void *dbias_hh, void *saved, void *scratch);
 
+/* The same with the gradients of the states [batch, hidden]: dcn, of what cn is used for, and dh0 and dc0,
+ * each unless it is NULL. What hn is used for is part of dy. dcn and dc0 are for cells that have a c. */
+int fgd_recurrent_backward_states(int dtype, const fgd_recurrent *of, int64_t batch, int64_t time, int64_t in,
+                                  int64_t hidden, const int64_t *lengths, const void *weight_ih,
+                                  const void *weight_hh, const void *dy, const void *dcn, void *dx,
+                                  void *dweight_ih, void *dweight_hh, void *dbias_ih, void *dbias_hh,
+                                  void *dh0, void *dc0, void *saved, void *scratch);
+
 /* Multi-head self-attention (Vaswani et al. 2017, section 3.2): y [batch, time, dim] of queries, keys and
  * values qkv [batch, time, 3, dim], of which each head has dim / heads columns. lengths [batch], or NULL: row
  * b has the steps before lengths[b], 1 to time; none sees those behind them, where y is 0. */

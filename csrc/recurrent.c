@@ -10,23 +10,6 @@
 #include "dispatch.h"
 #include "gemm.h"
 
-/* ---- Cells by name ---------------------------------------------------------------------------------- */
-
-#define INFO(name, gates, shared, has_cell) {#name, gates, shared, has_cell},
-static const fgd_cell_info infos[FGD_CELL_COUNT] = {FGD_CELLS(INFO)};
-
-int fgd_cell_count(void) { return FGD_CELL_COUNT; }
-
-const fgd_cell_info *fgd_cell_at(int cell) {
-    return cell < 0 || cell >= FGD_CELL_COUNT ? NULL : &infos[cell];
-}
-
-int fgd_cell_find(const char *name) {
-    for (int cell = 0; name && cell < FGD_CELL_COUNT; cell++)
-        if (strcmp(infos[cell].name, name) == 0) return cell;
-    return FGD_ERROR_OPTION;
-}
-
 /* ---- What a call works on --------------------------------------------------------------------------- */
 
 /* Rows of a matrix that are transposed together: a cache line of them. */
@@ -49,8 +32,8 @@ typedef struct job {
     char *y;        /* or dy */
     int64_t y_row, y_step; /* bytes from row to row and from step to step */
     const char *weight_hh; /* transposed where it goes forward */
-    const char *bias_ih, *bias_hh, *h0, *c0;
-    char *hn, *cn;
+    const char *bias_ih, *bias_hh, *h0, *c0, *dcn;
+    char *hn, *cn, *dh0, *dc0;
     char *product, *state; /* forward: [batch, gates] and [batch, hidden] */
     char *dh, *dy, *carry; /* backward: [batch, hidden] each */
     int *failed;
@@ -168,6 +151,20 @@ static void forward_part(const void *what, int part, int parts) {
 
 /* ---- Backward --------------------------------------------------------------------------------------- */
 
+/* Behind step 0 of n rows from r on: what is left is of the states they began with. */
+static void begin_backward(const job *j, int64_t r, int64_t n) {
+    const int64_t bytes = j->hidden * j->item, at_r = r * bytes;
+    if (j->dh0 && n)
+        product(j, n, j->hidden, j->gates, j->as + r * j->columns * j->item, j->columns, j->weight_hh,
+                j->hidden, j->dh + at_r);
+    for (int64_t b = r; b < r + n; b++) {
+        const int64_t at = b * bytes, to = j->order[b] * bytes;
+        if (j->dh0) memcpy(j->dh0 + to, j->dh + at, (size_t)bytes);
+        if (j->dh0 && !j->cell->has_cell) j->kernels->add(j->hidden, j->carry + at, j->dh0 + to);
+        if (j->dc0) memcpy(j->dc0 + to, j->carry + at, (size_t)bytes);
+    }
+}
+
 static void backward_part(const void *what, int part, int parts) {
     const job *j = what;
     const int64_t r = row_of_part(j, part, parts), end = row_of_part(j, part + 1, parts);
@@ -185,6 +182,8 @@ static void backward_part(const void *what, int part, int parts) {
             const char *dy = output_at(j, b, s, b >= r + begun);
             if (dy) memcpy(j->dy + b * bytes, dy, (size_t)bytes);
             else memset(j->dy + b * bytes, 0, (size_t)bytes);
+            if (j->dcn && b >= r + begun)
+                memcpy(j->carry + b * bytes, j->dcn + j->order[b] * bytes, (size_t)bytes);
         }
         fgd_cell_step at = arrays_at(j, s, r, n);
         at.dh = j->dh + at_r;
@@ -192,6 +191,7 @@ static void backward_part(const void *what, int part, int parts) {
         at.carry = j->carry + at_r;
         j->kernels->backward[j->of->cell](&at);
     }
+    if (j->dh0 || j->dc0) begin_backward(j, r, end - r);
 }
 
 /* ---- Input ------------------------------------------------------------------------------------------ */
@@ -345,11 +345,22 @@ int fgd_recurrent_backward(int dtype, const fgd_recurrent *of, int64_t batch, in
                            int64_t hidden, const int64_t *lengths, const void *weight_ih,
                            const void *weight_hh, const void *dy, void *dx, void *dweight_ih,
                            void *dweight_hh, void *dbias_ih, void *dbias_hh, void *saved, void *scratch) {
+    return fgd_recurrent_backward_states(dtype, of, batch, time, in, hidden, lengths, weight_ih, weight_hh,
+                                         dy, NULL, dx, dweight_ih, dweight_hh, dbias_ih, dbias_hh, NULL,
+                                         NULL, saved, scratch);
+}
+
+int fgd_recurrent_backward_states(int dtype, const fgd_recurrent *of, int64_t batch, int64_t time, int64_t in,
+                                  int64_t hidden, const int64_t *lengths, const void *weight_ih,
+                                  const void *weight_hh, const void *dy, const void *dcn, void *dx,
+                                  void *dweight_ih, void *dweight_hh, void *dbias_ih, void *dbias_hh,
+                                  void *dh0, void *dc0, void *saved, void *scratch) {
     int code = check_call(dtype, of, batch, time, in, hidden, lengths), failed = FGD_OK;
     if (code) return code;
     if (!weight_ih || !weight_hh || !dweight_ih || !dweight_hh || !dbias_ih != !dbias_hh || !dy ||
         !saved || !scratch)
         return FGD_ERROR_NULL;
+    if ((dcn || dc0) && !fgd_cell_at(of->cell)->has_cell) return FGD_ERROR_OPTION;
     job j = job_of(dtype, of, batch, time, in, hidden, lengths, saved, scratch);
     const int64_t rows = batch * hidden * j.item, unshared = j.gates - j.shared;
     j.dh = (char *)scratch + 8 * indices_of(batch, time);
@@ -357,6 +368,7 @@ int fgd_recurrent_backward(int dtype, const fgd_recurrent *of, int64_t batch, in
     j.carry = j.dy + rows;
     j.weight_hh = weight_hh;
     j.y = output_of(&j, dy);
+    j.dcn = dcn, j.dh0 = dh0, j.dc0 = dc0;
     j.failed = &failed;
     fgd_in_parts(parts_of(&j), backward_part, &j);
     if (failed) return failed;

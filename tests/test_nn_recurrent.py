@@ -325,6 +325,11 @@ def test_bad_native_calls_are_refused_before_anything_is_written():
         assert call(sizes=(2, 2**62, 2**62, 3), n=null) == lib.FGD_ERROR_SIZE
         for bad in lengths[1:]:
             assert call(n=bad) == lib.FGD_ERROR_SIZE
+    for cell, given in (b"gru", (p, null, null)), (b"rnn_tanh", (null, null, p)):
+        of = ffi.new("fgd_recurrent *", (lib.fgd_cell_find(cell), 0, 1, 0, 0))
+        dcn, dh0, dc0 = given
+        pointers = [lengths[0], p, p, p, dcn, p, p, p, p, p, dh0, dc0, p, s]
+        assert lib.fgd_recurrent_backward_states(0, of, 2, 3, 2, 3, *pointers) == lib.FGD_ERROR_OPTION
     for missing in (0, 2, 3, 4, 5, 8, 11, 12):
         assert forward(missing=missing) == lib.FGD_ERROR_NULL
     for missing in (1, 2, 3, 5, 6, 7, 8, 9, 10):

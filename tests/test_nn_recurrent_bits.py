@@ -69,7 +69,9 @@ class Case(NamedTuple):
     of: tuple[int, ...]
     inputs: tuple[np.ndarray, ...]
     dy: np.ndarray
-    #: y, hn, cn, dx and the gradients of the parameters
+    #: of c behind all steps; None where there are no states, or no c
+    dcn: np.ndarray | None
+    #: y, hn, cn, dx and the gradients of the parameters and of the states
     outputs: tuple[np.ndarray, ...]
 
     def run(self, k, *outputs):
@@ -83,13 +85,19 @@ class Case(NamedTuple):
         batch, time, _, hidden = self.sizes
         scratch = np.full(k.recurrent_scratch(real, of, batch, time, hidden), np.nan)
         given = [k.null if array is None else k.handle(array) for array in self.inputs]
-        y, hn, cn, dx, dw_ih, dw_hh, *biases = map(k.handle, outputs)
+        y, hn, cn, dx, dw_ih, dw_hh, *biases, dh0, dc0 = map(k.handle, outputs)
         memory = k.handle(saved), k.handle(scratch)
         code = k.recurrent_forward(real, of, *self.sizes, *given, y, hn, cn, *memory)
         scratch.fill(np.nan)
         gradients = dw_ih, dw_hh, *(bias if has_bias else k.null for bias in biases)
         dy = k.handle(self.dy)
-        return code or k.recurrent_backward(real, of, *self.sizes, *given[1:4], dy, dx, *gradients, *memory)
+        if self.inputs[6] is None:
+            rest = dy, dx, *gradients, *memory
+            return code or k.recurrent_backward(real, of, *self.sizes, *given[1:4], *rest)
+        has_c = self.dcn is not None
+        dcn, dc0 = (k.handle(self.dcn), dc0) if has_c else (k.null, k.null)
+        rest = dy, dcn, dx, *gradients, dh0, dc0, *memory
+        return code or k.recurrent_backward_states(real, of, *self.sizes, *given[1:4], *rest)
 
 
 def case(dtype, cell, sizes, reverse, directions, last, adds):
@@ -118,6 +126,8 @@ def case(dtype, cell, sizes, reverse, directions, last, adds):
         w_hh.shape,
         (gates * hidden,),
         (gates * hidden,),
+        (batch, hidden),
+        (batch, hidden),
     )
     of = list(CELLS).index(cell), reverse, directions, last, adds
     return Case(
@@ -125,6 +135,7 @@ def case(dtype, cell, sizes, reverse, directions, last, adds):
         of,
         (x, lengths, w_ih, w_hh, *biases, *states),
         dy,
+        drawn(7, batch, hidden) if full and CELLS[cell].has_cell else None,
         [np.full(shape, 9, dtype) for shape in shapes],
     )
 

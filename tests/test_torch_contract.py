@@ -279,7 +279,7 @@ def test_state_may_be_taken_away_and_replaced(name):
 
 @pytest.mark.parametrize("name", TYPICAL)
 def test_storage_of_parameters_may_be_exchanged(name):
-    """As by model.to(), load_state_dict(assign=True) and p.data = ...: pointers are looked at in every step."""
+    """As by model.to() and p.data = ...: pointers are looked at in every step."""
     mine, right = pair(name, **TYPICAL[name])
     run(mine, right, steps=2)
     for opt in (mine, right):

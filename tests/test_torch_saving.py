@@ -11,7 +11,6 @@ from torch_optim import (
     assert_same,
     contents,
     copied,
-    given,
     members,
     ours,
     parameters,
@@ -31,7 +30,9 @@ pytestmark = pytest.mark.peer
 #: (dtype of the parameters, settings that say what is kept beside them, and in what)
 KEPT = [
     pytest.param(torch.float32, {"state_dtype": "bfloat16"}, id="bfloat16_state"),
-    pytest.param(torch.float32, {"state_dtype": "float16", "state_rounding": "stochastic"}, id="float16_state"),
+    pytest.param(
+        torch.float32, {"state_dtype": "float16", "state_rounding": "stochastic"}, id="float16_state"
+    ),
     pytest.param(torch.float32, {"state_dtype": "8bit"}, id="8bit_state"),
     pytest.param(torch.float32, {"ema_decay": 0.9}, id="average"),
     pytest.param(torch.bfloat16, {"state_dtype": "float32"}, id="float32_state"),
@@ -90,14 +91,18 @@ def test_what_is_declared_is_what_is_kept(name, dtype, settings):
         entry = opt.state[p]
         for slot in RULES[name].slots:
             if slot.name in entry:
-                assert entry[slot.name].dtype is (names[wanted] if wanted in names else getattr(torch, wanted))
+                assert entry[slot.name].dtype is (
+                    names[wanted] if wanted in names else getattr(torch, wanted)
+                )
                 assert (f"{slot.name}_scales" in entry) == (wanted == "8bit")
         assert ("residual" in entry) == (settings.get("rounding") in ("kahan", "master", "split"))
         assert ("average" in entry) == ("ema_decay" in settings)
 
 
 @pytest.mark.parametrize(("dtype", "settings"), [PLAIN, *KEPT])
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "pickle"]
+)
 @pytest.mark.parametrize("name", TYPICAL)
 def test_copies_and_pickles_go_on(name, way, dtype, settings):
     """With parameters of their own, as torch's."""

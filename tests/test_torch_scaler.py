@@ -102,7 +102,10 @@ def test_scaled_gradients_are_clipped_by_their_true_norm(name):
 def test_torchs_recipe_of_clipping_between_unscaling_and_step(name):
     """unscale_, clip_grad_norm_, step."""
     start = parameters(name)
-    pair = [ours(name)(copied(start), **TYPICAL[name]), theirs(name)(copied(start), foreach=False, **TYPICAL[name])]
+    pair = [
+        ours(name)(copied(start), **TYPICAL[name]),
+        theirs(name)(copied(start), foreach=False, **TYPICAL[name]),
+    ]
     for opt in pair:
         scaler = scaler_of()
         for step in range(3):

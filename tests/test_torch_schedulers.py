@@ -2,7 +2,19 @@
 
 import pytest
 from torch.optim import lr_scheduler, swa_utils
-from torch_optim import FOLLOWING, TYPICAL, assert_agree, copied, given, members, ours, parameters, single, theirs, torch
+from torch_optim import (
+    FOLLOWING,
+    TYPICAL,
+    assert_agree,
+    copied,
+    given,
+    members,
+    ours,
+    parameters,
+    single,
+    theirs,
+    torch,
+)
 
 from fastgd.rules import RULES
 
@@ -37,7 +49,10 @@ STEPS = 9
 def scheduled(name, scheduler, **settings):
     """Ours and torch's after some steps, each with a scheduler of its own."""
     start = parameters(name)
-    pair = ours(name)(copied(start), **settings), theirs(name)(copied(start), **single(theirs(name)), **settings)
+    pair = (
+        ours(name)(copied(start), **settings),
+        theirs(name)(copied(start), **single(theirs(name)), **settings),
+    )
     clocks = [scheduler(opt) for opt in pair]
     seen = set()
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""fastgd.torch at sizes around vectors, blocks and chunks, in gaps and in 16 bits: against torch and against fastgd."""
+"""fastgd.torch at sizes around vectors and blocks, in gaps and in 16 bits: against torch and against fastgd."""
 
 import math
 
@@ -178,7 +178,11 @@ def test_parameters_in_16_bits_are_nearer_to_the_truth_than_torchs(name, dtype):
             for p in members(opt):
                 p.grad = p.grad.to(dtype).to(p.dtype)
             opt.step()
-        off.append(max(float((p - q).detach().abs().max()) for p, q in zip(members(opt), members(right), strict=True)))
+        off.append(
+            max(
+                float((p - q).detach().abs().max()) for p, q in zip(members(opt), members(right), strict=True)
+            )
+        )
     largest = max(float(p.detach().abs().max()) for p in members(right))
     unit = torch.finfo(dtype).eps * max(1.0, largest)
     # each of the steps rounds by half a unit at most, and the state's roundings move a step a little
@@ -188,7 +192,7 @@ def test_parameters_in_16_bits_are_nearer_to_the_truth_than_torchs(name, dtype):
 
 @pytest.mark.parametrize("name", TYPICAL)
 def test_a_rate_too_small_for_bfloat16(name):
-    """Steps of 2^-12 of a parameter: nearest rounding loses all of them, in torch too; the other roundings none."""
+    """Steps of 2^-12 of a parameter: rounding to nearest loses all of them, the others none."""
     lr = {"sgd": 2.0**-12, "adamw": 2.0**-12, "rmsprop": 2.0**-13}[name]
     moved = {}
     for rounding in ROUNDINGS:

@@ -1,6 +1,6 @@
-"""Where torch 2.13 on the CPU is silently wrong: fastgd.torch is right in all five, and what torch does is recorded.
+"""Where torch 2.13 on the CPU is silently wrong: fastgd.torch is right in all five cases.
 
-Nothing is asserted of torch, which may be mended; `record_property` puts its result beside ours in the report.
+Nothing is asserted of torch, which may be mended: `record_property` puts its result beside ours.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def made(classes, title, view, grad, **settings):
 
 @pytest.mark.parametrize("title", FUSED)
 def test_a_strided_parameter(title, record_property):
-    """A column of 50 x 2: torch's fused step leaves 25 elements as they are and writes 25 of the other column."""
+    """A column of 50 x 2: torch's fused step leaves 25 elements as they are and writes 25 of others."""
     grad = noise((50,), 1)
     right = right_step(title, torch.ones(50), grad, lr=0.1)
     counts = {}
@@ -79,7 +79,9 @@ def test_sgd_in_16_bits(dtype, momentum, record_property):
 def test_the_norm_of_thirty_million_numbers(record_property):
     """Uniform float32 in one tensor: torch's is off by 1.2e-3."""
     x = torch.from_numpy(np.random.default_rng(0).random(30_000_000, np.float32))
-    right = float(np.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in x.numpy().reshape(30, -1))))
+    right = float(
+        np.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in x.numpy().reshape(30, -1)))
+    )
     errors = {}
     for name, get in (("fastgd", fgt.get_total_norm), ("torch", torch.nn.utils.get_total_norm)):
         errors[name] = abs(float(get([x])) / right - 1)

@@ -1,4 +1,4 @@
-"""What the tests of fastgd.torch share: torch's optimizer beside ours, on one set of gradients, and agreement."""
+"""What tests of fastgd.torch share: torch's optimizer beside ours, on one set of gradients, and agreement."""
 
 import importlib
 import inspect

@@ -82,6 +82,10 @@ def _pointer(array: Array) -> Any:
     return ffi.cast("void *", address(array))
 
 
+#: where fields of fgd_tensor are, in bytes
+_OFFSETS = {field: ffi.offsetof("fgd_tensor", field) for field, _ in ffi.typeof("fgd_tensor").fields}
+
+
 class Table:
     """An array of fgd_tensor with the memory its pointers need."""
 
@@ -101,15 +105,44 @@ class Table:
             row.grad = _pointer(array)
             if writing:
                 row.param = row.grad
-            table._lay_out(i, array, [array, array], memory_order(array))
+            table.lay_out(i, array)
         return table
 
+    @classmethod
+    def at(cls, pointers: Array, sizes: Array, codes: int | Sequence[int]) -> Table:
+        """The arrays at these addresses as gradients to measure, or to be clipped in place.
+
+        sizes: in elements. codes: of fgd_dtype. Arrays with gaps still need `lay_out`. None is kept alive.
+        """
+        table = cls(len(sizes))
+        words, halves = table._words(np.int64), table._words(np.int32)
+        for field, values in (("size", sizes), ("param", pointers), ("grad", pointers)):
+            words[:, _OFFSETS[field] // 8] = values
+        for field in ("dtype", "grad_dtype"):
+            halves[:, _OFFSETS[field] // 4] = codes
+        return table
+
+    def _words(self, dtype: type[np.int64] | type[np.int32]) -> Array:
+        """All rows as integers of one width, over the same memory, to be set many at a time."""
+        words = np.frombuffer(ffi.buffer(self.rows), dtype)
+        return words.reshape(-1, ffi.sizeof("fgd_tensor") // words.itemsize)[: self.count]
+
     def grad_column(self) -> Array:
-        """The grad pointers of all rows as an array over the same memory, to be set many at a time."""
-        offset, size = ffi.offsetof("fgd_tensor", "grad"), ffi.sizeof("fgd_tensor")
-        words = np.frombuffer(ffi.buffer(self.rows), np.intp).reshape(-1, size // np.intp().itemsize)
-        column: Array = words[: self.count, offset // np.intp().itemsize]
+        """The grad pointers of all rows."""
+        column: Array = self._words(np.int64)[:, _OFFSETS["grad"] // 8]
         return column
+
+    def lay_out(self, i: int, array: Array) -> None:
+        """Gives row i of a table without parameters the array's layout."""
+        self._lay_out(i, array, [array, array], memory_order(array))
+
+    def measure(self, options: Options) -> Measured:
+        """The global norm of the gradients."""
+        return _called(lib.fgd_measure, self, options, ffi.NULL)
+
+    def clip(self, options: Options) -> Measured:
+        """Clips in place, unless it is skipped; with an infinite clip_norm and clip_value only measures."""
+        return _called(lib.fgd_clip, self, options)
 
     def fill(self, i: int, item: Item, rule: Rule) -> None:
         """All of a row but what belongs to the work as a whole."""
@@ -263,7 +296,7 @@ class Step:
         return True
 
     def measure(self, options: Options) -> Measured:
-        return _called(lib.fgd_measure, self._table, options, ffi.NULL)
+        return self._table.measure(options)
 
     def step(self, options: Options, program: Program | None = None) -> Measured:
         if options is not self._set:
@@ -322,7 +355,7 @@ class NativeBackend:
         return Step(work)
 
     def measure(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return _called(lib.fgd_measure, Table.of(arrays), options, ffi.NULL)
+        return Table.of(arrays).measure(options)
 
     def norms(self, arrays: Sequence[Array], options: Options) -> list[float]:
         norms = ffi.new("double[]", max(len(arrays), 1))
@@ -330,7 +363,7 @@ class NativeBackend:
         return list(norms[0 : len(arrays)])
 
     def clip(self, arrays: Sequence[Array], options: Options) -> Measured:
-        return _called(lib.fgd_clip, Table.of(arrays, writing=True), options)
+        return Table.of(arrays, writing=True).clip(options)
 
 
 BACKEND = NativeBackend()

@@ -11,6 +11,7 @@ from fastgd.arrays import Array
 from fastgd.nn.reference_activations import FUNCTIONS, logistic
 
 OK = 0
+ERROR_OPTION = -8
 
 _tanh, _relu, _sigmoid = FUNCTIONS["tanh"], FUNCTIONS["relu"], FUNCTIONS["sigmoid"]
 
@@ -250,7 +251,35 @@ def backward(
     saved: Array,
     scratch: Array | None,
 ) -> int:
+    given = lengths, weight_ih, weight_hh, dy, None, dx, dweight_ih, dweight_hh, dbias_ih, dbias_hh
+    return backward_states(dtype, of, batch, time, inside, hidden, *given, None, None, saved, scratch)
+
+
+def backward_states(
+    dtype: Any,
+    of: Recurrent,
+    batch: int,
+    time: int,
+    inside: int,
+    hidden: int,
+    lengths: Array | None,
+    weight_ih: Array,
+    weight_hh: Array,
+    dy: Array,
+    dcn: Array | None,
+    dx: Array | None,
+    dweight_ih: Array,
+    dweight_hh: Array,
+    dbias_ih: Array | None,
+    dbias_hh: Array | None,
+    dh0: Array | None,
+    dc0: Array | None,
+    saved: Array,
+    scratch: Array | None,
+) -> int:
     cell, steps = _cell(of), Steps(of, batch, time, lengths)
+    if not cell.has_cell and not (dcn is dc0 is None):
+        return ERROR_OPTION
     xs, hs, gates, cs = _saved_of(cell, batch, time, inside, hidden, saved)
     out = _output(of, dy, batch, hidden)
     of_gates = cell.gates * hidden
@@ -262,8 +291,8 @@ def backward(
             new = np.zeros((n - after, hidden), weight_hh.dtype)
             d_next = gates[behind, : cell.gates].reshape(after, of_gates)
             dh = np.concatenate([np.matmul(d_next, weight_hh), new])
-            carry = np.concatenate([carry, new])
             rows = steps.order[:n]
+            carry = np.concatenate([carry, new if dcn is None else dcn[rows[after:]]])
             if of.last:
                 here_dy = np.zeros_like(dh)
                 here_dy[after:] = out[rows[after:]]
@@ -274,6 +303,11 @@ def backward(
             kept = gates[here].swapaxes(0, 1)
             given, carry = cell.backward([*kept], hs[here], c_before, c, dh, here_dy, carry)
             gates[here] = np.stack(given, 1)
+        if dh0 is not None:
+            of_h = np.matmul(gates[:batch, : cell.gates].reshape(batch, of_gates), weight_hh)
+            dh0[steps.order] = of_h if cell.has_cell else of_h + carry
+        if dc0 is not None:
+            dc0[steps.order] = carry
         total, shared = steps.total, cell.shared * hidden
         d = gates[:total].reshape(total, -1)
         if dbias_ih is not None and dbias_hh is not None:
@@ -302,6 +336,7 @@ def backward(
 ENTRIES = {
     "recurrent_forward": forward,
     "recurrent_backward": backward,
+    "recurrent_backward_states": backward_states,
     "recurrent_saved": saved,
     "recurrent_scratch": scratch,
     "cell_find": lambda name: list(CELLS).index(name.decode()),

@@ -1,4 +1,4 @@
-"""How torch.optim keeps a rule's state and takes its gradients, where that does not follow from the table of rules."""
+"""How torch.optim keeps a rule's state and takes its gradients, where the table of rules does not tell."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Convention(NamedTuple):
     #: numbers in the state that follow from hyperparameters and the count of steps made
     numbers: Mapping[str, Callable[[Hyperparameters, int], float]] = {}
     #: why sparse gradients are refused under these hyperparameters; None: they are not
-    sparse: Callable[[Rule, Hyperparameters], str | None] = (
-        lambda rule, h: f"{rule.title} does not support sparse gradients"
+    sparse: Callable[[Rule, Hyperparameters], str | None] = lambda rule, h: (
+        f"{rule.title} does not support sparse gradients"
     )
     #: whether an element without a gradient stays as it is under these hyperparameters
     by_rows: Callable[[Hyperparameters], bool] = lambda h: False

@@ -1,4 +1,4 @@
-"""How many steps each parameter has made, and what it carries between them: kept for kernels, shown in torch's state."""
+"""Counts of steps and what is carried between them: kept for kernels, shown in torch's state."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgd.arrays import Array
 from fastgd.rules import Rule
 from fastgd.settings import DEFAULTS
 from fastgd.torch.conventions import convention
@@ -76,9 +77,21 @@ class Counts:
         """What the state of a parameter holds of this."""
         return [STEP, *self._numbers] if self.is_counted(values) else list(self._numbers)
 
-    def show(self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[int]]]) -> None:
-        """Brings what states show up to date. blocks: values, and numbers of parameters that have them."""
-        self.shown[:] = self.made
+    def span(self, first: int, count: int) -> tuple[Array, Array]:
+        """Steps of these parameters, as they are shown (float32) and as they are (int64): the very memory."""
+        return self.shown[first : first + count], self.made[first : first + count]
+
+    def show(
+        self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[int]]], only: int | None = None
+    ) -> None:
+        """Brings what states show up to date. blocks: values, and numbers of parameters that have them.
+
+        only: the number of the one parameter that has made a step.
+        """
+        if only is None:
+            self.shown[:] = self.made
+        else:
+            self.shown[only] = self.made[only]
         if not self._numbers:
             return
         for values, numbers in blocks:

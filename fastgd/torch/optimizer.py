@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
 from fastgd.backends.base import UNMEASURED, Measured, Options
@@ -15,8 +17,15 @@ from fastgd.options import step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
-from fastgd.torch.planner import Planner, Prepared
+from fastgd.torch.counts import Counts
+from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
+from fastgd.torch.planner import Member, Planner, Prepared, members_of
 from fastgd.torch.settings import checked
+from fastgd.torch.sharded_state import check_cut, shown, taken_in
+from fastgd.torch.total import norm_over_ranks
+
+if TYPE_CHECKING:
+    from fastgd.torch.release import Release
 
 UNREAD = StepReport(None, 1.0, False, None)
 
@@ -28,6 +37,12 @@ WHOLE: dict[str, Any] = {
     "seed": 0,
     "backend": "auto",
 }
+
+#: those of WHOLE that depend on all gradients together
+OF_ALL_GRADIENTS = ("clip_norm", "skip_nonfinite")
+
+#: where they stand in what is pickled
+_WHOLE = "fastgd"
 
 _FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
 
@@ -51,11 +66,19 @@ class Native(torch.optim.Optimizer):
         if self.torch_class is None:
             given = {"defaults": {}}
         super().__init__(params, **given)
+        # Adagrad makes state here, as torch keeps it; where more or other is kept it is made at the first step
+        for group in self.param_groups:
+            if any(group[name] != default for name, default in DEFAULTS.items()):
+                for p in group["params"]:
+                    self.state.pop(p, None)
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
-        step_options(np.dtype(np.float32), values["clip_norm"], values["clip_value"], 1.0, values["skip_nonfinite"])
-        self._seed = named("seed", whole(0, 2**64), values["seed"])
-        self._backend = values["backend"]
+        limits = values["clip_norm"], values["clip_value"]
+        step_options(np.dtype(np.float32), *limits, 1.0, values["skip_nonfinite"])
+        #: of the random bits of stochastic rounding
+        self.seed: int = named("seed", whole(0, 2**64), values["seed"])
+        #: "auto", or the name of what runs the kernels
+        self.backend: str = values["backend"]
         #: upper limit of the global norm of all gradients; None: no limit
         self.clip_norm = values["clip_norm"]
         #: each element of a gradient is limited to [-clip_value, clip_value]; None: no limit
@@ -64,39 +87,97 @@ class Native(torch.optim.Optimizer):
         self.skip_nonfinite = values["skip_nonfinite"]
 
     def _begin(self) -> None:
-        self._planner = Planner(self.rule, self._backend, self._seed)
+        #: why no step can be made for now
+        self.barred: str | None = None
+        self._planner = Planner(self.rule, self.backend, self.seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
+        #: what updates the parameters in the backward pass; None: `step` does
+        self.released: Release | None = None
+
+    def members(self) -> list[Member]:
+        """All parameters, through all groups."""
+        return members_of(dict(enumerate(self.param_groups)))
+
+    def planner_for(self, member: Member) -> Planner:
+        """What makes steps of this parameter alone."""
+        if len(self._planner.counts.made) < len(self.members()):
+            self._planner.counts = Counts(self.rule, len(self.members()))
+        planner = Planner(self.rule, self.backend, self.seed, member)
+        planner.counts = self._planner.counts
+        return planner
+
+    def options(self, grad_scale: float = 1.0) -> Options:
+        """What is done to gradients, checked."""
+        asked = self.clip_norm, self.clip_value, grad_scale, self.skip_nonfinite
+        if asked != self._asked:
+            self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+        return self._options
 
     @property
     def report(self) -> StepReport:
         """What the last step did."""
         return self._found if isinstance(self._found, StepReport) else self._found()
 
+    def eval(self) -> None:
+        """Puts the average that the rule keeps into the parameters, which are then what it has learned.
+
+        A rule that keeps none leaves them as they are. Until `train` is called, `step` raises RuntimeError.
+        """
+        set_training(self, False)
+
+    def train(self) -> None:
+        """Undoes `eval`, but for a rounding or two; so every optimizer begins."""
+        set_training(self, True)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block, parameters with `ema_decay` hold their running averages; after it what they were.
+
+        ValueError when there are none. RuntimeError for a step within the block.
+        """
+        return holding_averages(self)
+
     # ---- groups and state ----
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
+        if isinstance(param_group, dict):
+            self._refuse_whole(param_group)
         for name, default in self._own_defaults.items():
             self.defaults.setdefault(name, default)
+        if self.rule.average is not None:
+            param_group.setdefault(TRAINING, True)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults}))
             checked(self.rule, group, len(self.param_groups) - 1)
+            for index, p in enumerate(group["params"]):
+                check_cut(self.rule, group, p, f"parameter {index} of group {len(self.param_groups) - 1}")
         except BaseException:
             del self.param_groups[-1]
             raise
 
+    def _refuse_whole(self, group: Mapping[str, Any]) -> None:
+        """ValueError for what is not a group's to say. What only repeats the optimizer's is left in it."""
+        for name in WHOLE:
+            own = getattr(self, name)
+            if group.get(name, own) != own:
+                raise ValueError(f"{name} is set for the optimizer, not for a group; this has {group[name]!r}")
+            if name in OF_ALL_GRADIENTS and group.get(name):
+                raise ValueError(
+                    f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts it "
+                    "there, and shows each process some gradients only: call fastgd.torch.clip_grad_norm_ instead"
+                )
+
     def __getstate__(self) -> dict[str, Any]:
-        whole_ = {"clip_norm": self.clip_norm, "clip_value": self.clip_value, "skip_nonfinite": self.skip_nonfinite}
-        return {**super().__getstate__(), "fastgd": {**whole_, "seed": self._seed, "backend": self._backend}}
+        return {**super().__getstate__(), _WHOLE: {name: getattr(self, name) for name in WHOLE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        if "fastgd" in state:  # not from load_state_dict
-            self._set_whole(state.pop("fastgd"))
+        if _WHOLE in state:  # not from load_state_dict
+            self._set_whole(state.pop(_WHOLE))
             self._own_defaults = {name: state["defaults"][name] for name in self.own}
             self._begin()
         before = {id(group["params"]): group for group in self.__dict__.get("param_groups", [])}
@@ -111,11 +192,19 @@ class Native(torch.optim.Optimizer):
         super().__setstate__(state)
         self._planner.forget()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. The state of sharded parameters is DTensors like these, and in float32 where it is 8-bit."""
+        handle = self.register_state_dict_post_hook(shown, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, of this class or of torch's.
 
-        State is copied. It is kept in what this optimizer was made to keep it in, not in the parameter's dtype,
-        and converted where it comes in another; so does rounding stay as it is.
+        State is copied. It is kept in what this optimizer was made to keep it in, not in the parameter's
+        dtype, and converted where it comes in another; rounding stays as it is, too.
         """
         # the last of the hooks: what torch would cast to the parameter's dtype is put out of its sight
         handle = self.register_load_state_dict_pre_hook(_wrapped)
@@ -129,14 +218,14 @@ class Native(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes one step; returns what the closure does, which is called first, with gradients enabled.
 
-        Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError, ValueError
-        or RuntimeError, naming the parameter, before any parameter is changed.
+        Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError,
+        ValueError or RuntimeError, naming the parameter, before any parameter is changed.
         """
         if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _is_observed():
             return self._observed(closure)
         return self._step(closure)
 
-    #: torch wraps what is not marked so; `_observed` does what the wrapper does, where there is something to do
+    #: torch wraps what is not marked so; `_observed` does what its wrapper does, where that is anything
     step.hooked = True  # type: ignore[attr-defined]
 
     def _observed(self, closure: Callable[[], Any] | None) -> Any:
@@ -154,22 +243,33 @@ class Native(torch.optim.Optimizer):
             self._update()
         return loss
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
     def _update(self) -> None:
         own = self.__dict__
         scale, found_inf = own.get("grad_scale"), own.get("found_inf")
-        asked = (self.clip_norm, self.clip_value, 1.0 if scale is None else float(scale), self.skip_nonfinite)
-        if asked != self._asked:
-            self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+        options = self.options(1.0 if scale is None else float(scale))
         if found_inf is not None and float(found_inf):
             self._found = UNREAD._replace(skipped=True)
             return
-        planner, options = self._planner, self._options
-        plan = planner.prepare(self.param_groups, self.state, options)
-        if plan is None:
+        if self.barred is not None or self.rule.average is not None:
+            reason = barred(self)
+            if reason is not None:
+                raise RuntimeError(reason)
+        if self.released is not None:
+            self._found = self.released.ended()
+            return
+        planner = self._planner
+        plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
+        if plan.is_sharded and options.needs_measure:
+            total = norm_over_ranks(plan.members, options, self.backend)
+            options = options._replace(total_norm=total)
+        if plan.run is None:
             self._found = UNREAD
             return
-        measured = plan.run.step(options)
+        try:
+            measured = plan.run.step(options)
+        finally:
+            plan.release()
         if isinstance(measured, Measured):
             self._found = UNREAD if measured is UNMEASURED else self._reported(plan, measured, options)
         else:
@@ -203,7 +303,7 @@ def _is_observed() -> bool:
     return bool(
         torch_optimizer._global_optimizer_pre_hooks
         or torch_optimizer._global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()
+        or profiler._is_profiler_enabled
     )
 
 
@@ -228,7 +328,7 @@ def _unwrapped(state: Any) -> Any:
     """The state with copies of what was loaded."""
     for key, entry in state.items():
         if isinstance(entry, _Given):
-            state[key] = _copied(entry.entry)
+            state[key] = taken_in(key, _copied(entry.entry))
     return state
 
 

@@ -53,12 +53,14 @@ def _doc(rule: Rule, parameters: list[inspect.Parameter], torch_class: type[Any]
     if torch_class:
         as_torch = (
             f"As torch.optim.{rule.title}, of which it is a subclass: arguments, groups, state and errors.\n"
-            "foreach, fused and capturable are taken and change nothing; differentiable hands steps to torch.\n\n"
+            "foreach, fused and capturable change nothing; differentiable hands the steps to torch.\n\n"
         )
+    arguments = "\n".join(entries)
     return (
         f"{rule.summary}\n\n{rule.source}.\n\n{as_torch}"
-        "params: tensors, (name, tensor) pairs or groups, in float32, float64, bfloat16, float16 or complex;\n"
-        "of any layout, on the CPU or a CUDA device, DTensors too. Arguments:\n\n" + "\n".join(entries)
+        "params: tensors, (name, tensor) pairs or groups, in float32, float64, bfloat16, float16 or complex\n"
+        "numbers; of any layout, on the CPU or a CUDA device, DTensors too. Arguments:\n\n"
+        f"{arguments}"
     )
 
 

@@ -1,18 +1,17 @@
-"""From torch's groups, gradients and state to a plan of the backend's, and when the last plan will do again."""
+"""From torch's groups, gradients and state to a plan of the backend's, and when the last one will do."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fastgd import backends
 from fastgd.arrays import Array, Spans, addresses, first_overlap, overlaps_itself
 from fastgd.backends.base import Block, Carriers, Codes, Item, Options, Plan, Work
-from fastgd.kept import check_rounding, element_order
+from fastgd.kept import Active, Kept, check_rounding, element_order
 from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
@@ -20,11 +19,15 @@ from fastgd.rules import Rule
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered, Watched
 from fastgd.torch.settings import alike, checked, holds_tensors
+from fastgd.torch.sharded_state import check_cut
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, kept_arrays, names_in
-from fastgd.torch.tensors import array_of, local, resolved
+from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
 
 Group = dict[str, Any]
+
+#: by number
+Groups = Mapping[int, Group]
 
 
 class Member(NamedTuple):
@@ -32,14 +35,14 @@ class Member(NamedTuple):
 
     tensor: torch.Tensor
     group: int
-    #: in its group
-    index: int
+    #: its number in its group
+    place: int
     #: through all groups
     number: int
     name: str | None
 
     def __str__(self) -> str:
-        place = f"parameter {self.index} of group {self.group}"
+        place = f"parameter {self.place} of group {self.group}"
         return f"parameter {self.name!r} ({place})" if self.name is not None else place
 
 
@@ -50,35 +53,49 @@ class Ready(NamedTuple):
     param: Array
     grad: Array
     #: the rows that the gradient is of; None: all
-    rows: Array | None
+    rows: Array | None = None
 
 
 class Prepared(NamedTuple):
     """A plan of the backend's and what it was made for."""
 
-    run: Plan
+    #: None: no parameter has a gradient
+    run: Plan | None
     gathered: Gathered
-    ready: list[Ready]
-    #: the parameters
+    #: those with a gradient, in the plan's order, and their tensors
+    members: list[Member]
     tensors: list[torch.Tensor]
     #: values of parameters that are alike, and their numbers
     blocks: list[tuple[Any, list[int]]]
+    #: whether gradients are of some rows, which may be others at the next step
+    has_rows: bool
+    #: whether parameters lie in parts on several machines
+    is_sharded: bool
+    #: gradients that nobody else may hold, until the step has been made
+    lent: list[Array]
+
+    def release(self) -> None:
+        """Lets go of gradients, once the step has been made."""
+        self.lent.clear()
+        self.gathered.release()
 
 
 class Planner:
-    """The plan for an optimizer's next step, and how many each parameter has made."""
+    """The plan for the next step of parameters, all of an optimizer's or one."""
 
-    def __init__(self, rule: Rule, backend: str, seed: int) -> None:
-        self.rule, self._backend, self._seed = rule, backend, seed
+    def __init__(self, rule: Rule, backend: str, seed: int, only: Member | None = None) -> None:
+        """only: whose plans alone are made; None: those of all parameters of all groups."""
+        self.rule, self._backend, self._seed, self._only = rule, backend, seed, only
+        #: of all parameters of the optimizer
         self.counts = Counts(rule, 0)
         self._plan: Prepared | None = None
-        #: the groups as they were when their values were checked, and these
-        self._seen: list[Group] = []
-        self._values: list[dict[str, Any]] = []
+        #: the groups by number, as they were when their values were checked, and these
+        self._seen: dict[int, Group] = {}
+        self._values: dict[int, dict[str, Any]] = {}
         self._with_tensors: list[int] = []
 
-    def prepare(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared | None:
-        """A plan for the gradients that the parameters have now; None when there are none.
+    def prepare(self, groups: Groups, state: Any, options: Options) -> Prepared:
+        """A plan for the gradients that the parameters of these groups have now.
 
         Unless all is found to be right, nothing is changed but that state may have been made.
         """
@@ -87,7 +104,7 @@ class Planner:
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
-        if plan is not None and all(ready.rows is None for ready in plan.ready):
+        if not plan.has_rows:
             self._plan = plan
         return plan
 
@@ -97,12 +114,13 @@ class Planner:
 
     # ---- hyperparameters ----
 
-    def _values_hold(self, groups: Sequence[Group]) -> bool:
+    def _values_hold(self, groups: Groups) -> bool:
         """Whether the plan's values will do for these groups, once they are brought up to date."""
-        if len(groups) != len(self._seen):
+        seen = self._seen
+        if groups.keys() != seen.keys():
             return False
-        for number, (group, seen) in enumerate(zip(groups, self._seen, strict=True)):
-            if not _equal(group, seen) and not self._renew(number, group):
+        for number, group in groups.items():
+            if not _equal(group, seen[number]) and not self._renew(number, group):
                 return False
         return all(self._renew(number, groups[number]) for number in self._with_tensors)
 
@@ -114,21 +132,19 @@ class Planner:
         self._seen[number] = dict(group)
         return True
 
-    def _check_values(self, groups: Sequence[Group]) -> None:
-        self._values = [checked(self.rule, group, number) for number, group in enumerate(groups)]
-        self._seen = [dict(group) for group in groups]
-        self._with_tensors = [i for i, group in enumerate(groups) if holds_tensors(group, self.rule)]
+    def _check_values(self, groups: Groups) -> None:
+        self._values = {number: checked(self.rule, group, number) for number, group in groups.items()}
+        self._seen = {number: dict(group) for number, group in groups.items()}
+        self._with_tensors = [i for i, group in groups.items() if holds_tensors(group, self.rule)]
 
     # ---- plans ----
 
-    def _made(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared | None:
-        members = members_of(groups)
+    def _made(self, groups: Groups, state: Any, options: Options) -> Prepared:
+        members = [self._only] if self._only else members_of(groups)
         self._check_values(groups)
-        if len(self.counts.made) < len(members):
+        if self._only is None and len(self.counts.made) < len(members):
             self.counts = Counts(self.rule, len(members))
         active = [m for m in members if m.tensor.grad is not None]
-        if not active:
-            return None
         params = [array_of(local(m.tensor), str(m)) for m in active]
         for m, param in zip(active, params, strict=True):
             self._check_param(m, param)
@@ -143,12 +159,21 @@ class Planner:
         arrays = [array for item in items for array in _written(item)]
         self._refuse_overlaps(ready, items)
         work, blocks = self._work(ready, items)
-        run = backend.plan(work)
+        run = backend.plan(work) if items else None
         grads = [m.tensor.grad for m in members]
         tensors = [m.tensor for m in members]
-        self.counts.shown[:] = self.counts.made
-        found = Gathered(run, tensors, grads, arrays, watched, self.counts)
-        return Prepared(run, found, ready, [r.member.tensor for r in ready], blocks)
+        first = members[0].number if members else 0
+        found = Gathered(run, tensors, grads, arrays, watched, self.counts.span(first, len(members)))
+        return Prepared(
+            run,
+            found,
+            active,
+            [m.tensor for m in active],
+            blocks,
+            has_rows=any(r.rows is not None for r in ready),
+            is_sharded=any(is_wrapper(tensor) for tensor in tensors),
+            lent=[r.grad for r in ready],
+        )
 
     def _check_param(self, member: Member, param: Array) -> None:
         rule = self.rule
@@ -156,9 +181,10 @@ class Planner:
             raise RuntimeError(f"{rule.title} does not support complex parameters")
         if rule.ndim not in (None, param.ndim):
             raise ValueError(
-                f"{member} has shape {param.shape}: {rule.title} is for parameters of {rule.ndim} dimensions; "
-                "give others to another optimizer"
+                f"{member} has shape {param.shape}: {rule.title} is for parameters of {rule.ndim} "
+                "dimensions; give others to another optimizer"
             )
+        check_cut(rule, self._values[member.group], member.tensor, str(member))
         check_rounding(self._values[member.group], param, str(member))
         if overlaps_itself(param):
             raise ValueError(f"{member} overlaps itself: several of its elements share memory")
@@ -171,7 +197,9 @@ class Planner:
             values = self._values[m.group]
             rows, array = rows_of(local(grad), param, self.rule, values, options, what)
         else:
-            array = array_of(resolved(grad), what)
+            beside = grad_beside(m.tensor)
+            assert beside is not None
+            array = array_of(beside, what)
         wanted = param.shape if rows is None else (rows.size, *param.shape[1:])
         if array.shape != wanted:
             raise ValueError(f"{what} has shape {array.shape}, the parameter {param.shape}")
@@ -180,15 +208,26 @@ class Planner:
             array = array.copy()  # of what the step is to read, though it overwrites it
         return Ready(m, param, array, rows)
 
+    def make_state(self, groups: Groups, state: Any) -> None:
+        """Makes what the next step would, of all parameters, with gradients or not."""
+        self._check_values(groups)
+        for m in [self._only] if self._only else members_of(groups):
+            param = array_of(local(m.tensor), str(m))
+            self._check_param(m, param)
+            self._kept(m, param, state[m.tensor])
+
+    def _kept(self, m: Member, param: Array, entry: Any) -> tuple[Kept, Active]:
+        """A parameter's state, made or brought to what the settings ask for, and the slots in use."""
+        values, what = self._values[m.group], f"state of {m}"
+        active = self.rule.active_slots(self.rule.seen(values, param.shape, param.dtype.name))
+        self.counts.adopt(m.number, entry, values)
+        conform(entry, active, values, local(m.tensor), param, what)
+        return kept_arrays(entry, active, values, what), active
+
     def _item(self, ready: Ready, entry: Any, options: Options, watched: list[Watched]) -> Item:
         m, param, grad, rows = ready
         values = self._values[m.group]
-        seen = self.rule.seen(values, param.shape, param.dtype.name)
-        active = self.rule.active_slots(seen)
-        what = f"state of {m}"
-        self.counts.adopt(m.number, entry, values)
-        conform(entry, active, values, local(m.tensor), param, what)
-        kept = kept_arrays(entry, active, values, what)
+        kept, active = self._kept(m, param, entry)
         watched += [(entry, name, entry[name]) for name in names_in(entry, active)]
         watched += [(entry, name, entry[name]) for name in self.counts.names(values)]
         by_number = options.clips_units or self.rule.in_matrices(active) or rows is not None
@@ -225,7 +264,9 @@ class Planner:
 
     @staticmethod
     def _refuse_overlaps(ready: Sequence[Ready], items: Sequence[Item]) -> None:
-        arrays = [(str(r.member), array) for r, item in zip(ready, items, strict=True) for array in _written(item)]
+        arrays = [
+            (str(r.member), array) for r, item in zip(ready, items, strict=True) for array in _written(item)
+        ]
         pair = first_overlap([array for _, array in arrays])
         if pair:
             first, second = (arrays[k][0] for k in pair)
@@ -233,22 +274,24 @@ class Planner:
 
     def locate(self, plan: Prepared, tensor: int) -> NonFinite:
         """The first element that is not finite of this tensor in the plan."""
-        m = plan.ready[tensor].member
-        found = resolved(m.tensor.grad)
+        m = plan.members[tensor]
+        found = grad_beside(m.tensor)
+        if found is None:  # when a report is read late
+            return NonFinite(m.group, m.place, m.name, None, float("nan"))
         values = found.coalesce().to_dense() if found.layout != torch.strided else found
         flat = torch.view_as_real(values) if values.is_complex() else values
         narrow = flat.to(torch.float64 if flat.dtype == torch.float64 else torch.float32)
         bad = torch.nonzero(~torch.isfinite(narrow))
         element = tuple(int(i) for i in bad[0]) if len(bad) else None
         value = float(flat[element]) if element is not None else float("nan")
-        return NonFinite(m.group, m.index, m.name, element, value)
+        return NonFinite(m.group, m.place, m.name, element, value)
 
 
-def members_of(groups: Sequence[Group]) -> list[Member]:
-    """All parameters, through all groups."""
+def members_of(groups: Groups) -> list[Member]:
+    """All parameters, through all groups of an optimizer."""
     numbers = itertools.count()
     found = []
-    for number, group in enumerate(groups):
+    for number, group in groups.items():
         names = group.get("param_names", [None] * len(group["params"]))
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
             found.append(Member(p, number, index, next(numbers), name))

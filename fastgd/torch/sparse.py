@@ -1,4 +1,4 @@
-"""Sparse gradients: as rows where that is the same step, dense where it is not, and refused where torch refuses."""
+"""Sparse gradients: as rows where that is the same step, dense where not; refused where torch refuses."""
 
 from __future__ import annotations
 

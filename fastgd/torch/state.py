@@ -1,7 +1,8 @@
-"""The state of one parameter, as tensors under torch's key names: what is missing is made, what is there is converted."""
+"""The state of one parameter, as tensors under torch's key names: made where missing, else converted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastgd.kept import Active, Kept, residual_dtype, slot_dtype
 from fastgd.rules import Slot
 from fastgd.state import SCALES
 from fastgd.storage import arithmetic, decode, encode
+from fastgd.torch.codes import encode_again
 from fastgd.torch.tensors import array_of, local, memory_of, torch_dtype
 
 #: what any optimizer may keep beside the rule's slots
@@ -72,7 +74,7 @@ def _conform_slot(
         found = torch.from_numpy(decode(*codes, arithmetic(param.dtype), unsigned=slot.unsigned))
     elif dtype is None:
         numbers = array_of(found.detach().cpu(), what).astype(arithmetic(param.dtype))
-        parts = encode(np.ascontiguousarray(numbers), unsigned=slot.unsigned)
+        parts = encode_again(np.ascontiguousarray(numbers), unsigned=slot.unsigned)
         entry[slot.name], entry[scales] = (torch.from_numpy(part).to(p.device) for part in parts)
         return
     if slot.over is not None:
@@ -110,9 +112,12 @@ def _shaped(found: torch.Tensor, shape: Any, what: str) -> torch.Tensor:
     return found
 
 
-def _new_codes(slot: Slot, first: float, p: torch.Tensor, param: Array) -> tuple[torch.Tensor, torch.Tensor]:
-    blocks = -(-param.size // BLOCK)
-    codes = torch.zeros(param.shape, dtype=torch.uint8, device=p.device)
+def _new_codes(
+    slot: Slot, first: float, p: torch.Tensor, param: Array
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = slot.shape(param.shape)
+    blocks = -(-math.prod(shape) // BLOCK)
+    codes = torch.zeros(shape, dtype=torch.uint8, device=p.device)
     scales = torch.zeros(blocks, dtype=torch.float32, device=p.device)
     if first:
         code, scale = encode(np.full(1, first, arithmetic(param.dtype)), unsigned=slot.unsigned)
@@ -147,4 +152,3 @@ def names_in(entry: Mapping[str, Any], active: Active) -> list[str]:
     names = [slot.name for slot in active if slot is not None]
     names += [SCALES.format(name) for name in names if SCALES.format(name) in entry]
     return [*names, *(name for name in (RESIDUAL, AVERAGE) if name in entry)]
-

@@ -24,22 +24,26 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     """What lies in this process: of a DTensor its shard, of others all."""
     if not is_wrapper(tensor):
         return tensor
-    found: torch.Tensor = tensor._local_tensor
+    found: torch.Tensor = tensor._local_tensor  # type: ignore[attr-defined]  # of DTensor
     wait = getattr(found, "wait", None)  # of a shard that is still on its way
     return found if wait is None else wait()
 
 
-def resolved(grad: torch.Tensor | None) -> torch.Tensor | None:
-    """What of a gradient lies here, its lazy conjugation and negation done."""
+def grad_beside(p: torch.Tensor) -> torch.Tensor | None:
+    """What of a parameter's gradient belongs to what lies here, lazy conjugation and negation done."""
+    grad: Any = p.grad
     if grad is None:
         return None
-    return local(grad).resolve_conj().resolve_neg()
+    if is_wrapper(grad) and is_wrapper(p) and grad.placements != p.placements:  # type: ignore[attr-defined]
+        grad = grad.redistribute(placements=p.placements)  # type: ignore[attr-defined]  # of DTensor
+    found: torch.Tensor = local(grad).resolve_conj().resolve_neg()
+    return found
 
 
 def is_direct(tensor: torch.Tensor) -> bool:
     """Whether a gradient like this one is what its memory says.
 
-    Lazily conjugated gradients are complex; lazily negated ones are every other number of such, or one number.
+    Lazily conjugated gradients are complex; lazily negated ones are every other number of these, or one.
     """
     return not (is_wrapper(tensor) or tensor.is_complex() or tensor.numel() <= 1 or not _dense(tensor))
 
