@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +74,8 @@ class Prepared(NamedTuple):
     is_sharded: bool
     #: gradients that nobody else may hold, until the step has been made
     lent: list[Array]
+    #: the states of parameters, as `Planner._entries` gives them
+    entries: list[Any]
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""
@@ -100,13 +103,23 @@ class Planner:
         Unless all is found to be right, nothing is changed but that state may have been made.
         """
         plan = self._plan
-        if plan is not None and self._values_hold(groups) and plan.gathered.holds(groups):
+        if (
+            plan is not None
+            and self._values_hold(groups)
+            and _are(self._entries(state), plan.entries)
+            and plan.gathered.holds(groups)
+        ):
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
         if not plan.has_rows:
             self._plan = plan
         return plan
+
+    def _entries(self, state: Any) -> Collection[Any]:
+        """The states of parameters, of this one only or of all that have one, in the order of the dict."""
+        entries: Collection[Any] = state.values() if self._only is None else [state.get(self._only.tensor)]
+        return entries
 
     def forget(self) -> None:
         """The next step begins with what the state says."""
@@ -155,7 +168,7 @@ class Planner:
             if not backend.supports(self.rule, param.dtype):
                 raise TypeError(f"{m}: the {backend.name} backend has no {self.rule.title} in {param.dtype}")
         watched: list[Watched] = []
-        items = [self._item(r, state[r.member.tensor], options, watched) for r in ready]
+        items = [self._item(r, state, options, watched) for r in ready]
         arrays = [array for item in items for array in _written(item)]
         self._refuse_overlaps(ready, items)
         work, blocks = self._work(ready, items)
@@ -173,6 +186,7 @@ class Planner:
             has_rows=any(r.rows is not None for r in ready),
             is_sharded=any(is_wrapper(tensor) for tensor in tensors),
             lent=[r.grad for r in ready],
+            entries=list(self._entries(state)),
         )
 
     def _check_param(self, member: Member, param: Array) -> None:
@@ -214,20 +228,25 @@ class Planner:
         for m in [self._only] if self._only else members_of(groups):
             param = array_of(local(m.tensor), str(m))
             self._check_param(m, param)
-            self._kept(m, param, state[m.tensor])
+            self._kept(m, param, state)
 
-    def _kept(self, m: Member, param: Array, entry: Any) -> tuple[Kept, Active]:
-        """A parameter's state, made or brought to what the settings ask for, and the slots in use."""
+    def _kept(self, m: Member, param: Array, state: Any) -> tuple[Kept, Active, Any]:
+        """A parameter's state, made or brought to what the settings ask for, the slots in use, and its entry.
+
+        As in torch, there is no entry where nothing is kept."""
         values, what = self._values[m.group], f"state of {m}"
+        entry = state.get(m.tensor, {})
         active = self.rule.active_slots(self.rule.seen(values, param.shape, param.dtype.name))
         self.counts.adopt(m.number, entry, values)
         conform(entry, active, values, local(m.tensor), param, what)
-        return kept_arrays(entry, active, values, what), active
+        if entry:
+            state[m.tensor] = entry
+        return kept_arrays(entry, active, values, what), active, entry
 
-    def _item(self, ready: Ready, entry: Any, options: Options, watched: list[Watched]) -> Item:
+    def _item(self, ready: Ready, state: Any, options: Options, watched: list[Watched]) -> Item:
         m, param, grad, rows = ready
         values = self._values[m.group]
-        kept, active = self._kept(m, param, entry)
+        kept, active, entry = self._kept(m, param, state)
         watched += [(entry, name, entry[name]) for name in names_in(entry, active)]
         watched += [(entry, name, entry[name]) for name in self.counts.names(values)]
         by_number = options.clips_units or self.rule.in_matrices(active) or rows is not None
@@ -304,6 +323,11 @@ def _equal(group: Group, seen: Group) -> bool:
         return bool(group == seen)
     except RuntimeError:  # of tensors with several elements
         return False
+
+
+def _are(found: Collection[Any], known: list[Any]) -> bool:
+    """Whether these are the very objects."""
+    return len(found) == len(known) and all(map(operator.is_, found, known))
 
 
 def _written(item: Item) -> list[Array]:
