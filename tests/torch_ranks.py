@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 #: seconds until ranks that have not ended are stopped
-TIMEOUT = 20.0
+TIMEOUT = 120.0
 
 #: seconds that the other ranks have to say what went wrong with them too, once one has failed
 GRACE = 2.0

@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
@@ -197,7 +199,9 @@ def handed_over(dtype: torch.dtype, settings: dict[str, Any], *, from_rank0: boo
     train(model, opt, range(3, 6))
     other = sharded(network(dtype, seed=1))
     other_opt = fgt.AdamW(other.parameters(), **settings)
-    set_state_dict(other, other_opt, model_state_dict=in_model, optim_state_dict=in_opt, options=spread)
+    # not set_state_dict, which does nothing on ranks that have nothing
+    set_model_state_dict(other, in_model, options=spread)
+    set_optimizer_state_dict(other, other_opt, in_opt, options=spread)
     train(other, other_opt, range(3, 6))
     return learned(model), learned(other)
 

@@ -21,7 +21,8 @@ from fastgd.torch.counts import Counts
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import Member, Planner, Prepared, members_of
 from fastgd.torch.settings import checked
-from fastgd.torch.sharded_state import check_cut, shown, taken_in
+from fastgd.torch.sharded_state import check_cut, settle_gradients, shown, taken_in
+from fastgd.torch.tensors import is_wrapper
 from fastgd.torch.total import norm_over_ranks
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Native(torch.optim.Optimizer):
         if self.torch_class is None:
             given = {"defaults": {}}
         super().__init__(params, **given)
-        # Adagrad makes state here, as torch keeps it; where more or other is kept it is made at the first step
+        # Adagrad has made state as torch keeps it; where another is asked for it is made at the first step
         for group in self.param_groups:
             if any(group[name] != default for name, default in DEFAULTS.items()):
                 for p in group["params"]:
@@ -93,6 +94,8 @@ class Native(torch.optim.Optimizer):
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
+        #: whether there are DTensors among the parameters
+        self._has_wrappers = False
         #: what updates the parameters in the backward pass; None: `step` does
         self.released: Release | None = None
 
@@ -155,6 +158,7 @@ class Native(torch.optim.Optimizer):
             checked(self.rule, group, len(self.param_groups) - 1)
             for index, p in enumerate(group["params"]):
                 check_cut(self.rule, group, p, f"parameter {index} of group {len(self.param_groups) - 1}")
+                self._has_wrappers |= is_wrapper(p)
         except BaseException:
             del self.param_groups[-1]
             raise
@@ -164,11 +168,11 @@ class Native(torch.optim.Optimizer):
         for name in WHOLE:
             own = getattr(self, name)
             if group.get(name, own) != own:
-                raise ValueError(f"{name} is set for the optimizer, not for a group; this has {group[name]!r}")
+                raise ValueError(f"{name} is set for the optimizer, not for a group; here is {group[name]!r}")
             if name in OF_ALL_GRADIENTS and group.get(name):
                 raise ValueError(
-                    f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts it "
-                    "there, and shows each process some gradients only: call fastgd.torch.clip_grad_norm_ instead"
+                    f"{name} is set for the optimizer, not for a group. torch's ZeroRedundancyOptimizer puts "
+                    "it there, but shows each process some gradients only: call fastgd.torch.clip_grad_norm_"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,6 +184,8 @@ class Native(torch.optim.Optimizer):
             self._set_whole(state.pop(_WHOLE))
             self._own_defaults = {name: state["defaults"][name] for name in self.own}
             self._begin()
+            params = [p for group in state["param_groups"] for p in group["params"]]
+            self._has_wrappers = any(map(is_wrapper, params))
         before = {id(group["params"]): group for group in self.__dict__.get("param_groups", [])}
         state["state"] = _unwrapped(state["state"])
         for group in state.get("param_groups", []):
@@ -193,7 +199,7 @@ class Native(torch.optim.Optimizer):
         self._planner.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's. The state of sharded parameters is DTensors like these, and in float32 where it is 8-bit."""
+        """As torch's. State of sharded parameters is DTensors like these, in float32 where it is 8-bit."""
         handle = self.register_state_dict_post_hook(shown, prepend=True)
         try:
             return super().state_dict()
@@ -258,6 +264,8 @@ class Native(torch.optim.Optimizer):
         if self.released is not None:
             self._found = self.released.ended()
             return
+        if self._has_wrappers:
+            settle_gradients(m.tensor for m in self.members())
         planner = self._planner
         plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
         if plan.is_sharded and options.needs_measure:

@@ -112,9 +112,7 @@ def _shaped(found: torch.Tensor, shape: Any, what: str) -> torch.Tensor:
     return found
 
 
-def _new_codes(
-    slot: Slot, first: float, p: torch.Tensor, param: Array
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _new_codes(slot: Slot, first: float, p: torch.Tensor, param: Array) -> tuple[torch.Tensor, torch.Tensor]:
     shape = slot.shape(param.shape)
     blocks = -(-math.prod(shape) // BLOCK)
     codes = torch.zeros(shape, dtype=torch.uint8, device=p.device)
