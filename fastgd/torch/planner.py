@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
+from fastgd.torch._gather import has_values
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered, Watched
 from fastgd.torch.settings import alike, checked, holds_tensors
@@ -74,8 +74,8 @@ class Prepared(NamedTuple):
     is_sharded: bool
     #: gradients that nobody else may hold, until the step has been made
     lent: list[Array]
-    #: the states of parameters, as `Planner._entries` gives them
-    entries: list[Any]
+    #: the states of the planner's parameters, in the order of the dict
+    entries: tuple[Any, ...]
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""
@@ -106,7 +106,7 @@ class Planner:
         if (
             plan is not None
             and self._values_hold(groups)
-            and _are(self._entries(state), plan.entries)
+            and self._entries_stay(plan, state)
             and plan.gathered.holds(groups)
         ):
             return plan
@@ -116,10 +116,12 @@ class Planner:
             self._plan = plan
         return plan
 
-    def _entries(self, state: Any) -> Collection[Any]:
-        """The states of parameters, of this one only or of all that have one, in the order of the dict."""
-        entries: Collection[Any] = state.values() if self._only is None else [state.get(self._only.tensor)]
-        return entries
+    def _entries_stay(self, plan: Prepared, state: Any) -> bool:
+        """Whether nobody has taken a parameter's state away or put another in its place."""
+        if self._only is not None:
+            return state.get(self._only.tensor) is plan.entries[0]
+        stay: bool = has_values(state, plan.entries)
+        return stay
 
     def forget(self) -> None:
         """The next step begins with what the state says."""
@@ -186,7 +188,7 @@ class Planner:
             has_rows=any(r.rows is not None for r in ready),
             is_sharded=any(is_wrapper(tensor) for tensor in tensors),
             lent=[r.grad for r in ready],
-            entries=list(self._entries(state)),
+            entries=tuple(state.values()) if self._only is None else (state.get(self._only.tensor),),
         )
 
     def _check_param(self, member: Member, param: Array) -> None:
@@ -323,11 +325,6 @@ def _equal(group: Group, seen: Group) -> bool:
         return bool(group == seen)
     except RuntimeError:  # of tensors with several elements
         return False
-
-
-def _are(found: Collection[Any], known: list[Any]) -> bool:
-    """Whether these are the very objects."""
-    return len(found) == len(known) and all(map(operator.is_, found, known))
 
 
 def _written(item: Item) -> list[Array]:
