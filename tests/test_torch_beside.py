@@ -1,4 +1,4 @@
-"""fastgd.torch in what torch builds around optimizers: autograd, checkpoints, compilation, threads."""
+"""fastgd.torch in what torch builds around optimizers: autograd, checkpoints, compilers, profiles."""
 
 import gc
 import threading

@@ -128,7 +128,7 @@ def test_settings_are_read_from_the_group_at_every_step(name):
             group["lr"] = 0.01 * (step + 1)
             if "weight_decay" in group:
                 group["weight_decay"] = 0.1 * (step % 2)
-            if "maximize" in group:
+            if takes(theirs(name), "maximize"):
                 group["maximize"] = step == 3
             given(members(opt), step)
             opt.step()

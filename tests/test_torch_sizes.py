@@ -1,4 +1,4 @@
-"""fastgd.torch at sizes around vectors and blocks, in gaps, in 16 bits: against torch and against fastgd."""
+"""fastgd.torch at sizes around vectors and blocks, in gaps and in 16 bits: against torch and fastgd."""
 
 import math
 

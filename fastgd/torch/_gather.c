@@ -165,7 +165,21 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
     Py_RETURN_TRUE;
 }
 
+static PyObject *has_values(PyObject *self, PyObject *arguments) {
+    PyObject *dict, *values, *key, *value;
+    Py_ssize_t place = 0, k = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyDict_Type, &dict, &PyTuple_Type, &values)) return NULL;
+    if (PyDict_Size(dict) != PyTuple_Size(values)) Py_RETURN_FALSE;
+    while (PyDict_Next(dict, &place, &key, &value))
+        if (value != PyTuple_GetItem(values, k++)) Py_RETURN_FALSE;
+    Py_RETURN_TRUE;
+}
+
 static PyMethodDef methods[] = {
+    {"has_values", has_values, METH_VARARGS,
+     "has_values(dict, values) -> bool\n\n"
+     "Whether the values of the dict are these very objects in this order: a tuple."},
     {"described", described, METH_VARARGS,
      "described(interface, tensor) -> bytes or None\n\n"
      "What tells the tensor's memory and layout; None when it does not lend them.\n"

@@ -16,6 +16,7 @@ from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
+from fastgd.torch._gather import has_values
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered, Watched
 from fastgd.torch.settings import alike, checked, holds_tensors
@@ -73,6 +74,8 @@ class Prepared(NamedTuple):
     is_sharded: bool
     #: gradients that nobody else may hold, until the step has been made
     lent: list[Array]
+    #: the states of the planner's parameters, in the order of the dict
+    entries: tuple[Any, ...]
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""
@@ -100,13 +103,25 @@ class Planner:
         Unless all is found to be right, nothing is changed but that state may have been made.
         """
         plan = self._plan
-        if plan is not None and self._values_hold(groups) and plan.gathered.holds(groups):
+        if (
+            plan is not None
+            and self._values_hold(groups)
+            and self._entries_stay(plan, state)
+            and plan.gathered.holds(groups)
+        ):
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
         if not plan.has_rows:
             self._plan = plan
         return plan
+
+    def _entries_stay(self, plan: Prepared, state: Any) -> bool:
+        """Whether nobody has taken a parameter's state away or put another in its place."""
+        if self._only is not None:
+            return state.get(self._only.tensor) is plan.entries[0]
+        stay: bool = has_values(state, plan.entries)
+        return stay
 
     def forget(self) -> None:
         """The next step begins with what the state says."""
@@ -155,7 +170,7 @@ class Planner:
             if not backend.supports(self.rule, param.dtype):
                 raise TypeError(f"{m}: the {backend.name} backend has no {self.rule.title} in {param.dtype}")
         watched: list[Watched] = []
-        items = [self._item(r, state[r.member.tensor], options, watched) for r in ready]
+        items = [self._item(r, state, options, watched) for r in ready]
         arrays = [array for item in items for array in _written(item)]
         self._refuse_overlaps(ready, items)
         work, blocks = self._work(ready, items)
@@ -173,6 +188,7 @@ class Planner:
             has_rows=any(r.rows is not None for r in ready),
             is_sharded=any(is_wrapper(tensor) for tensor in tensors),
             lent=[r.grad for r in ready],
+            entries=tuple(state.values()) if self._only is None else (state.get(self._only.tensor),),
         )
 
     def _check_param(self, member: Member, param: Array) -> None:
@@ -214,20 +230,25 @@ class Planner:
         for m in [self._only] if self._only else members_of(groups):
             param = array_of(local(m.tensor), str(m))
             self._check_param(m, param)
-            self._kept(m, param, state[m.tensor])
+            self._kept(m, param, state)
 
-    def _kept(self, m: Member, param: Array, entry: Any) -> tuple[Kept, Active]:
-        """A parameter's state, made or brought to what the settings ask for, and the slots in use."""
+    def _kept(self, m: Member, param: Array, state: Any) -> tuple[Kept, Active, Any]:
+        """A parameter's state, made or brought to what the settings ask for, the slots in use, and its entry.
+
+        As in torch, there is no entry where nothing is kept."""
         values, what = self._values[m.group], f"state of {m}"
+        entry = state.get(m.tensor, {})
         active = self.rule.active_slots(self.rule.seen(values, param.shape, param.dtype.name))
         self.counts.adopt(m.number, entry, values)
         conform(entry, active, values, local(m.tensor), param, what)
-        return kept_arrays(entry, active, values, what), active
+        if entry:
+            state[m.tensor] = entry
+        return kept_arrays(entry, active, values, what), active, entry
 
-    def _item(self, ready: Ready, entry: Any, options: Options, watched: list[Watched]) -> Item:
+    def _item(self, ready: Ready, state: Any, options: Options, watched: list[Watched]) -> Item:
         m, param, grad, rows = ready
         values = self._values[m.group]
-        kept, active = self._kept(m, param, entry)
+        kept, active, entry = self._kept(m, param, state)
         watched += [(entry, name, entry[name]) for name in names_in(entry, active)]
         watched += [(entry, name, entry[name]) for name in self.counts.names(values)]
         by_number = options.clips_units or self.rule.in_matrices(active) or rows is not None
