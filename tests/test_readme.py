@@ -51,6 +51,19 @@ def test_block(block, tmp_path, monkeypatch):
     assert known["opt"].state_dict()["state"]
 
 
+def test_the_blocks_about_torch_run_one_behind_the_other():
+    torch = pytest.importorskip("torch", reason="the page is about torch, which is not a dependency")
+    x, logits = torch.randn(4, 7, 512), torch.randn(4, 10, requires_grad=True)
+    h_0, c_0 = torch.zeros(2, 4, 128), torch.zeros(2, 4, 128)
+    known = {"x": x, "logits": logits, "labels": torch.arange(4), "h_0": h_0, "c_0": c_0}
+    known |= {"weight": torch.ones(512), "bias": torch.zeros(512), "torch": torch}
+    for block in blocks(DOCS / "torch.md"):
+        if "torch.nn.LSTM" in block:
+            known["x"], known["lengths"] = torch.randn(3, 7, 64), [7, 3, 5]
+            known["h_0"], known["c_0"] = torch.zeros(2, 3, 128), torch.zeros(2, 3, 128)
+        exec(block, known)
+
+
 @pytest.mark.parametrize("page", ["models", "jit"])
 def test_the_blocks_of_a_page_run_one_behind_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

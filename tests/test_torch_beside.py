@@ -1,4 +1,4 @@
-"""fastgd.torch inside what torch builds around optimizers: autograd, checkpoints, compilation, profiles, threads."""
+"""fastgd.torch in what torch builds around optimizers: autograd, checkpoints, compilation, profiles, threads."""
 
 import gc
 import threading
@@ -208,7 +208,7 @@ def test_averaged_models(name, average):
 
 
 def test_our_running_average_is_that_of_an_averaged_model():
-    """ema_decay against AveragedModel, which begins with the parameters after its first update, ours before."""
+    """ema_decay against AveragedModel, which begins with what its first update sees."""
     from torch.optim import swa_utils
 
     model = small_model()
@@ -246,7 +246,7 @@ def test_steps_in_two_threads(name):
 
 
 def test_a_gradient_hook_may_step_one_parameter():
-    """As torch's tutorial frees gradients early: an optimizer for each parameter, stepped in the backward pass."""
+    """As torch's tutorial frees gradients: an optimizer for each parameter, stepped in the backward pass."""
     model, plain = small_model(), small_model()
     opts = {p: fgt.AdamW([p]) for p in model.parameters()}
 

@@ -67,7 +67,8 @@ def printed(name, *arguments, instead=None, needs=()):
             ]
         )
         command[1:1] = ["-c", text]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    # one thread: with more, those of small products wait for each other where other tests run beside
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -100,7 +101,7 @@ def huggingface(instead=None):
         "torch_huggingface.py", "--steps", 40, instead=instead, needs=("transformers", "accelerate")
     )
     parts = re.split(r"optimizers=|the same, resumed|optimizer_cls_and_kwargs=", text)[1:]
-    # versions differ in the quotes
+    # some versions put numbers in quotes
     losses = [numbers(r"'loss': '?([\d.]+)", part) for part in parts]
     return losses, "same parameters at the end: True" in text
 

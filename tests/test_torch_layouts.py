@@ -248,9 +248,13 @@ def test_sparse_gradients(name, settings):
         opt.step()
 
     refused = refusal(lambda: steps(theirs(name), {**settings, "foreach": False}))
-    assert refusal(lambda: steps(ours(name), settings)) == refused
+    mine = refusal(lambda: steps(ours(name), settings))
     if refused is None:
+        assert mine is None
         beside(name, params, gradients, **settings)
+    else:  # SGD's in words of Adagrad's; torch's own are of an addition that is not there
+        assert mine[0] is refused[0]
+        assert mine[1] in (refused[1], "weight_decay option is not compatible with sparse gradients")
 
 
 def test_rows_of_an_embedding():

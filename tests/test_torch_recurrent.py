@@ -8,6 +8,8 @@ pytestmark = pytest.mark.peer
 from torch_numbers import assert_same, drawn, leaf  # noqa: E402
 
 import fastgd.torch.functional as F  # noqa: E402  (needs torch)
+from fastgd._native import ffi, lib  # noqa: E402
+from fastgd.torch import recurrent as kernels  # noqa: E402
 
 MODULES = {
     "lstm": ("LSTM", {}),
@@ -87,3 +89,10 @@ def test_recurrent_backward_again_and_dropout():
     deep = recurrent("gru", num_layers=2)
     outputs = [F.gru(x, None, list(deep.parameters()), True, 2, 0.5, train)[0] for train in (False, True)]
     assert not torch.equal(*outputs)
+
+
+def test_what_is_saved_is_as_large_as_the_library_says():
+    for cell, row in kernels.CELLS.items():
+        of = ffi.new("fgd_recurrent *", [row.number, 0, 1, 0, 0])
+        for sizes in ((1, 1, 1, 1), (3, 4, 5, 6), (2, 7, 1, 3)):
+            assert kernels.saved_size(cell, *sizes) == lib.fgd_recurrent_saved(of, *sizes)

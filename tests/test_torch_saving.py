@@ -11,7 +11,6 @@ from torch_optim import (
     assert_same,
     contents,
     copied,
-    given,
     members,
     ours,
     parameters,

