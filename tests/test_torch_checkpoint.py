@@ -150,7 +150,7 @@ def test_torch_goes_on_from_decoded_state():
         assert entry.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert entry["exp_avg"].dtype == entry["exp_avg_sq"].dtype == torch.float32
         assert entry["exp_avg_sq"].min() > 0
-    assert opt.state[next(models[0].parameters())]["exp_avg"].dtype == torch.uint8
+    assert opt.state[next(models[0].parameters())]["exp_avg_codes"].dtype == torch.uint8
     other = torch.optim.AdamW(models[1].parameters(), lr=LR)
     models[1].load_state_dict(models[0].state_dict())
     other.load_state_dict(state)

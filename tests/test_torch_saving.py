@@ -88,16 +88,16 @@ def dtypes(opt):
 @pytest.mark.parametrize("name", TYPICAL)
 def test_what_is_declared_is_what_is_kept(name, dtype, settings):
     opt = begun(name, dtype, **TYPICAL[name], **settings)
-    names = {"8bit": torch.uint8, None: dtype}
     wanted = settings.get("state_dtype")
     for p in members(opt):
         entry = opt.state[p]
         for slot in RULES[name].slots:
-            if slot.name in entry:
-                assert entry[slot.name].dtype is (
-                    names[wanted] if wanted in names else getattr(torch, wanted)
-                )
-                assert (f"{slot.name}_scales" in entry) == (wanted == "8bit")
+            assert {f"{slot.name}_codes", f"{slot.name}_scales"}.isdisjoint(entry) == (wanted != "8bit")
+            if wanted == "8bit":
+                assert slot.name not in entry
+                assert entry[f"{slot.name}_codes"].dtype is torch.uint8
+            elif slot.name in entry:
+                assert entry[slot.name].dtype is (dtype if wanted is None else getattr(torch, wanted))
         assert ("residual" in entry) == (settings.get("rounding") in ("kahan", "master", "split"))
         assert ("average" in entry) == ("ema_decay" in settings)
 

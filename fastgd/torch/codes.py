@@ -10,10 +10,15 @@ import torch
 
 from fastgd.arrays import Array
 from fastgd.backends.base import BLOCK
-from fastgd.rules import Rule
+from fastgd.rules import Rule, Slot
 from fastgd.state import SCALES
 from fastgd.storage import HALF_CODE, decode, decoded, encode, encoded
 from fastgd.torch.tensors import local
+
+
+def coded_names(slot: Slot) -> tuple[str, str]:
+    """The names of a slot's codes and scales in the state; under the slot's own others would misread them."""
+    return f"{slot.name}_codes", SCALES.format(slot.name)
 
 
 def decode_state(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -33,10 +38,10 @@ def decoded_entry(rule: Rule, entry: Mapping[str, Any]) -> dict[str, Any]:
     """One parameter's state with new float32 tensors for codes, in their shape and on their device."""
     found = dict(entry)
     for slot in rule.slots:
-        scales = found.pop(SCALES.format(slot.name), None)
-        if scales is not None:
-            codes = local(found[slot.name])
-            on_host = [part.cpu().contiguous().numpy() for part in (codes, local(scales))]
+        parts = coded_names(slot)
+        if all(part in found for part in parts):
+            codes, scales = (local(found.pop(part)) for part in parts)
+            on_host = [part.cpu().contiguous().numpy() for part in (codes, scales)]
             numbers = decode(on_host[0], on_host[1], np.float32, unsigned=slot.unsigned)
             found[slot.name] = torch.from_numpy(numbers).to(codes.device)
     return found

@@ -15,7 +15,6 @@ from fastgd.memory import memory_of as place_of
 from fastgd.modes import AVERAGED, EVALUATING
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
-from fastgd.state import SCALES
 from fastgd.torch.settings import checked
 from fastgd.torch.state import AVERAGE, RESIDUAL
 from fastgd.torch.tensors import array_of, local, memory_of
@@ -36,7 +35,7 @@ def set_training(opt: Native, training: bool) -> None:
     average = opt.rule.average
     if average is None or all(group[TRAINING] == training for group in opt.param_groups):
         return
-    if opt.barred == AVERAGED:
+    if opt.planner.barred == AVERAGED:
         raise RuntimeError(AVERAGED)
     blocks, items = [], []
     for number, group in enumerate(opt.param_groups):
@@ -47,7 +46,7 @@ def set_training(opt: Native, training: bool) -> None:
         blocks.append(Block(LERP, {**settings, **LERP.defaults, "weight": weight}, 0))
     for m in opt.members():
         entry = opt.state.get(m.tensor, {})
-        if average.slot not in entry or SCALES.format(average.slot) in entry:
+        if average.slot not in entry:
             continue
         param, z = array_of(local(m.tensor), str(m)), array_of(local(entry[average.slot]), f"state of {m}")
         lost = memory_of(local(entry[RESIDUAL]), f"state of {m}") if RESIDUAL in entry else None
@@ -64,7 +63,7 @@ def barred(opt: Native) -> str | None:
     """Why no step can be made for now."""
     if opt.rule.average is not None and not all(group[TRAINING] for group in opt.param_groups):
         return EVALUATING
-    return opt.barred
+    return opt.planner.barred
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def holding_averages(opt: Native) -> Iterator[None]:
     if not pairs:
         raise ValueError("no parameter has a running average: set ema_decay and make a step")
     before = [p.clone() for p, _ in pairs]
-    opt.barred = AVERAGED
+    opt.planner.barred = AVERAGED
     try:
         for p, average in pairs:
             p.copy_(average)
@@ -89,4 +88,4 @@ def holding_averages(opt: Native) -> Iterator[None]:
     finally:
         for (p, _), own in zip(pairs, before, strict=True):
             p.copy_(own)
-        opt.barred = None
+        opt.planner.barred = None

@@ -55,8 +55,6 @@ class Native(torch.optim.Optimizer):
     own: ClassVar[Mapping[str, Any]]
     #: torch's class of this name; None: it has none
     torch_class: ClassVar[type[torch.optim.Optimizer] | None]
-    #: torch.amp.GradScaler leaves unscaling and skipping to `step`
-    _step_supports_amp_scaling = True
 
     def _make(self, params: Any, given: dict[str, Any]) -> None:
         """given: arguments by name."""
@@ -66,11 +64,19 @@ class Native(torch.optim.Optimizer):
         if self.torch_class is None:
             given = {"defaults": {}}
         super().__init__(params, **given)
+        self._tell_scaler()
         # Adagrad has made state as torch keeps it; where another is asked for it is made at the first step
         for group in self.param_groups:
             if any(group[name] != default for name, default in DEFAULTS.items()):
                 for p in group["params"]:
                     self.state.pop(p, None)
+
+    def _tell_scaler(self) -> None:
+        """As torch: with fused=True, torch.amp.GradScaler leaves unscaling and skipping to `step`.
+
+        Otherwise it unscales gradients itself, and trainers can clip them before the step.
+        """
+        self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
 
     def _set_whole(self, values: Mapping[str, Any]) -> None:
         limits = values["clip_norm"], values["clip_value"]
@@ -87,9 +93,7 @@ class Native(torch.optim.Optimizer):
         self.skip_nonfinite = values["skip_nonfinite"]
 
     def _begin(self) -> None:
-        #: why no step can be made for now
-        self.barred: str | None = None
-        self._planner = Planner(self.rule, self.backend, self.seed)
+        self.planner = Planner(self.rule, self.backend, self.seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
         self._found: StepReport | Callable[[], StepReport] = UNREAD
@@ -104,10 +108,10 @@ class Native(torch.optim.Optimizer):
 
     def planner_for(self, member: Member) -> Planner:
         """What makes steps of this parameter alone."""
-        if len(self._planner.counts.made) < len(self.members()):
-            self._planner.counts = Counts(self.rule, len(self.members()))
+        if len(self.planner.counts.made) < len(self.members()):
+            self.planner.counts = Counts(self.rule, len(self.members()))
         planner = Planner(self.rule, self.backend, self.seed, member)
-        planner.counts = self._planner.counts
+        planner.counts = self.planner.counts
         return planner
 
     def options(self, grad_scale: float = 1.0) -> Options:
@@ -195,7 +199,8 @@ class Native(torch.optim.Optimizer):
                 group.update({name: old[name] for name in _FIXED})
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults if k in group}))
         super().__setstate__(state)
-        self._planner.forget()
+        self._tell_scaler()
+        self.planner.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's. State of sharded parameters is DTensors like these, in float32 where it is 8-bit."""
@@ -256,7 +261,7 @@ class Native(torch.optim.Optimizer):
         if found_inf is not None and float(found_inf):
             self._found = UNREAD._replace(skipped=True)
             return
-        if self.barred is not None or self.rule.average is not None:
+        if self.planner.barred is not None or self.rule.average is not None:
             reason = barred(self)
             if reason is not None:
                 raise RuntimeError(reason)
@@ -265,7 +270,7 @@ class Native(torch.optim.Optimizer):
             return
         if self._has_wrappers:
             settle_gradients(m.tensor for m in self.members())
-        planner = self._planner
+        planner = self.planner
         plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
         if plan.is_sharded and options.needs_measure:
             total = norm_over_ranks(plan.members, options, self.backend)
@@ -288,7 +293,7 @@ class Native(torch.optim.Optimizer):
 
     def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
         norm, clip_coef, tensor, skipped = measured
-        nonfinite = None if tensor is None else self._planner.locate(plan, tensor)
+        nonfinite = None if tensor is None else self.planner.locate(plan, tensor)
         return StepReport(norm if options.gives_norm else None, clip_coef, skipped, nonfinite)
 
     def _by_torch(self) -> None:
@@ -301,7 +306,7 @@ class Native(torch.optim.Optimizer):
         assert self.torch_class is not None
         step = self.torch_class.step
         getattr(step, "__wrapped__", step)(self) if getattr(step, "hooked", False) else step(self)
-        self._planner.forget()
+        self.planner.forget()
         self._found = UNREAD
 
 

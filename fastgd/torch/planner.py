@@ -92,6 +92,8 @@ class Planner:
         #: of all parameters of the optimizer
         self.counts = Counts(rule, 0)
         self._plan: Prepared | None = None
+        #: why no step can be made for now
+        self.barred: str | None = None
         #: the groups by number, as they were when their values were checked, and these
         self._seen: dict[int, Group] = {}
         self._values: dict[int, dict[str, Any]] = {}

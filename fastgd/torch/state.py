@@ -13,9 +13,8 @@ from fastgd.arrays import Array
 from fastgd.backends.base import BLOCK, Codes, State
 from fastgd.kept import Active, Kept, residual_dtype, slot_dtype
 from fastgd.rules import Slot
-from fastgd.state import SCALES
 from fastgd.storage import arithmetic, decode, encode
-from fastgd.torch.codes import encode_again
+from fastgd.torch.codes import coded_names, encode_again
 from fastgd.torch.tensors import array_of, local, memory_of, torch_dtype
 
 #: what any optimizer may keep beside the rule's slots
@@ -50,13 +49,19 @@ def conform(
 def _conform_slot(
     entry: Entry, slot: Slot, values: Mapping[str, Any], p: torch.Tensor, param: Array, what: str
 ) -> None:
-    dtype, scales = slot_dtype(slot, values, param), SCALES.format(slot.name)
+    dtype, parts = slot_dtype(slot, values, param), coded_names(slot)
     found = entry.get(slot.name)
     shape = slot.shape(tuple(p.shape))
+    if all(part in entry for part in parts):
+        _shaped(entry[parts[0]], shape, what)
+        if dtype is None:
+            return
+        codes, scales = (local(entry.pop(part)).cpu().contiguous().numpy() for part in parts)
+        found = torch.from_numpy(decode(codes, scales, arithmetic(param.dtype), unsigned=slot.unsigned))
     if found is None:
         first = 0.0 if slot.initial is None else values[slot.initial]
         if dtype is None:
-            entry[slot.name], entry[scales] = _new_codes(slot, first, p, param)
+            entry.update(zip(parts, _new_codes(slot, first, p, param), strict=True))
         elif slot.over is not None:
             entry[slot.name] = torch.full(shape, first, dtype=torch_dtype(dtype), device=p.device)
         else:
@@ -67,15 +72,11 @@ def _conform_slot(
             entry[slot.name].requires_grad_(False)
         return
     _shaped(found, shape, what)
-    if scales in entry:
-        if dtype is None:
-            return
-        codes = local(found).cpu().contiguous().numpy(), local(entry.pop(scales)).cpu().contiguous().numpy()
-        found = torch.from_numpy(decode(*codes, arithmetic(param.dtype), unsigned=slot.unsigned))
-    elif dtype is None:
+    if dtype is None:
+        del entry[slot.name]
         numbers = array_of(found.detach().cpu(), what).astype(arithmetic(param.dtype))
-        parts = encode_again(np.ascontiguousarray(numbers), unsigned=slot.unsigned)
-        entry[slot.name], entry[scales] = (torch.from_numpy(part).to(p.device) for part in parts)
+        coded = encode_again(np.ascontiguousarray(numbers), unsigned=slot.unsigned)
+        entry.update({part: torch.from_numpy(a).to(p.device) for part, a in zip(parts, coded, strict=True)})
         return
     if slot.over is not None:
         entry[slot.name] = found.to(dtype=torch_dtype(dtype), device=p.device).contiguous()
@@ -134,9 +135,9 @@ def kept_arrays(entry: Mapping[str, Any], active: Active, values: Mapping[str, A
     for slot in active:
         if slot is None:
             slots.append(None)
-        elif SCALES.format(slot.name) in entry:
-            codes = memory_of(local(entry[slot.name]), f"{what}: {slot.name!r}")
-            slots.append(Codes(codes, array(SCALES.format(slot.name))))
+        elif slot.name not in entry:
+            codes, scales = coded_names(slot)
+            slots.append(Codes(memory_of(local(entry[codes]), f"{what}: {codes!r}"), array(scales)))
         else:
             slots.append(array(slot.name))
     residual = entry.get(RESIDUAL)
@@ -147,6 +148,5 @@ def kept_arrays(entry: Mapping[str, Any], active: Active, values: Mapping[str, A
 
 def names_in(entry: Mapping[str, Any], active: Active) -> list[str]:
     """The names under which a plan's tensors lie in the state."""
-    names = [slot.name for slot in active if slot is not None]
-    names += [SCALES.format(name) for name in names if SCALES.format(name) in entry]
-    return [*names, *(name for name in (RESIDUAL, AVERAGE) if name in entry)]
+    names = [name for slot in active if slot is not None for name in (slot.name, *coded_names(slot))]
+    return [name for name in (*names, RESIDUAL, AVERAGE) if name in entry]
