@@ -12,6 +12,7 @@ from pathlib import Path
 import fastgd
 from fastgd import nn
 from fastgd.optim import KEYWORDS
+from fastgd.options import LASTING
 from fastgd.rules import RULES, Rule
 from fastgd.settings import SETTINGS
 
@@ -52,19 +53,20 @@ def layers_table() -> str:
     return "\n".join(lines)
 
 
-def stub_class(rule: Rule) -> str:
+def stub_class(rule: Rule, base: str, beside: dict[str, tuple[str, object]], *rest: str) -> str:
+    """The class of a rule's optimizers. beside: keyword arguments -> (type, default). rest: what follows."""
     own = {
         name: (rule.hyperparameter(name).type or annotation(value), value)
         for name, value in rule.defaults.items()
     }
     settings = {name: (entry.type or annotation(value), value) for name, (value, entry) in SETTINGS.items()}
-    others = {name: (kind, value) for name, (kind, value, _) in KEYWORDS.items()}
-    lines = [f"class {rule.title}(Optimizer):", "    def __init__(", "        self,", "        params: Any,"]
+    lines = [f"class {rule.title}({base}):", "    def __init__(", "        self,", "        params: Any,"]
     lines += [f"        {name}: {kind} = {value!r}," for name, (kind, value) in own.items()]
     lines.append("        *,")
     lines += [
-        f"        {name}: {kind} = {value!r}," for name, (kind, value) in {**settings, **others}.items()
+        f"        {name}: {kind} = {value!r}," for name, (kind, value) in {**settings, **beside}.items()
     ]
+    lines += [f"        {line}" for line in rest]
     return "\n".join([*lines, "    ) -> None: ...\n"])
 
 
@@ -78,7 +80,30 @@ def stub() -> str:
     for name, module in fastgd._LAZY.items():
         where = module.removesuffix(f".{name}")
         lines.append(f"from {where} import {name} as {name}")
-    return "\n".join([*lines, "", *map(stub_class, RULES.values())])
+    beside = {name: (kind, value) for name, (kind, value, _) in KEYWORDS.items()}
+    return "\n".join([*lines, "", *(stub_class(rule, "Optimizer", beside) for rule in RULES.values())])
+
+
+def torch_stub() -> str:
+    """Of fastgd.torch, for which torch need not be there."""
+    tree = ast.parse((ROOT / "fastgd/torch/__init__.py").read_text())
+    lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastgd."):
+            shown = [name.name for name in node.names if name.name != "CLASSES"]
+            lines += [f"from {node.module} import {name} as {name}" for name in shown]
+    lines.append("from fastgd.torch.optimizer import Native as Native")
+    words = {**LASTING, **KEYWORDS}
+    beside = {name: (kind, value) for name, (kind, value, _) in words.items() if name != "copies"}
+    # as torch's: flags that not all of its classes have, and lr and betas as tensors
+    of_torch = "foreach: bool | None = None,", "fused: bool | None = None,", "**flags: bool,"
+    made = [
+        stub_class(rule, "Native", beside, *(of_torch if rule.in_torch else ())).replace(
+            "lr: float", "lr: Any"
+        )
+        for rule in RULES.values()
+    ]
+    return "\n".join([*lines, "", *made])
 
 
 def replaced(text: str, name: str, new: str) -> str:
@@ -93,6 +118,7 @@ def outputs() -> dict[Path, str]:
         models: replaced(models.read_text(), "layers", layers_table()),
         readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
+        ROOT / "fastgd/torch/__init__.pyi": torch_stub(),
     }
 
 

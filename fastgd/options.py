@@ -11,6 +11,25 @@ import numpy as np
 from fastgd.backends.base import SCOPES, Options
 from fastgd.checks import flag, limit, named, number, one_of, optional, real
 
+#: options of an optimizer whose `step` is given none: name -> (type, default, meaning)
+LASTING: dict[str, tuple[str, Any, str]] = {
+    "clip_norm": (
+        "float | None",
+        None,
+        "upper limit of the global norm of all gradients, which are not written; None: no limit",
+    ),
+    "clip_value": (
+        "float | None",
+        None,
+        "each element of a gradient counts as limited to [-clip_value, clip_value]; None: no limit",
+    ),
+    "skip_nonfinite": (
+        "bool",
+        False,
+        "whether a step changes nothing when a gradient holds NaN or an infinity",
+    ),
+}
+
 
 def total(value: Any) -> float:
     """A norm that others have measured: at least 0, or NaN."""

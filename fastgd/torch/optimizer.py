@@ -13,7 +13,8 @@ from torch.optim import optimizer as torch_optimizer
 
 from fastgd.backends.base import UNMEASURED, Measured, Options
 from fastgd.checks import named, whole
-from fastgd.options import step_options
+from fastgd.optim import KEYWORDS
+from fastgd.options import LASTING, step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
@@ -32,11 +33,9 @@ UNREAD = StepReport(None, 1.0, False, None)
 
 #: settings of an optimizer as a whole and their defaults
 WHOLE: dict[str, Any] = {
-    "clip_norm": None,
-    "clip_value": None,
-    "skip_nonfinite": False,
-    "seed": 0,
-    "backend": "auto",
+    name: default
+    for name, (_, default, _) in {**LASTING, **KEYWORDS}.items()
+    if name != "copies"  # of parameters: a model has its own
 }
 
 #: those of WHOLE that depend on all gradients together

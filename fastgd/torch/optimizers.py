@@ -8,18 +8,11 @@ from typing import Any
 
 import torch
 
+from fastgd.optim import KEYWORDS
+from fastgd.options import LASTING
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS, SETTINGS
 from fastgd.torch.optimizer import WHOLE, Native
-
-#: what the names in WHOLE mean
-MEANINGS = {
-    "clip_norm": "upper limit of the global norm of all gradients, which are not written; None: no limit",
-    "clip_value": "each element of a gradient counts as limited to [-clip_value, clip_value]; None: no limit",
-    "skip_nonfinite": "whether a step changes nothing when a gradient holds NaN or an infinity",
-    "seed": "of the random bits of stochastic rounding, from 0 to 2**64 - 1",
-    "backend": "'auto', by where the parameters are, or one that fastgd.info() lists",
-}
 
 
 def _parameters(rule: Rule, torch_class: type[Any] | None) -> list[inspect.Parameter]:
@@ -38,7 +31,8 @@ def _parameters(rule: Rule, torch_class: type[Any] | None) -> list[inspect.Param
 
 def _doc(rule: Rule, parameters: list[inspect.Parameter], torch_class: type[Any] | None) -> str:
     meanings = {name: rule.hyperparameter(name).meaning for name in rule.defaults}
-    meanings |= {name: entry.meaning for name, (_, entry) in SETTINGS.items()} | MEANINGS
+    meanings |= {name: entry.meaning for name, (_, entry) in SETTINGS.items()}
+    meanings |= {name: meaning for name, (_, _, meaning) in {**LASTING, **KEYWORDS}.items()}
     entries = [
         fill(
             f"{p.name}: {meanings[p.name]}. Default {p.default!r}.",
