@@ -33,15 +33,15 @@ SETTINGS = {"lr": LR, "weight_decay": 0.1, "clip_norm": 0.5}
 
 #: by what is kept in fewer bits, or beside parameters: (dtype of these, settings, how far 3 steps on other
 #: ranks may end up from those on the ranks that saved). Gradients come out a few units in the last place
-#: different there, which nearest rounding may make one unit of 16 bits: of bfloat16 state 2^-8 of a step, of
+#: different there, of which nearest rounding may make one of 16 bits: of bfloat16 state 2^-8 of a step, of
 #: bfloat16 parameters, which are below 2, 2^-7. In 8 bits blocks begin elsewhere and random bits are others:
-#: each moment is off by up to an eighth, its root in a step by less
+#: moments are off by a sixteenth or so
 KEPT = {
-    "float32": (torch.float32, {}, 1e-5),
-    "bfloat16": (torch.float32, {"state_dtype": "bfloat16"}, 3 * LR / 64),
-    "8bit": (torch.float32, {"state_dtype": "8bit"}, 3 * LR / 2),
+    "float32": (torch.float32, {}, 1e-6),
+    "bfloat16": (torch.float32, {"state_dtype": "bfloat16"}, 3 * LR / 2**8),
+    "8bit": (torch.float32, {"state_dtype": "8bit"}, 3 * LR / 8),
     "split": (torch.bfloat16, {"rounding": "split", "ema_decay": 0.9}, 2**-7),
-    "master": (torch.bfloat16, {"rounding": "master", "state_dtype": "8bit", "amsgrad": True}, 3 * LR),
+    "master": (torch.bfloat16, {"rounding": "master", "state_dtype": "8bit", "amsgrad": True}, 2**-7),
 }
 
 

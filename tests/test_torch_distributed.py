@@ -122,6 +122,18 @@ def test_two_dimensions_of_ranks():
         np.testing.assert_allclose(found_norms, norms, rtol=NORM_TOLERANCE[dtype])
 
 
+def test_copies_of_shards_in_mixed_precision():
+    dtype, settings = torch.float32, {**SETTINGS, "clip_norm": CLIP_NORM}
+    expected, norms = of_ranks.alone(STEPS, dtype, settings)
+    first, *others = on_ranks(4, of_ranks.sharded_and_replicated, STEPS, dtype, settings)
+    # bfloat16 has 8 bits: gradients are off by some 2^-8 of their norm, and no step is longer than about lr
+    np.testing.assert_allclose(first[1], norms, rtol=2**-5)
+    assert_near(first[0], expected, STEPS * SETTINGS["lr"] / 4)
+    for params, found_norms in others:
+        assert_same(params, first[0])
+        assert found_norms == first[1]
+
+
 def test_example():
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run = subprocess.run(

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fastgd.torch as fgt
@@ -133,6 +133,17 @@ def sharded_twice(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> A
     for part in (model[0], model[2], model):
         fully_shard(part, mesh=mesh["data"])
     norms = train(model, fgt.AdamW(model.parameters(), **settings), range(steps), among=mesh["data"])
+    return learned(model), norms
+
+
+def sharded_and_replicated(steps: int, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    """Over 2 x 2 ranks: two have a shard each, and so have the two others. They compute in bfloat16."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "shard"))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = network(dtype)
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    norms = train(model, fgt.AdamW(model.parameters(), **settings), range(steps))
     return learned(model), norms
 
 
