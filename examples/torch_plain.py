@@ -35,7 +35,7 @@ def main(epochs: int) -> None:
     model = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10))
 
     # clipping is part of the step; so is unscaling, which is why scaler.unscale_ is not called
-    opt = fgt.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, clip_norm=1.0)
+    opt = fgt.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01, clip_norm=1.0, fused=True)
     # float16 ends at 65504, so that the first steps are skipped and the scale comes down
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
 

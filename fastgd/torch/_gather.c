@@ -47,7 +47,7 @@ static const exchange *exchange_of(PyObject *capsule) {
     return api;
 }
 
-/* Fills the row; returns its length in bytes, or 0 for what does not lend its memory: then without an error. */
+/* Fills the row; returns its length in bytes, or 0, without an error, for what does not lend its memory. */
 static size_t describe(from_object from, PyObject *object, row *to) {
     tensor t;
     if (from(object, &t) || t.ndim > MOST_DIMENSIONS) {
@@ -69,8 +69,9 @@ static size_t describe(from_object from, PyObject *object, row *to) {
 
 /* Whether the tensor lies as the row in `expected` says, its address apart. */
 static int lies_alike(const row *found, size_t length, PyObject *expected) {
+    const size_t first = sizeof(int64_t);
     return length && (size_t)PyBytes_Size(expected) == length &&
-           memcmp(&found->device, PyBytes_AsString(expected) + sizeof(int64_t), length - sizeof(int64_t)) == 0;
+           memcmp(&found->device, PyBytes_AsString(expected) + first, length - first) == 0;
 }
 
 static PyObject *described(PyObject *self, PyObject *arguments) {
@@ -106,8 +107,8 @@ static int keeps(PyObject *entries) {
     return 1;
 }
 
-/* Whether the memory of a tensor touches one of the spans: their first bytes in order, then, for each, the end
- * of the longest up to it. */
+/* Whether the memory of a tensor touches one of the spans: their first bytes in order, then, for each, the
+ * end of the longest up to it. */
 static int touches(const row *found, PyObject *spans) {
     const int64_t *low = (const int64_t *)PyBytes_AsString(spans);
     int64_t count = (int64_t)PyBytes_Size(spans) / 16, reach = 1;
@@ -128,13 +129,14 @@ static int touches(const row *found, PyObject *spans) {
 }
 
 static PyObject *collect(PyObject *self, PyObject *arguments) {
-    PyObject *capsule, *lists, *members, *local, *local_grads, *entries, *params_lie, *grads_lie, *spans, *name;
+    PyObject *capsule, *lists, *members, *local, *local_grads, *entries;
+    PyObject *params_lie, *grads_lie, *spans, *name;
     unsigned long long shown_at, counts_at, to_at;
     (void)self;
     if (!PyArg_ParseTuple(arguments, "OO!O!OOO!O!O!O!O!KKK", &capsule, &PyList_Type, &lists, &PyTuple_Type,
                           &members, &local, &local_grads, &PyTuple_Type, &entries, &PyTuple_Type, &params_lie,
-                          &PyTuple_Type, &grads_lie, &PyBytes_Type, &spans, &PyUnicode_Type, &name, &shown_at, &counts_at,
-                          &to_at))
+                          &PyTuple_Type, &grads_lie, &PyBytes_Type, &spans, &PyUnicode_Type, &name,
+                          &shown_at, &counts_at, &to_at))
         return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
@@ -195,7 +197,7 @@ static PyMethodDef methods[] = {
      "params_lie, grads_lie: tuples with what `described` gave for each; None for one without a gradient.\n"
      "spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end of\n"
      "the longest up to it. name: 'grad'.\n"
-     "shown, counts: addresses of the step counts of the members, as float32 and as int64, which must agree."},
+     "shown, counts: addresses of the step counts of the members, as float32 and as int64: they must agree."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -9,8 +9,13 @@ import torch
 
 from fastgd.arrays import Array, as_array, dtype_named, lent
 
-#: torch's C interface for reading tensors; None where torch is older than that (2.10)
+#: torch's C interface for reading tensors
 INTERFACE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+if INTERFACE is None:
+    raise ImportError(
+        f"fastgd.torch needs torch 2.10 or newer, whose tensors have DLPack's C interface; this is "
+        f"torch {torch.__version__}: pip install 'fastgd[torch]'"
+    )
 
 _BFLOAT16 = dtype_named("bfloat16")
 
