@@ -19,7 +19,7 @@ from fastgd.rules import Rule
 from fastgd.torch._gather import has_values
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered, Watched
-from fastgd.torch.settings import alike, checked, holds_tensors
+from fastgd.torch.settings import LR, alike, checked, checked_lr, holds_tensors
 from fastgd.torch.sharded_state import check_cut
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, kept_arrays, names_in
@@ -97,6 +97,8 @@ class Planner:
         #: the groups by number, as they were when their values were checked, and these
         self._seen: dict[int, Group] = {}
         self._values: dict[int, dict[str, Any]] = {}
+        #: the first group with the values that a group has, so that groups that are alike are one to kernels
+        self._leaders: dict[int, int] = {}
         self._with_tensors: list[int] = []
 
     def prepare(self, groups: Groups, state: Any, options: Options) -> Prepared:
@@ -136,13 +138,24 @@ class Planner:
         seen = self._seen
         if groups.keys() != seen.keys():
             return False
+        changed = list(self._with_tensors)
         for number, group in groups.items():
-            if not _equal(group, seen[number]) and not self._renew(number, group):
-                return False
-        return all(self._renew(number, groups[number]) for number in self._with_tensors)
+            if not _equal(group, seen[number]):
+                changed.append(number)
+        if not changed:
+            return True
+        return all(self._renew(n, groups[n]) for n in changed) and _leaders(self._values) == self._leaders
 
     def _renew(self, number: int, group: Group) -> bool:
-        old, new = self._values[number], checked(self.rule, group, number)
+        """Whether a plan for the last values will do for a group's new ones, which are taken over."""
+        seen, old = self._seen[number], self._values[number]
+        if group.keys() == seen.keys() and number not in self._with_tensors:
+            different = [name for name, value in group.items() if value is not seen[name] and name in old]
+            if different == [LR]:  # by a scheduler, at every step
+                old[LR] = checked_lr(group[LR], number)
+                self._seen[number] = dict(group)
+                return True
+        new = checked(self.rule, group, number)
         if not alike(self.rule, old, new):
             return False
         old.update(new)
@@ -151,6 +164,7 @@ class Planner:
 
     def _check_values(self, groups: Groups) -> None:
         self._values = {number: checked(self.rule, group, number) for number, group in groups.items()}
+        self._leaders = _leaders(self._values)
         self._seen = {number: dict(group) for number, group in groups.items()}
         self._with_tensors = [i for i, group in groups.items() if holds_tensors(group, self.rule)]
 
@@ -272,11 +286,12 @@ class Planner:
             carried = tuple(counts.carried[m.number, made % 2].tolist())
             traits = self.rule.traits
             own = tuple(traits(param.shape, param.dtype.name).values()) if traits else ()
-            key = (m.group, made, carried, *own)
+            leader = self._leaders[m.group]
+            key = (leader, made, carried, *own)
             if key not in numbers:
                 numbers[key] = len(blocks)
                 alike_.append([])
-                values = self.rule.seen(self._values[m.group], param.shape, param.dtype.name)
+                values = self.rule.seen(self._values[leader], param.shape, param.dtype.name)
                 carriers = Carriers(counts.carried, alike_[-1]) if self.rule.carried else ()
                 blocks.append(Block(self.rule, values, m.number, carriers))
             block = numbers[key]
@@ -319,6 +334,11 @@ def members_of(groups: Groups) -> list[Member]:
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
             found.append(Member(p, number, index, next(numbers), name))
     return found
+
+
+def _leaders(values: Mapping[int, Mapping[str, Any]]) -> dict[int, int]:
+    first: dict[tuple[Any, ...], int] = {}
+    return {number: first.setdefault(tuple(own.values()), number) for number, own in values.items()}
 
 
 def _equal(group: Group, seen: Group) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastgd.checks import named, real
 from fastgd.rules import Rule
 from fastgd.settings import DEFAULTS, check_together, check_value
 
@@ -27,6 +28,9 @@ def holds_tensors(group: Mapping[str, Any], rule: Rule) -> bool:
     return any(isinstance(x, torch.Tensor) for v in found for x in (v if isinstance(v, tuple) else (v,)))
 
 
+LR = "lr"
+
+
 def checked(rule: Rule, group: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The values of a group of this number; TypeError or ValueError that names it and what is wrong.
 
@@ -40,13 +44,23 @@ def checked(rule: Rule, group: Mapping[str, Any], number: int) -> dict[str, Any]
     return values
 
 
+def checked_lr(value: Any, number: int) -> float:
+    """The learning rate of a group of this number; as `checked`."""
+    try:
+        return _lr(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"group {number}: {error}") from None
+
+
+def _lr(value: Any) -> float:
+    lr = named(LR, real, number_of(value))
+    if not math.isfinite(lr):
+        raise ValueError(f"lr must be finite, not {lr!r}")
+    return lr
+
+
 def _value(rule: Rule, name: str, value: Any) -> Any:
-    value = number_of(value)
-    if name == "lr" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"lr must be finite, not {value!r}")
-        return float(value)
-    return check_value(rule, name, value)
+    return _lr(value) if name == LR else check_value(rule, name, number_of(value))
 
 
 def alike(rule: Rule, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
