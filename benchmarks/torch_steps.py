@@ -40,12 +40,12 @@ TINY: Shapes = [(16, 16)] * 4 + [(16,)] * 4
 BIG: Shapes = [(4096, 4096)] * 4
 
 WORKLOADS = {
-    "small: step": Workload(SMALL, 5),
-    "small: clip+step": Workload(SMALL, 5, clip_norm=1.0),
+    "small: step": Workload(SMALL, 20),
+    "small: clip+step": Workload(SMALL, 20, clip_norm=1.0),
     "tiny: step": Workload(TINY, 100),
     "tiny: clip+step": Workload(TINY, 100, clip_norm=1.0),
-    "465 groups: step": Workload([(64,)] * 465, 1, grouped=True),
-    "465 groups: clip+step": Workload([(64,)] * 465, 1, clip_norm=1.0, grouped=True),
+    "465 groups: step": Workload([(64,)] * 465, 5, grouped=True),
+    "465 groups: clip+step": Workload([(64,)] * 465, 5, clip_norm=1.0, grouped=True),
     "big: step": Workload(BIG, 1),
     "big: clip+step": Workload(BIG, 1, clip_norm=1.0),
     "no gradients: step": Workload([(16,)], 200, grads=False),

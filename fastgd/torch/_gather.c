@@ -98,12 +98,18 @@ static int holds(PyObject *lists, PyObject *members) {
     return k == count;
 }
 
-/* Whether every dict still has the value under the key: (dict, key, value, dict, key, value, ...). */
-static int keeps(PyObject *entries) {
-    for (Py_ssize_t i = 0, n = PyTuple_Size(entries); i + 2 < n; i += 3)
-        if (PyDict_GetItem(PyTuple_GetItem(entries, i), PyTuple_GetItem(entries, i + 1)) !=
-            PyTuple_GetItem(entries, i + 2))
+/* Whether every dict still has the value under the key, and that lies where it lay: (dict, key, value, its
+ * description or None, dict, ...). */
+static int keeps(from_object from, PyObject *entries) {
+    for (Py_ssize_t i = 0, n = PyTuple_Size(entries); i + 3 < n; i += 4) {
+        PyObject *value = PyTuple_GetItem(entries, i + 2), *lies = PyTuple_GetItem(entries, i + 3);
+        if (PyDict_GetItem(PyTuple_GetItem(entries, i), PyTuple_GetItem(entries, i + 1)) != value) return 0;
+        if (lies == Py_None) continue;
+        row found;
+        size_t length = describe(from, value, &found);
+        if (!length || (size_t)PyBytes_Size(lies) != length || memcmp(&found, PyBytes_AsString(lies), length))
             return 0;
+    }
     return 1;
 }
 
@@ -140,14 +146,20 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
         return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
-    if (!holds(lists, members) || !keeps(entries)) Py_RETURN_FALSE;
+    if (!holds(lists, members) || !keeps(api->from_object, entries)) Py_RETURN_FALSE;
     const float *shown = (const float *)(intptr_t)shown_at;
     const int64_t *counts = (const int64_t *)(intptr_t)counts_at;
     int64_t *to = (int64_t *)(intptr_t)to_at;
     for (Py_ssize_t i = 0, n = PyTuple_Size(members); i < n; i++) {
         PyObject *param_lies = PyTuple_GetItem(params_lie, i), *grad_lies = PyTuple_GetItem(grads_lie, i);
-        PyObject *param = local == Py_None ? PyTuple_GetItem(members, i) : PyList_GetItem(local, i);
-        PyObject *grad = local == Py_None ? PyObject_GetAttr(param, name) : PyList_GetItem(local_grads, i);
+        PyObject *param = local == Py_None ? Py_None : PyList_GetItem(local, i), *grad;
+        if (param == Py_None) {
+            param = PyTuple_GetItem(members, i);
+            grad = PyObject_GetAttr(param, name);
+        } else {
+            grad = PyList_GetItem(local_grads, i);
+            Py_XINCREF(grad);
+        }
         if (!grad) return NULL;
         int alike = shown[i] == (float)counts[i];
         if (grad_lies == Py_None) {
@@ -161,7 +173,7 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
                      !touches(&found, spans);
             *to++ = found.address;
         }
-        if (local == Py_None) Py_DECREF(grad);
+        Py_DECREF(grad);
         if (!alike) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
@@ -171,8 +183,8 @@ static PyObject *has_values(PyObject *self, PyObject *arguments) {
     PyObject *dict, *values, *key, *value;
     Py_ssize_t place = 0, k = 0;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "O!O!", &PyDict_Type, &dict, &PyTuple_Type, &values)) return NULL;
-    if (PyDict_Size(dict) != PyTuple_Size(values)) Py_RETURN_FALSE;
+    if (!PyArg_ParseTuple(arguments, "OO!", &dict, &PyTuple_Type, &values)) return NULL;
+    if (!PyDict_Check(dict) || PyDict_Size(dict) != PyTuple_Size(values)) Py_RETURN_FALSE;
     while (PyDict_Next(dict, &place, &key, &value))
         if (value != PyTuple_GetItem(values, k++)) Py_RETURN_FALSE;
     Py_RETURN_TRUE;
@@ -192,8 +204,9 @@ static PyMethodDef methods[] = {
      "Writes the addresses of the gradients of the members that have one to `to`, an address, and returns\n"
      "True, if all is as these say; False as soon as something is not.\n\n"
      "lists: lists that hold the members in their order. members: tuple of tensors.\n"
-     "local, local_grads: lists of what lies here of each and of its gradient; None: itself.\n"
-     "entries: (dict, key, the value it has) of each entry that is watched, one after the other.\n"
+     "local, local_grads: lists of what lies here of each and of its gradient; None, also in them: itself.\n"
+     "entries: (dict, key, the value it has, what `described` gave for it or None) of each entry that is\n"
+     "watched, one after the other.\n"
      "params_lie, grads_lie: tuples with what `described` gave for each; None for one without a gradient.\n"
      "spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end of\n"
      "the longest up to it. name: 'grad'.\n"

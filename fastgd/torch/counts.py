@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgd.arrays import Array
+from fastgd.arrays import Array, address
 from fastgd.rules import Rule
 from fastgd.settings import DEFAULTS
 from fastgd.torch.conventions import convention
@@ -33,12 +33,24 @@ class Counts:
         #: as Carriers.numbers
         self.carried = np.empty((count, 2, len(rule.carried)))
         self.carried[:] = rule.carried_at_first
-        #: "step" of each, as torch keeps it
-        self._steps = torch.zeros(count, dtype=torch.float32)
-        self.shown = self._steps.numpy()
+        #: "step" of each, as torch keeps it. The memory is NumPy's, and stays though somebody moves
+        #: the tensor into shared memory
+        self.shown = np.zeros(count, np.float32)
+        self._steps = torch.from_numpy(self.shown)
         names = [name for name, _ in rule.carried] + list(self._convention.numbers)
-        #: other numbers in the state -> a number for each
-        self._numbers = {name: torch.zeros(count, dtype=torch.float64) for name in names}
+        #: other numbers in the state -> a number for each, and what was shown last
+        self._told = {name: np.zeros(count) for name in names}
+        self._numbers = {name: torch.from_numpy(told) for name, told in self._told.items()}
+        self._last = {name: told.copy() for name, told in self._told.items()}
+
+    def stand(self) -> bool:
+        """Whether states show what was shown last, in the memory where that is; steps themselves apart."""
+        if self._steps.data_ptr() != address(self.shown):
+            return False
+        return all(
+            self._numbers[name].data_ptr() == address(told) and np.array_equal(told, self._last[name])
+            for name, told in self._told.items()
+        )
 
     def is_counted(self, values: Mapping[str, Any]) -> bool:
         """Whether the state has a "step" under these settings."""
@@ -61,11 +73,14 @@ class Counts:
             # another library's are rounded to float32
             if self.carried[i, row, k] != told:
                 self.carried[i, row, k] = told
-            self._numbers[name][i] = told
+            self._tell(name, i, told)
             self._show(entry, name, self._numbers[name], i)
         for name, number in self._convention.numbers.items():
-            self._numbers[name][i] = number(values, int(self.made[i]))
+            self._tell(name, i, number(values, int(self.made[i])))
             self._show(entry, name, self._numbers[name], i)
+
+    def _tell(self, name: str, numbers: Any, value: float) -> None:
+        self._told[name][numbers] = self._last[name][numbers] = value
 
     @staticmethod
     def _show(entry: MutableMapping[str, Any], name: str, numbers: torch.Tensor, i: int) -> None:
@@ -92,7 +107,7 @@ class Counts:
             self.shown[:] = self.made
         else:
             self.shown[only] = self.made[only]
-        if not self._numbers:
+        if not self._told:
             return
         for values, numbers in blocks:
             made = int(self.made[numbers[0]])
@@ -100,7 +115,7 @@ class Counts:
             told = {name: float(carried[k]) for k, (name, _) in enumerate(self.rule.carried)}
             told |= {name: of(values, made) for name, of in self._convention.numbers.items()}
             for name, value in told.items():
-                self._numbers[name].numpy()[numbers] = value
+                self._tell(name, numbers, value)
 
 
 def _number(value: Any) -> float:

@@ -18,10 +18,7 @@ Watched = tuple[dict[str, Any], str, Any]
 
 
 class Gathered:
-    """Of one plan.
-
-    What it does not see: a tensor of the state that is given other memory by `tensor.data = ...`.
-    """
+    """Of one plan."""
 
     def __init__(
         self,
@@ -37,14 +34,15 @@ class Gathered:
         #: gradients that nobody else may hold
         self._lent: list[torch.Tensor | None] = []
         self._tensors = tuple(tensors)
-        #: whether a tensor is more than its memory
-        self._indirect = not all(g is None or is_direct(g) for g in grads)
+        #: numbers of those whose gradient is more than its memory
+        self._indirect = [i for i, g in enumerate(grads) if g is not None and not is_direct(g)]
         self._at = np.zeros(len(self._tensors), np.int64)[: sum(g is not None for g in grads)]
         pairs = list(zip(tensors, grads, strict=True))
         self._fixed = (
-            tuple(part for entry in watched for part in entry),
+            tuple(part for dict_, key, value in watched for part in (dict_, key, value, _memory(value))),
             tuple(None if g is None else _lies(local(p)) for p, g in pairs),
-            tuple(None if g is None else _lies(grad_beside(p)) for p, g in pairs),
+            # one that does not lend its memory is like no other
+            tuple(None if g is None else _lies(grad_beside(p)) or b"" for p, g in pairs),
             _spans(written),
             "grad",
             *map(address, counts),
@@ -58,10 +56,14 @@ class Gathered:
     def holds(self, groups: Mapping[int, dict[str, Any]]) -> bool:
         """Whether the plan will do for the gradients that are there now; it has been pointed to them then."""
         lists = [group["params"] for group in groups.values()]
-        here = grads = None
+        here: list[Any] | None = None
+        grads: list[Any] | None = None
         if self._indirect:
-            here, grads = [local(p) for p in self._tensors], [grad_beside(p) for p in self._tensors]
-            self._lent += grads
+            count = len(self._tensors)
+            here, grads = [None] * count, [None] * count
+            for i in self._indirect:
+                here[i], grads[i] = local(self._tensors[i]), grad_beside(self._tensors[i])
+                self._lent.append(grads[i])
         if not collect(INTERFACE, lists, self._tensors, here, grads, *self._fixed):
             return False
         return self._run is None or self._run.move_grads(self._at)
@@ -70,6 +72,11 @@ class Gathered:
 def _lies(tensor: torch.Tensor | None) -> bytes | None:
     found: bytes | None = described(INTERFACE, tensor)
     return found
+
+
+def _memory(value: torch.Tensor) -> bytes | None:
+    """What tells where a tensor of the state lies; None for a view of what `Counts` shows."""
+    return None if value.ndim == 0 and value._is_view() else _lies(value)
 
 
 def _spans(arrays: Iterable[Array]) -> bytes:

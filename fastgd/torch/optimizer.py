@@ -18,7 +18,6 @@ from fastgd.options import LASTING, step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
-from fastgd.torch.counts import Counts
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import Member, Planner, Prepared, members_of
 from fastgd.torch.settings import checked
@@ -108,10 +107,8 @@ class Native(torch.optim.Optimizer):
 
     def planner_for(self, member: Member) -> Planner:
         """What makes steps of this parameter alone."""
-        if len(self.planner.counts.made) < len(self.members()):
-            self.planner.counts = Counts(self.rule, len(self.members()))
         planner = Planner(self.rule, self.backend, self.seed, member)
-        planner.counts = self.planner.counts
+        planner.counts = self.planner.counts_of(dict(enumerate(self.param_groups)), self.state)
         return planner
 
     def options(self, grad_scale: float = 1.0) -> Options:
@@ -158,7 +155,9 @@ class Native(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             group.update(resolved(self.rule, {k: group[k] for k in self.rule.defaults}))
-            checked(self.rule, group, len(self.param_groups) - 1)
+            values = checked(self.rule, group, len(self.param_groups) - 1)
+            # by name, as torch.load(weights_only=True) takes them
+            group.update({name: values[name] for name in DEFAULTS})
             for index, p in enumerate(group["params"]):
                 check_cut(self.rule, group, p, f"parameter {index} of group {len(self.param_groups) - 1}")
                 self._has_wrappers |= is_wrapper(p)

@@ -68,8 +68,8 @@ class Prepared(NamedTuple):
     tensors: list[torch.Tensor]
     #: values of parameters that are alike, and their numbers
     blocks: list[tuple[Any, list[int]]]
-    #: whether gradients are of some rows, which may be others at the next step
-    has_rows: bool
+    #: whether a gradient is sparse, which may be of others at the next step
+    is_for_once: bool
     #: whether parameters lie in parts on several machines
     is_sharded: bool
     #: gradients that nobody else may hold, until the step has been made
@@ -91,6 +91,7 @@ class Planner:
         self.rule, self._backend, self._seed, self._only = rule, backend, seed, only
         #: of all parameters of the optimizer
         self.counts = Counts(rule, 0)
+        self._counted: list[torch.Tensor] = []
         self._plan: Prepared | None = None
         #: why no step can be made for now
         self.barred: str | None = None
@@ -111,12 +112,13 @@ class Planner:
             plan is not None
             and self._values_hold(groups)
             and self._entries_stay(plan, state)
+            and self.counts.stand()
             and plan.gathered.holds(groups)
         ):
             return plan
         self._plan = None
         plan = self._made(groups, state, options)
-        if not plan.has_rows:
+        if not plan.is_for_once:
             self._plan = plan
         return plan
 
@@ -149,6 +151,8 @@ class Planner:
     def _renew(self, number: int, group: Group) -> bool:
         """Whether a plan for the last values will do for a group's new ones, which are taken over."""
         seen, old = self._seen[number], self._values[number]
+        if number not in self._with_tensors and holds_tensors(group, self.rule):
+            self._with_tensors.append(number)
         if group.keys() == seen.keys() and number not in self._with_tensors:
             different = [name for name, value in group.items() if value is not seen[name] and name in old]
             if different == [LR]:  # by a scheduler, at every step
@@ -172,9 +176,10 @@ class Planner:
 
     def _made(self, groups: Groups, state: Any, options: Options) -> Prepared:
         members = [self._only] if self._only else members_of(groups)
-        self._check_values(groups)
-        if self._only is None and len(self.counts.made) < len(members):
-            self.counts = Counts(self.rule, len(members))
+        if self._only:
+            self._check_values(groups)
+        else:
+            self.counts_of(groups, state)
         active = [m for m in members if m.tensor.grad is not None]
         params = [array_of(local(m.tensor), str(m)) for m in active]
         for m, param in zip(active, params, strict=True):
@@ -201,11 +206,26 @@ class Planner:
             active,
             [m.tensor for m in active],
             blocks,
-            has_rows=any(r.rows is not None for r in ready),
+            is_for_once=any(g is not None and g.layout != torch.strided for g in grads),
             is_sharded=any(is_wrapper(tensor) for tensor in tensors),
             lent=[r.grad for r in ready],
             entries=tuple(state.values()) if self._only is None else (state.get(self._only.tensor),),
         )
+
+    def counts_of(self, groups: Groups, state: Any) -> Counts:
+        """The counts of all parameters, as their states tell them."""
+        self._check_values(groups)
+        members = members_of(groups)
+        known = self._counted
+        same = len(known) == len(members) and all(p is m.tensor for p, m in zip(known, members, strict=True))
+        if not same or not self.counts.stand():
+            self.counts = Counts(self.rule, len(members))
+            self._counted = [m.tensor for m in members]
+        for m in members:
+            # those with a gradient follow, with all of their state
+            if m.tensor.grad is None and state.get(m.tensor):
+                self.counts.adopt(m.number, state[m.tensor], self._values[m.group])
+        return self.counts
 
     def _check_param(self, member: Member, param: Array) -> None:
         rule = self.rule
@@ -345,7 +365,7 @@ def _equal(group: Group, seen: Group) -> bool:
     """Whether a group is as it was; its list of parameters apart."""
     try:
         return bool(group == seen)
-    except RuntimeError:  # of tensors with several elements
+    except (RuntimeError, ValueError):  # of tensors and arrays with several elements
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -54,14 +55,14 @@ def attach(model: torch.nn.Module, opt: Native, *, clip: str | None = None) -> R
         raise ValueError("differentiable=True hands the steps to torch, which needs all gradients")
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         raise ValueError("DistributedDataParallel averages gradients after they would have been used")
-    return Release(model, opt)
+    return Release(model, opt, clip)
 
 
 class Release:
     """What `attach` returns."""
 
-    def __init__(self, model: torch.nn.Module, opt: Native) -> None:
-        self._opt = opt
+    def __init__(self, model: torch.nn.Module, opt: Native, clip: str | None) -> None:
+        self._opt, self._clip = opt, clip
         inside = {id(p) for p in model.parameters()}
         members = [m for m in opt.members() if m.tensor.requires_grad]
         for m in members:
@@ -82,9 +83,11 @@ class Release:
         self._previous: float | None = None
         self._least = 1.0
         self._hooks = []
+        self._members: dict[int, tuple[Member, Planner]] = {}
         for m, planner in zip(members, planners, strict=True):
             tensor: Any = m.tensor
-            self._hooks.append(tensor.register_post_accumulate_grad_hook(self._hook(m, planner)))
+            self._members[m.number] = m, planner
+            self._hooks.append(tensor.register_post_accumulate_grad_hook(self._hook(m)))
         opt.released = self
 
     def remove(self) -> None:
@@ -99,10 +102,17 @@ class Release:
         """A parameter's group, with it alone."""
         return {m.group: {**self._opt.param_groups[m.group], "params": [m.tensor]}}
 
-    def _hook(self, m: Member, planner: Planner) -> Any:
+    def _hook(self, m: Member) -> Any:
+        # the parameter keeps its hook, which is not to keep the optimizer, and with it the parameter
+        reference, number = weakref.ref(self), m.number
+
         def update(p: torch.Tensor) -> None:
-            self._update(m, planner)
-            p.grad = None
+            release = reference()
+            try:
+                if release is not None:
+                    release._update(*release._members[number])
+            finally:
+                p.grad = None
 
         return update
 
@@ -116,6 +126,10 @@ class Release:
                 f"{m} got a second gradient before step(): gradients are used and freed "
                 "in the backward pass, so they cannot be accumulated: call opt.step() after each, or "
                 "remove() what attach returned"
+            )
+        if opt.clip_norm is not None and self._clip is None:
+            raise RuntimeError(
+                f"clip_norm was set after attach(): remove() and attach(..., clip={PREVIOUS!r})"
             )
         options = opt.options()
         plan = planner.prepare(self._groups(m), opt.state, options)
@@ -139,6 +153,9 @@ class Release:
 
         RuntimeError, naming it, for a parameter with a gradient that no hook has taken.
         """
+        self._done.clear()
+        norms, self._norms = self._norms, []
+        least, self._least = self._least, 1.0
         for m in self._opt.members():
             if m.tensor.grad is not None:
                 raise RuntimeError(
@@ -146,10 +163,7 @@ class Release:
                     "gradients when attach() was called, or the gradient is older: remove() and attach() "
                     "again"
                 )
-        self._done.clear()
         norm = None
-        if self._norms:
-            norm = self._previous = combined(self._norms, 2.0)
-            self._norms.clear()
-        found, self._least = StepReport(norm, self._least, False, None), 1.0
-        return found
+        if norms:
+            norm = self._previous = combined(norms, 2.0)
+        return StepReport(norm, least, False, None)

@@ -14,18 +14,21 @@ from fastgd.settings import DEFAULTS, check_together, check_value
 
 
 def number_of(value: Any) -> Any:
-    """Tensors of one element as the numbers they hold, in tuples too."""
+    """Tensors of one element as the numbers they hold, in tuples too; torch's dtypes by name."""
     if isinstance(value, torch.Tensor):
         return value.item()
+    if isinstance(value, torch.dtype):
+        return str(value).rpartition(".")[2]
     if isinstance(value, (tuple, list)):
         return tuple(map(number_of, value))
     return value
 
 
 def holds_tensors(group: Mapping[str, Any], rule: Rule) -> bool:
-    """Whether a hyperparameter is a tensor, whose value may change while it stays the same object."""
-    found = (group[name] for name in rule.defaults)
-    return any(isinstance(x, torch.Tensor) for v in found for x in (v if isinstance(v, tuple) else (v,)))
+    """Whether a hyperparameter is a tensor or a list, whose value may change while it stays one object."""
+    found = [group[name] for name in rule.defaults]
+    inner = [x for value in found if isinstance(value, tuple) for x in value]
+    return any(isinstance(value, (torch.Tensor, list)) for value in found + inner)
 
 
 LR = "lr"
