@@ -1,7 +1,6 @@
 """Every scheduler of torch.optim.lr_scheduler, on our optimizers and on torch's."""
 
 import pytest
-from torch.optim import lr_scheduler, swa_utils
 from torch_optim import (
     FOLLOWING,
     TYPICAL,
@@ -17,6 +16,8 @@ from torch_optim import (
 )
 
 from fastgd.rules import RULES
+
+lr_scheduler, swa_utils = torch.optim.lr_scheduler, torch.optim.swa_utils
 
 pytestmark = pytest.mark.peer
 
