@@ -73,7 +73,8 @@ static array place(const call *c, const part *p, const need *n, int o, int packe
     const spread plain = {0}, shifted = {.offset = p->spreads[o].offset};
     const fgd_group *group = group_of(c, p);
     const int is_line = group && slot_of(o) >= 0 && is_line_slot(group, slot_of(o));
-    if (packed || p->ndim < 0 || o >= SCALES || is_line || has_rows(c, p))
+    const int by_rows = has_rows(c, p) && c->entry == UPDATE; /* the others use no rows, but the layout */
+    if (packed || p->ndim < 0 || o >= SCALES || is_line || by_rows)
         return array_of(n->item, 1, &n->size, packed || o >= SCALES ? &plain : &shifted);
     return array_of(n->item, p->ndim, p->shape, &p->spreads[o]);
 }
