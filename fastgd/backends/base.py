@@ -186,7 +186,7 @@ class Plan(Protocol):
 
     def move_grads(self, at: Array) -> bool:
         """All gradients lie at these addresses from now on, each otherwise as before. False where arrays
-        are needed for it: nothing has changed then."""
+        are needed for it: set_grads, or another plan, is to follow then."""
 
     def measure(self, options: Options) -> Measured:
         """The global norm of the gradients, their elements in the order of the step.

@@ -7,6 +7,11 @@ opt = fastgd.torch.AdamW(model.parameters(), lr=3e-4, clip_norm=1.0)
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+if find_spec("torch") is None:
+    raise ModuleNotFoundError("fastgd.torch needs PyTorch: pip install 'fastgd[torch]'", name="torch")
+
 from fastgd.torch.clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from fastgd.torch.codes import decode_state
 from fastgd.torch.optimizers import CLASSES
