@@ -22,6 +22,8 @@ from torch.distributed.tensor import (  # noqa: E402
 )
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: E402
 
+from torch_ranks import on_ranks  # noqa: E402
+
 from fastgd.torch import clip  # noqa: E402
 
 theirs = torch.nn.utils
@@ -88,24 +90,10 @@ def check(make, calls, norm_types=NORM_TYPES):
             torch.testing.assert_close(whole(p.grad), before * coef * 0.25, rtol=1e-6, atol=1e-7)
 
 
-def started(rank, world, path, function):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
-    try:
-        function(rank)
-    finally:
-        dist.destroy_process_group()
-
-
-def on_ranks(world, tmp_path, function):
-    """Calls function(rank) in as many processes; an error in one of them is raised here."""
-    torch.multiprocessing.spawn(started, (world, tmp_path / "rendezvous", function), nprocs=world)
-
-
 # ---- Two ranks --------------------------------------------------------------------------------------
 
 
-def fully_sharded(rank):
+def fully_sharded():
     """A model whose last tensor has one element, so that a rank has none of it."""
     torch.manual_seed(0)
     whole_model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
@@ -115,7 +103,7 @@ def fully_sharded(rank):
         fully_shard(layer)
     x = random(8, 7)
     whole_model(x).pow(2).sum().backward()
-    model(x[rank::2]).pow(2).sum().mul(2).backward()  # ranks are averaged
+    model(x[dist.get_rank() :: 2]).pow(2).sum().mul(2).backward()  # ranks are averaged
     norm = clip.clip_grad_norm_(model.parameters(), 0.5)
     expected = clip.clip_grad_norm_(whole_model.parameters(), 0.5)
     torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
@@ -134,7 +122,7 @@ def fully_sharded(rank):
     assert clip.get_total_norm([p.grad for p in model.parameters()], math.inf).item() == pytest.approx(1e-3)
 
 
-def placements(rank):
+def placements():
     mesh = init_device_mesh("cpu", (2,))
     rows, columns, everywhere = (
         lambda p=p, seed=i: distribute_tensor(random(5, 4, seed=seed), mesh, [p])
@@ -146,14 +134,14 @@ def placements(rank):
     check(lambda: [random(3, seed=8), rows(), random(4, seed=9)], 1, [2, math.inf])
 
     def half():
-        return DTensor.from_local(random(5, 4, seed=rank), mesh, [Partial()])
+        return DTensor.from_local(random(5, 4, seed=dist.get_rank()), mesh, [Partial()])
 
     check(lambda: [rows(), half()], 1)
     with pytest.raises(Exception):  # noqa: B017 # torch's own, which has changed from version to version
         clip.clip_grad_value_([parameter(half())], 0.1)
 
 
-def what_is_far_or_not_finite(rank):
+def what_is_far_or_not_finite():
     mesh = init_device_mesh("cpu", (2,))
     grads = [DTensor.from_local(torch.full((2,), 1e20), mesh, [Shard(0)])]
     assert clip.clip_grad_norm_([parameter(g) for g in grads], 1.0).item() == pytest.approx(2e20, rel=1e-6)
@@ -163,7 +151,7 @@ def what_is_far_or_not_finite(rank):
         assert clip.get_total_norm(grads).item() == pytest.approx(2 * value, rel=1e-14)
     for bad in (math.nan, math.inf):
         for norm_type in (2, math.inf, 3):
-            local = torch.tensor([1.0, bad if rank == 1 else 2.0])
+            local = torch.tensor([1.0, bad if dist.get_rank() == 1 else 2.0])
             p = parameter(DTensor.from_local(local.clone(), mesh, [Shard(0)]))
             with pytest.raises(RuntimeError, match="is non-finite, so it cannot be clipped"):
                 clip.clip_grad_norm_([p], 0.1, norm_type, error_if_nonfinite=True)
@@ -171,20 +159,20 @@ def what_is_far_or_not_finite(rank):
             assert str(clip.get_total_norm([p.grad], norm_type).item()) == str(bad)
 
 
-def two_ranks(rank):
-    fully_sharded(rank)
-    placements(rank)
-    what_is_far_or_not_finite(rank)
+def two_ranks():
+    fully_sharded()
+    placements()
+    what_is_far_or_not_finite()
 
 
-def test_two_ranks(tmp_path):
-    on_ranks(2, tmp_path, two_ranks)
+def test_two_ranks():
+    on_ranks(2, two_ranks)
 
 
 # ---- Four ranks, in two dimensions ------------------------------------------------------------------
 
 
-def both_ways_sharded(rank, mesh):
+def both_ways_sharded(mesh):
     """Tensor-parallel along the inner dimension, fully sharded along the outer one."""
     torch.manual_seed(0)
     whole_model, model = torch.nn.Linear(6, 8), torch.nn.Linear(6, 8)
@@ -204,7 +192,7 @@ def both_ways_sharded(rank, mesh):
         torch.testing.assert_close(p.grad.full_tensor(), q.grad, rtol=1e-5, atol=1e-7)
 
 
-def four_ranks(rank):
+def four_ranks():
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
 
     def placed(*of, seed):
@@ -222,9 +210,9 @@ def four_ranks(rank):
     # of two meshes, each has its own all-reduce
     of_inner = lambda: distribute_tensor(random(7, seed=5), mesh["inner"], [Shard(0)])  # noqa: E731
     check(lambda: [outer(), of_inner()], 2, some)
-    both_ways_sharded(rank, mesh)
+    both_ways_sharded(mesh)
 
 
 @pytest.mark.slow  # four processes that import torch
-def test_four_ranks(tmp_path):
-    on_ranks(4, tmp_path, four_ranks)
+def test_four_ranks():
+    on_ranks(4, four_ranks)
