@@ -156,6 +156,7 @@ class _Plan:
 class Backend:
     name = "cuda"
     memory = "cuda"
+    rearranges = False
 
     def __init__(self):
         self.reset()

@@ -21,7 +21,6 @@ from torch.distributed.tensor import (  # noqa: E402
     distribute_tensor,
 )
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: E402
-
 from torch_ranks import on_ranks  # noqa: E402
 
 from fastgd.torch import clip  # noqa: E402

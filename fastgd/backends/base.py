@@ -185,8 +185,19 @@ class Plan(Protocol):
         addresses. They are not kept alive."""
 
     def move_grads(self, at: Array) -> bool:
-        """All gradients lie at these addresses from now on, each otherwise as before. False where arrays
-        are needed for it: set_grads, or another plan, is to follow then."""
+        """All gradients, of the items that `arrange` has chosen, lie at these addresses from now on, each
+        otherwise as before. False where arrays are needed for it: set_grads, or another plan, is to follow
+        then."""
+
+    def arrange(
+        self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
+    ) -> bool:
+        """Steps are of these items only from now on, in this order, each of the block that `of` says.
+        `move_grads` is to follow. False, and nothing has changed, where another plan is needed for it.
+
+        chosen: int64, numbers of items. exchanged: those whose gradient lies in another way than before, or
+        is of rows, by number; all else of them is as it was.
+        """
 
     def measure(self, options: Options) -> Measured:
         """The global norm of the gradients, their elements in the order of the step.
@@ -215,6 +226,8 @@ class Backend(Protocol):
     name: str
     #: the kind of memory that its arrays are in (fastgd.memory.kind_of); those of one plan are in one memory
     memory: str
+    #: whether its plans take `Plan.arrange`
+    rearranges: bool
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         """Whether it has this rule in this dtype."""

@@ -34,6 +34,7 @@ class CudaBackend:
     name = "cuda"
     #: the kind of memory that it works on
     memory = "cuda"
+    rearranges = False
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         return np.dtype(dtype).name in FORMATS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 
 from fastgd._native import ffi, lib
 from fastgd.arrays import code_of
-from fastgd.backends.base import Plan, Work
+from fastgd.backends.base import Block, Item, Plan, Work
 from fastgd.backends.jit_loops import compiled, loop_of
-from fastgd.backends.native import NativeBackend, Step, error_text
+from fastgd.backends.native import NativeBackend, Step
+from fastgd.backends.native_table import error_text
 from fastgd.rules import Rule
 from fastgd.storage import arithmetic
 
@@ -93,10 +95,9 @@ def _add(rule: Rule, loops: dict[str, int]) -> int:
     return index
 
 
-def _kernel_of(work: Work, block: int) -> int:
-    rule, values = work.blocks[block].rule, work.blocks[block].values
-    reals = {np.dtype(arithmetic(i.param.dtype)).name for i in work.items if i.block == block}
-    return _row_of(rule, rule.active(values), tuple(sorted(reals)))
+def _kernel_of(block: Block, items: Sequence[Item]) -> int:
+    reals = {np.dtype(arithmetic(item.param.dtype)).name for item in items}
+    return _row_of(block.rule, block.rule.active(block.values), tuple(sorted(reals)))
 
 
 class JitBackend(NativeBackend):

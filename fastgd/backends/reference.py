@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array, memory_order
-from fastgd.backends.base import Measured, Options, Plan, Program, Work, folding
+from fastgd.backends.base import Block, Item, Measured, Options, Plan, Program, Work, folding
 from fastgd.backends.reference_norms import judged, norm_of, smallest, transformed
 from fastgd.backends.reference_update import Change, Step, updated
 from fastgd.interrupts import uninterrupted
@@ -29,6 +29,7 @@ class ReferenceBackend:
 
     name = "reference"
     memory = "host"
+    rearranges = False
 
     def supports(self, rule: Rule, dtype: Any) -> bool:
         return np.dtype(dtype).name in FORMATS
@@ -77,6 +78,11 @@ class _Plan:
             self._grads[i] = weakref.ref(grad)
 
     def move_grads(self, at: Array) -> bool:
+        return False
+
+    def arrange(
+        self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
+    ) -> bool:
         return False
 
     def measure(self, options: Options) -> Measured:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.base import UNMEASURED, Backend, Item, Measured, Options, Plan, Program, Work
+from fastgd.backends.base import UNMEASURED, Backend, Block, Item, Measured, Options, Plan, Program, Work
 from fastgd.backends.reference_norms import clip_coef, smallest
 from fastgd.interrupts import uninterrupted
 from fastgd.memory import HOST, Memory, memory_of
@@ -114,6 +114,11 @@ class _Plan:
         moved = [part.plan.move_grads(at[part.numbers]) for part in self._parts]
         return all(moved)
 
+    def arrange(
+        self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
+    ) -> bool:
+        return False
+
     def measure(self, options: Options) -> Measured:
         return _together([(part.numbers, part.plan.measure(options)) for part in self._parts], options)
 
@@ -178,6 +183,7 @@ class Several:
     """A backend for each of several memories."""
 
     memory = "several"
+    rearranges = False
 
     def __init__(self, name: str, backends: Mapping[Memory, Backend]) -> None:
         #: what they were asked for by

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.base import UNMEASURED, Item, Measured, Options, Work
+from fastgd.backends.base import UNMEASURED, Block, Item, Measured, Options, Work
 from fastgd.cuda.cache import compiling
 from fastgd.cuda.driver import DEFAULT_STREAM, Driver
 from fastgd.cuda.element import Variant
@@ -87,6 +87,11 @@ class StepPlan:
     def move_grads(self, at: Array) -> bool:
         self.judge.tensors.host[:, COLUMN["grad"]] = at
         return True
+
+    def arrange(
+        self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
+    ) -> bool:
+        return False
 
     def _layout(self, i: int, grad: Any) -> Array | None:
         item = self._items[i]

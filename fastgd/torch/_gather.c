@@ -1,4 +1,5 @@
-/* Collects the addresses of a step's tensors, once it has seen that all lie as the step's plan says.
+/* Looks at a step's groups, state and tensors, to see whether all is as the step's plan says, and where the
+ * gradients are.
  *
  * A tensor is read through the C interface that its library lends by DLPack (dlpack.h, DLPackExchangeAPI,
  * version 1.3): `__dlpack_c_exchange_api__` on its class. The GIL is held throughout. */
@@ -28,16 +29,6 @@ typedef struct {
     void *stream;
 } exchange; /* DLPackExchangeAPI */
 
-enum { MOST_DIMENSIONS = 64 };
-
-/* What tells a tensor's memory and layout; a row of `length` numbers. */
-typedef struct {
-    int64_t address, device, dtype, ndim;
-    int64_t dimensions[2 * MOST_DIMENSIONS]; /* shape, then strides in elements */
-} row;
-
-enum { HEAD = 4 };
-
 static const exchange *exchange_of(PyObject *capsule) {
     const exchange *api = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
     if (api && (api->major != 1 || !api->from_object)) {
@@ -47,85 +38,84 @@ static const exchange *exchange_of(PyObject *capsule) {
     return api;
 }
 
-/* Fills the row; returns its length in bytes, or 0, without an error, for what does not lend its memory. */
-static size_t describe(from_object from, PyObject *object, row *to) {
-    tensor t;
-    if (from(object, &t) || t.ndim > MOST_DIMENSIONS) {
-        PyErr_Clear();
-        return 0;
-    }
-    to->address = (int64_t)(intptr_t)((char *)t.data + t.byte_offset);
-    to->device = (int64_t)t.device_type << 32 | (uint32_t)t.device_id;
-    to->dtype = (int64_t)t.code << 32 | (int64_t)t.bits << 16 | t.lanes;
-    to->ndim = t.ndim;
-    int64_t step = 1;
-    for (int32_t i = t.ndim - 1; i >= 0; i--) {
-        to->dimensions[i] = t.shape[i];
-        to->dimensions[t.ndim + i] = t.strides ? t.strides[i] : step;
-        step *= t.shape[i];
-    }
-    return (size_t)(HEAD + 2 * t.ndim) * sizeof(int64_t);
+/* ---- A tensor --------------------------------------------------------------------------------------- */
+
+enum { MOST_DIMENSIONS = 64 };
+
+/* What tells a tensor's memory and layout. A row of so many dimensions has row_length numbers. */
+typedef struct {
+    int64_t address, device, dtype, ndim;
+    int64_t dimensions[2 * MOST_DIMENSIONS]; /* shape, then strides in elements */
+} row;
+
+static int64_t row_length(int64_t ndim) { return 4 + 2 * ndim; }
+
+/* Looks at a tensor; 0, without an error, for what does not lend its memory. */
+static int look(from_object from, PyObject *object, tensor *t) {
+    if (from(object, t) == 0 && t->ndim <= MOST_DIMENSIONS) return 1;
+    PyErr_Clear();
+    return 0;
 }
 
-/* Whether the tensor lies as the row in `expected` says, its address apart. */
-static int lies_alike(const row *found, size_t length, PyObject *expected) {
-    const size_t first = sizeof(int64_t);
-    return length && (size_t)PyBytes_Size(expected) == length &&
-           memcmp(&found->device, PyBytes_AsString(expected) + first, length - first) == 0;
+static int64_t address_of(const tensor *t) { return (int64_t)(intptr_t)((char *)t->data + t->byte_offset); }
+
+static int64_t device_of(const tensor *t) { return (int64_t)t->device_type << 32 | (uint32_t)t->device_id; }
+
+static int64_t dtype_of(const tensor *t) {
+    return (int64_t)t->code << 32 | (int64_t)t->bits << 16 | t->lanes;
+}
+
+/* Whether the tensor is laid out as the row says, its address apart. */
+static int is_alike(const tensor *t, const row *expected) {
+    const int64_t *shape = expected->dimensions, *strides = shape + t->ndim;
+    int64_t step = 1;
+    if (t->ndim != expected->ndim || device_of(t) != expected->device || dtype_of(t) != expected->dtype) return 0;
+    for (int32_t i = t->ndim - 1; i >= 0; i--) {
+        if (t->shape[i] != shape[i] || (t->strides ? t->strides[i] : step) != strides[i]) return 0;
+        step *= t->shape[i];
+    }
+    return 1;
+}
+
+/* Whether the object lies where and as the row in the bytes says. */
+static int lies(from_object from, PyObject *object, PyObject *described) {
+    const row *expected = (const row *)PyBytes_AsString(described);
+    tensor t;
+    return look(from, object, &t) && is_alike(&t, expected) && address_of(&t) == expected->address;
 }
 
 static PyObject *described(PyObject *self, PyObject *arguments) {
     PyObject *capsule, *object;
+    tensor t;
     row found;
     (void)self;
     if (!PyArg_ParseTuple(arguments, "OO", &capsule, &object)) return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
-    size_t length = describe(api->from_object, object, &found);
-    if (!length) Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize((const char *)&found, (Py_ssize_t)length);
+    if (!look(api->from_object, object, &t)) Py_RETURN_NONE;
+    found.address = address_of(&t), found.device = device_of(&t), found.dtype = dtype_of(&t);
+    found.ndim = t.ndim;
+    int64_t step = 1;
+    for (int32_t i = t.ndim - 1; i >= 0; i--) {
+        found.dimensions[i] = t.shape[i];
+        found.dimensions[t.ndim + i] = t.strides ? t.strides[i] : step;
+        step *= t.shape[i];
+    }
+    return PyBytes_FromStringAndSize((const char *)&found, row_length(t.ndim) * (Py_ssize_t)sizeof(int64_t));
 }
 
-/* Whether the lists hold these very objects in this order. */
-static int holds(PyObject *lists, PyObject *members) {
-    Py_ssize_t k = 0, count = PyTuple_Size(members);
-    for (Py_ssize_t i = 0; i < PyList_Size(lists); i++) {
-        PyObject *list = PyList_GetItem(lists, i);
-        if (!PyList_Check(list)) return 0;
-        for (Py_ssize_t j = 0, n = PyList_Size(list); j < n; j++, k++)
-            if (k >= count || PyList_GetItem(list, j) != PyTuple_GetItem(members, k)) return 0;
+/* Whether the memory of a tensor that is laid out as the row says touches one of the spans: their first
+ * bytes in order, then, for each, the end of the longest up to it. */
+static int touches(int64_t begin, const row *layout, const int64_t *low, int64_t count) {
+    int64_t reach = 1;
+    for (int64_t i = 0; i < layout->ndim; i++) {
+        if (layout->dimensions[i] == 0) return 0;
+        reach += (layout->dimensions[i] - 1) * layout->dimensions[layout->ndim + i];
     }
-    return k == count;
-}
-
-/* Whether every dict still has the value under the key, and that lies where it lay: (dict, key, value, its
- * description or None, dict, ...). */
-static int keeps(from_object from, PyObject *entries) {
-    for (Py_ssize_t i = 0, n = PyTuple_Size(entries); i + 3 < n; i += 4) {
-        PyObject *value = PyTuple_GetItem(entries, i + 2), *lies = PyTuple_GetItem(entries, i + 3);
-        if (PyDict_GetItem(PyTuple_GetItem(entries, i), PyTuple_GetItem(entries, i + 1)) != value) return 0;
-        if (lies == Py_None) continue;
-        row found;
-        size_t length = describe(from, value, &found);
-        if (!length || (size_t)PyBytes_Size(lies) != length || memcmp(&found, PyBytes_AsString(lies), length))
-            return 0;
-    }
-    return 1;
-}
-
-/* Whether the memory of a tensor touches one of the spans: their first bytes in order, then, for each, the
- * end of the longest up to it. */
-static int touches(const row *found, PyObject *spans) {
-    const int64_t *low = (const int64_t *)PyBytes_AsString(spans);
-    int64_t count = (int64_t)PyBytes_Size(spans) / 16, reach = 1;
-    for (int64_t i = 0; i < found->ndim; i++) {
-        if (found->dimensions[i] == 0) return 0;
-        reach += (found->dimensions[i] - 1) * found->dimensions[found->ndim + i];
-    }
-    int64_t begin = found->address, end = begin + reach * (found->dtype >> 16 & 0xffff) / 8;
+    const int64_t end = begin + reach * (layout->dtype >> 16 & 0xffff) / 8;
     int64_t first = 0, last = count; /* the spans that begin before `end` are those up to `first` */
     while (first < last) {
-        int64_t middle = first + (last - first) / 2;
+        const int64_t middle = first + (last - first) / 2;
         if (low[middle] < end)
             first = middle + 1;
         else
@@ -134,24 +124,42 @@ static int touches(const row *found, PyObject *spans) {
     return first > 0 && low[count + first - 1] > begin;
 }
 
+/* ---- Gradients -------------------------------------------------------------------------------------- */
+
+enum { WITHOUT, WITH, OTHERWISE }; /* a gradient: none, as the plan says, in another layout */
+enum { ANEW = -1, AS_BEFORE, REARRANGED };
+
+/* Whether the lists hold these very objects in this order. */
+static int holds(PyObject *lists, PyObject *members) {
+    if (!PyTuple_Check(lists)) return 0;
+    Py_ssize_t k = 0, count = PyTuple_Size(members);
+    for (Py_ssize_t i = 0, n = PyTuple_Size(lists); i < n; i++) {
+        PyObject *list = PyTuple_GetItem(lists, i);
+        if (!PyList_Check(list)) return 0;
+        for (Py_ssize_t j = 0, m = PyList_Size(list); j < m; j++, k++)
+            if (k >= count || PyList_GetItem(list, j) != PyTuple_GetItem(members, k)) return 0;
+    }
+    return k == count;
+}
+
 static PyObject *collect(PyObject *self, PyObject *arguments) {
-    PyObject *capsule, *lists, *members, *local, *local_grads, *entries;
-    PyObject *params_lie, *grads_lie, *spans, *name;
-    unsigned long long shown_at, counts_at, to_at;
+    PyObject *capsule, *lists, *members, *name, *rows, *spans, *local, *local_grads;
+    unsigned long long present_at, to_at;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "OO!O!OOO!O!O!O!O!KKK", &capsule, &PyList_Type, &lists, &PyTuple_Type,
-                          &members, &local, &local_grads, &PyTuple_Type, &entries, &PyTuple_Type, &params_lie,
-                          &PyTuple_Type, &grads_lie, &PyBytes_Type, &spans, &PyUnicode_Type, &name,
-                          &shown_at, &counts_at, &to_at))
+    if (!PyArg_ParseTuple(arguments, "(OOO!O!O!O!KK)OO", &capsule, &lists, &PyTuple_Type, &members,
+                          &PyUnicode_Type, &name, &PyBytes_Type, &rows, &PyBytes_Type, &spans, &present_at,
+                          &to_at, &local, &local_grads))
         return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
-    if (!holds(lists, members) || !keeps(api->from_object, entries)) Py_RETURN_FALSE;
-    const float *shown = (const float *)(intptr_t)shown_at;
-    const int64_t *counts = (const int64_t *)(intptr_t)counts_at;
+    if (lists != Py_None && !holds(lists, members)) return PyLong_FromLong(ANEW);
+    const int64_t *words = (const int64_t *)PyBytes_AsString(rows);
+    const int64_t *low = (const int64_t *)PyBytes_AsString(spans), count = PyBytes_Size(spans) / 16;
+    uint8_t *present = (uint8_t *)(intptr_t)present_at;
     int64_t *to = (int64_t *)(intptr_t)to_at;
-    for (Py_ssize_t i = 0, n = PyTuple_Size(members); i < n; i++) {
-        PyObject *param_lies = PyTuple_GetItem(params_lie, i), *grad_lies = PyTuple_GetItem(grads_lie, i);
+    long outcome = AS_BEFORE;
+    for (Py_ssize_t i = 0, n = PyTuple_Size(members); i < n && outcome != ANEW; i++) {
+        const int64_t planned = *words++;
         PyObject *param = local == Py_None ? Py_None : PyList_GetItem(local, i), *grad;
         if (param == Py_None) {
             param = PyTuple_GetItem(members, i);
@@ -161,56 +169,123 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
             Py_XINCREF(grad);
         }
         if (!grad) return NULL;
-        int alike = shown[i] == (float)counts[i];
-        if (grad_lies == Py_None) {
-            alike &= grad == Py_None;
-        } else {
-            row found;
-            size_t length = describe(api->from_object, param, &found);
-            alike &= lies_alike(&found, length, param_lies) &&
-                     memcmp(&found.address, PyBytes_AsString(param_lies), sizeof(int64_t)) == 0 &&
-                     lies_alike(&found, describe(api->from_object, grad, &found), grad_lies) &&
-                     !touches(&found, spans);
-            *to++ = found.address;
+        if (planned) {
+            const row *param_row = (const row *)words;
+            const row *grad_row = (const row *)(words + row_length(param_row->ndim));
+            uint8_t found = WITHOUT;
+            tensor t;
+            words = (const int64_t *)grad_row + row_length(grad_row->ndim);
+            if (grad != Py_None) {
+                if (!look(api->from_object, param, &t) || !is_alike(&t, param_row) ||
+                    address_of(&t) != param_row->address)
+                    outcome = ANEW;
+                found = OTHERWISE;
+                if (look(api->from_object, grad, &t) && is_alike(&t, grad_row)) {
+                    const int64_t address = address_of(&t);
+                    if ((*present == WITH && *to == address) || !touches(address, grad_row, low, count))
+                        found = WITH;
+                    *to = address;
+                }
+            }
+            if (outcome == AS_BEFORE && (found != *present || found == OTHERWISE)) outcome = REARRANGED;
+            *present++ = found, to++;
+        } else if (grad != Py_None) {
+            outcome = ANEW;
         }
         Py_DECREF(grad);
-        if (!alike) Py_RETURN_FALSE;
+    }
+    return PyLong_FromLong(outcome);
+}
+
+/* ---- State and groups ------------------------------------------------------------------------------- */
+
+/* Whether the values of the dict are these very objects in this order. */
+static int has_values(PyObject *dict, PyObject *values) {
+    PyObject *key, *value;
+    Py_ssize_t place = 0, k = 0;
+    if (!PyDict_Check(dict) || PyDict_Size(dict) != PyTuple_Size(values)) return 0;
+    while (PyDict_Next(dict, &place, &key, &value))
+        if (value != PyTuple_GetItem(values, k++)) return 0;
+    return 1;
+}
+
+static PyObject *stays(PyObject *self, PyObject *arguments) {
+    PyObject *capsule, *state, *entries, *watched;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!", &capsule, &state, &PyTuple_Type, &entries, &PyTuple_Type,
+                          &watched))
+        return NULL;
+    const exchange *api = exchange_of(capsule);
+    if (!api) return NULL;
+    if (state != Py_None && !has_values(state, entries)) Py_RETURN_FALSE;
+    for (Py_ssize_t i = 0, n = PyTuple_Size(watched); i + 3 < n; i += 4) {
+        PyObject *entry = PyTuple_GetItem(watched, i), *value = PyTuple_GetItem(watched, i + 2);
+        PyObject *description = PyTuple_GetItem(watched, i + 3);
+        if (PyDict_GetItem(entry, PyTuple_GetItem(watched, i + 1)) != value) Py_RETURN_FALSE;
+        if (description != Py_None && !lies(api->from_object, value, description)) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
 }
 
-static PyObject *has_values(PyObject *self, PyObject *arguments) {
-    PyObject *dict, *values, *key, *value;
-    Py_ssize_t place = 0, k = 0;
+static PyObject *differing(PyObject *self, PyObject *arguments) {
+    PyObject *groups, *seen;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "OO!", &dict, &PyTuple_Type, &values)) return NULL;
-    if (!PyDict_Check(dict) || PyDict_Size(dict) != PyTuple_Size(values)) Py_RETURN_FALSE;
-    while (PyDict_Next(dict, &place, &key, &value))
-        if (value != PyTuple_GetItem(values, k++)) Py_RETURN_FALSE;
-    Py_RETURN_TRUE;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &groups, &PyList_Type, &seen)) return NULL;
+    const Py_ssize_t count = PyList_Size(groups);
+    if (count != PyList_Size(seen)) Py_RETURN_NONE;
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t i = 0; found && i < count; i++) {
+        PyObject *group = PyList_GetItem(groups, i), *parts = PyList_GetItem(seen, i), *key, *value;
+        Py_ssize_t place = 0, k = 0;
+        if (!PyDict_Check(group) || !PyList_Check(parts) || 2 * PyDict_Size(group) != PyList_Size(parts)) {
+            Py_DECREF(found);
+            Py_RETURN_NONE;
+        }
+        for (; found && PyDict_Next(group, &place, &key, &value); k += 2) {
+            if (key != PyList_GetItem(parts, k)) {
+                Py_DECREF(found);
+                Py_RETURN_NONE;
+            }
+            if (value == PyList_GetItem(parts, k + 1)) continue;
+            PyObject *pair = Py_BuildValue("(nn)", i, k + 1);
+            if (!pair || PyList_Append(found, pair)) Py_CLEAR(found);
+            Py_XDECREF(pair);
+        }
+    }
+    return found;
 }
 
 static PyMethodDef methods[] = {
-    {"has_values", has_values, METH_VARARGS,
-     "has_values(dict, values) -> bool\n\n"
-     "Whether the values of the dict are these very objects in this order: a tuple."},
     {"described", described, METH_VARARGS,
      "described(interface, tensor) -> bytes or None\n\n"
-     "What tells the tensor's memory and layout; None when it does not lend them.\n"
+     "The row of int64 that tells the tensor's memory and layout: address, device, dtype, number of\n"
+     "dimensions, shape, strides in elements. None when it does not lend them.\n"
      "interface: `__dlpack_c_exchange_api__` of its class."},
     {"collect", collect, METH_VARARGS,
-     "collect(interface, lists, members, local, local_grads, entries, params_lie, grads_lie, spans, name,\n"
-     "    shown, counts, to) -> bool\n\n"
-     "Writes the addresses of the gradients of the members that have one to `to`, an address, and returns\n"
-     "True, if all is as these say; False as soon as something is not.\n\n"
-     "lists: lists that hold the members in their order. members: tuple of tensors.\n"
-     "local, local_grads: lists of what lies here of each and of its gradient; None, also in them: itself.\n"
-     "entries: (dict, key, the value it has, what `described` gave for it or None) of each entry that is\n"
-     "watched, one after the other.\n"
-     "params_lie, grads_lie: tuples with what `described` gave for each; None for one without a gradient.\n"
-     "spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end of\n"
-     "the longest up to it. name: 'grad'.\n"
-     "shown, counts: addresses of the step counts of the members, as float32 and as int64: they must agree."},
+     "collect(fixed, local, local_grads) -> -1, 0 or 1\n\n"
+     "Looks at the parameters and gradients of a plan. 0: all is as the plan says, and the same parameters\n"
+     "have gradients as at the last look. 1: as the plan says but for which of its parameters have gradients,\n"
+     "and how these lie. -1: another plan is needed.\n\n"
+     "fixed: (interface, lists, members, name, rows, spans, present, to).\n"
+     "    lists: tuple of lists that must hold the members, a tuple of tensors, in their order; or None.\n"
+     "    name: 'grad'. rows: int64, for each member 0 when the plan does not have it, and then it must have\n"
+     "    no gradient; else 1, the row of the parameter, the row of its gradient, whose address does not\n"
+     "    matter; rows as `described` gives them.\n"
+     "    spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end\n"
+     "    of the longest up to it.\n"
+     "    present, to: addresses of uint8 and int64, one for each parameter of the plan, to be written: 0 for\n"
+     "    one without a gradient, 1 for one with a gradient, at this address, 2 for one whose gradient lies\n"
+     "    otherwise or touches a span.\n"
+     "local, local_grads: lists of what lies here of each and of its gradient; None, also in them: itself."},
+    {"stays", stays, METH_VARARGS,
+     "stays(interface, state, entries, watched) -> bool\n\n"
+     "Whether the values of the state, a dict, are these very entries in this order (None: no matter), and\n"
+     "what is watched is there and lies where it lay.\n"
+     "watched: (dict, key, the value it has, what `described` gave for it or None, dict, ...)."},
+    {"differing", differing, METH_VARARGS,
+     "differing(groups, seen) -> list of (number, place), or None\n\n"
+     "The values of dicts that are other objects than were seen. None when keys or numbers differ.\n"
+     "seen: list of lists [key, value, key, value, ...]; place: where the value stands there."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgd.arrays import Array, address
+from fastgd.arrays import address
 from fastgd.rules import Rule
 from fastgd.settings import DEFAULTS
 from fastgd.torch.conventions import convention
@@ -52,6 +52,19 @@ class Counts:
             for name, told in self._told.items()
         )
 
+    def agree(self, numbers: slice) -> bool:
+        """Whether states show the steps that these parameters have made."""
+        return np.array_equal(self.shown[numbers], self.made[numbers].astype(np.float32))
+
+    @property
+    def tells(self) -> bool:
+        """Whether states show more than steps, which follows from the values of the step that was made."""
+        return bool(self._told)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What states show views of."""
+        return [self._steps, *self._numbers.values()]
+
     def is_counted(self, values: Mapping[str, Any]) -> bool:
         """Whether the state has a "step" under these settings."""
         stores = any(values[name] != DEFAULTS[name] for name in _STORING)
@@ -92,9 +105,9 @@ class Counts:
         """What the state of a parameter holds of this."""
         return [STEP, *self._numbers] if self.is_counted(values) else list(self._numbers)
 
-    def span(self, first: int, count: int) -> tuple[Array, Array]:
-        """Steps of these parameters, as they are shown (float32) and as they are (int64): the very memory."""
-        return self.shown[first : first + count], self.made[first : first + count]
+    def refresh(self) -> None:
+        """Brings the steps that states show up to date: all of `show` where nothing else `tells`."""
+        self.shown[:] = self.made
 
     def show(
         self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[int]]], only: int | None = None

@@ -9,53 +9,72 @@ import numpy as np
 import torch
 
 from fastgd.arrays import Array, address, bounds
-from fastgd.backends.base import Plan
 from fastgd.torch._gather import collect, described
-from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, local
+from fastgd.torch.members import Member
+from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local
 
-#: (a parameter's state, a name in it, the tensor that a plan was made for)
-Watched = tuple[dict[str, Any], str, Any]
+#: what `collect` says
+ANEW, AS_BEFORE, REARRANGED = -1, 0, 1
+
+#: what `collect` notes of a parameter of the plan
+WITHOUT, WITH, OTHERWISE = range(3)
+
+#: a row of no tensor: its device is none
+_NOWHERE = np.array([0, -1, 0, 0], np.int64).tobytes()
+
+_NOT_PLANNED, _PLANNED = (np.array([flag], np.int64).tobytes() for flag in (0, 1))
 
 
 class Gathered:
-    """Of one plan."""
+    """The gradients of one plan."""
 
     def __init__(
         self,
-        run: Plan | None,
-        tensors: Sequence[torch.Tensor],
-        grads: Sequence[torch.Tensor | None],
+        lists: Sequence[list[torch.Tensor]] | None,
+        members: Sequence[Member],
+        planned: Mapping[int, int],
         written: Iterable[Array],
-        watched: Iterable[Watched],
-        counts: tuple[Array, Array],
     ) -> None:
-        """tensors: all, with their gradients. written: what the plan writes. counts: `Counts.span`."""
-        self._run = run
+        """lists: that hold all members in their order; None: no matter. written: what the plan writes.
+        planned: number -> number in the plan, in its order."""
+        self._lists = None if lists is None else tuple(lists)
+        self._tensors = tuple(m.tensor for m in members)
+        #: number in the plan -> place among the members
+        self._places = [i for i, m in enumerate(members) if m.number in planned]
         #: gradients that nobody else may hold
         self._lent: list[torch.Tensor | None] = []
-        self._tensors = tuple(tensors)
-        #: numbers of those whose gradient is more than its memory
-        self._indirect = [i for i, g in enumerate(grads) if g is not None and not is_direct(g)]
-        self._at = np.zeros(len(self._tensors), np.int64)[: sum(g is not None for g in grads)]
-        pairs = list(zip(tensors, grads, strict=True))
-        self._fixed = (
-            tuple(part for dict_, key, value in watched for part in (dict_, key, value, _memory(value))),
-            tuple(None if g is None else _lies(local(p)) for p, g in pairs),
-            # one that does not lend its memory is like no other
-            tuple(None if g is None else _lies(grad_beside(p)) or b"" for p, g in pairs),
-            _spans(written),
-            "grad",
-            *map(address, counts),
-            address(self._at),
-        )
+        #: places of those whose gradient is more than its memory
+        self._indirect: set[int] = set()
+        count = len(self._places)
+        #: of each in the plan what `collect` has noted, and where its gradient is
+        self.present, self._at = np.zeros(count, np.uint8), np.zeros(count, np.int64)
+        self._spans = _spans(written)
+        self._rows = [_NOT_PLANNED] * len(members)
+        self.expect(range(count))
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """The gradients of these numbers in the plan are to lie as they do now, from here on."""
+        for k in numbers:
+            self._expect(k)
+        rows = b"".join(self._rows)
+        where = address(self.present), address(self._at)
+        self._fixed = INTERFACE, self._lists, self._tensors, "grad", rows, self._spans, *where
+
+    def _expect(self, k: int) -> None:
+        place = self._places[k]
+        p = self._tensors[place]
+        row = described(INTERFACE, local(p))
+        self._rows[place] = _PLANNED + (row or _NOWHERE) + _grad_row(p)
+        is_indirect = is_wrapper(p) or (p.grad is not None and not is_direct(p.grad))
+        (self._indirect.add if is_indirect else self._indirect.discard)(place)
+        self.present[k] = WITHOUT if p.grad is None else WITH
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""
         self._lent.clear()
 
-    def holds(self, groups: Mapping[int, dict[str, Any]]) -> bool:
-        """Whether the plan will do for the gradients that are there now; it has been pointed to them then."""
-        lists = [group["params"] for group in groups.values()]
+    def look(self) -> int:
+        """ANEW, AS_BEFORE or REARRANGED, as `collect` says; `present` and `at` are right but for ANEW."""
         here: list[Any] | None = None
         grads: list[Any] | None = None
         if self._indirect:
@@ -64,19 +83,27 @@ class Gathered:
             for i in self._indirect:
                 here[i], grads[i] = local(self._tensors[i]), grad_beside(self._tensors[i])
                 self._lent.append(grads[i])
-        if not collect(INTERFACE, lists, self._tensors, here, grads, *self._fixed):
-            return False
-        return self._run is None or self._run.move_grads(self._at)
+        found: int = collect(self._fixed, here, grads)
+        return found
+
+    def active(self) -> Array:
+        """Numbers in the plan of those that have a gradient."""
+        return np.flatnonzero(self.present)
+
+    def at(self, active: Array) -> Array:
+        """Addresses of these gradients."""
+        return self._at if len(active) == len(self._at) else self._at[active]
+
+    def put(self, k: int, grad: Array) -> None:
+        """In the coming step the gradient of number k in the plan is this array, whatever `collect` found."""
+        self._at[k] = address(grad)
 
 
-def _lies(tensor: torch.Tensor | None) -> bytes | None:
-    found: bytes | None = described(INTERFACE, tensor)
-    return found
-
-
-def _memory(value: torch.Tensor) -> bytes | None:
-    """What tells where a tensor of the state lies; None for a view of what `Counts` shows."""
-    return None if value.ndim == 0 and value._is_view() else _lies(value)
+def _grad_row(p: torch.Tensor) -> bytes:
+    """A gradient's row; one that does not lend its memory is like no other."""
+    grad = grad_beside(p)
+    found: bytes | None = None if grad is None else described(INTERFACE, grad)
+    return found or _NOWHERE
 
 
 def _spans(arrays: Iterable[Array]) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastgd.arrays import CODES, Array, first_overlap, overlaps_itself
-from fastgd.backends.native import Table
+from fastgd.backends.native_table import Table
 
 #: what the kernels work on, and its number in the C ABI's fgd_dtype
 DTYPES: dict[torch.dtype, int] = {getattr(torch, name): code for name, code in CODES.items()}

@@ -18,8 +18,10 @@ from fastgd.options import LASTING, step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
+from fastgd.torch.members import Member, members_of
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
-from fastgd.torch.planner import Member, Planner, Prepared, members_of
+from fastgd.torch.planner import STATE, Planner
+from fastgd.torch.prepared import Prepared
 from fastgd.torch.settings import checked
 from fastgd.torch.sharded_state import check_cut, settle_gradients, shown, taken_in
 from fastgd.torch.tensors import is_wrapper
@@ -103,12 +105,12 @@ class Native(torch.optim.Optimizer):
 
     def members(self) -> list[Member]:
         """All parameters, through all groups."""
-        return members_of(dict(enumerate(self.param_groups)))
+        return members_of(self.param_groups)
 
     def planner_for(self, member: Member) -> Planner:
         """What makes steps of this parameter alone."""
         planner = Planner(self.rule, self.backend, self.seed, member)
-        planner.counts = self.planner.counts_of(dict(enumerate(self.param_groups)), self.state)
+        planner.counts = self.planner.counts_of(self.param_groups, self.state)
         return planner
 
     def options(self, grad_scale: float = 1.0) -> Options:
@@ -142,6 +144,18 @@ class Native(torch.optim.Optimizer):
         return holding_averages(self)
 
     # ---- groups and state ----
+
+    @property
+    def state(self) -> Any:
+        """Parameter -> what is kept of it by name, as torch's: the dict that steps read and write."""
+        planner = self.__dict__.get("planner")
+        if planner is not None:
+            planner.alarm()
+        return self.__dict__[STATE]
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__[STATE] = state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
@@ -248,11 +262,17 @@ class Native(torch.optim.Optimizer):
                 loss = closure()
         if self.torch_class is not None and self.defaults.get("differentiable"):
             self._by_torch()
+        elif torch.compiler.is_dynamo_compiling():
+            self._update_uncompiled()
         else:
             self._update()
         return loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
+    def _update_uncompiled(self) -> None:
+        """As `_update`; for the compiler, which does not look into it."""
+        self._update()
+
     def _update(self) -> None:
         own = self.__dict__
         scale, found_inf = own.get("grad_scale"), own.get("found_inf")
@@ -270,13 +290,15 @@ class Native(torch.optim.Optimizer):
         if self._has_wrappers:
             settle_gradients(m.tensor for m in self.members())
         planner = self.planner
-        plan = planner.prepare(dict(enumerate(self.param_groups)), self.state, options)
+        plan = planner.prepare(self.param_groups, self.__dict__, options)
         if plan.is_sharded and options.needs_measure:
             total = norm_over_ranks(plan.members, options, self.backend)
             options = options._replace(total_norm=total)
-        if plan.run is None:
+        if plan.run is None or not plan.members:
             self._found = UNREAD
             return
+        # before the step, because what it touches was just looked at; if the step fails it does no harm
+        torch.autograd.graph.increment_version(plan.tensors)
         try:
             measured = plan.run.step(options)
         finally:
@@ -287,8 +309,7 @@ class Native(torch.optim.Optimizer):
             if options.skip_nonfinite:
                 plan.run.settle()
             self._found = PendingReport.of(lambda: self._reported(plan, measured.read(), options))
-        planner.counts.show(plan.blocks)
-        torch.autograd.graph.increment_version(plan.tensors)
+        planner.step_made(plan)
 
     def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
         norm, clip_coef, tensor, skipped = measured

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from fastgd.report import StepReport
+from fastgd.torch.members import Member
 from fastgd.torch.modes import barred
 from fastgd.torch.optimizer import Native
-from fastgd.torch.planner import Member, Planner
+from fastgd.torch.planner import Planner
 from fastgd.torch.sharded import combined
 from fastgd.torch.tensors import is_wrapper
 
@@ -73,8 +74,8 @@ class Release:
         planners = [opt.planner_for(m) for m in members]
         # before the first backward pass: else state would be spread among gradients that are freed, in holes
         # that the allocator does not close
-        for m, planner in zip(members, planners, strict=True):
-            planner.make_state(self._groups(m), opt.state)
+        for planner in planners:
+            planner.make_state(opt.param_groups, opt.state)
         #: numbers of the parameters that have been updated since the last step
         self._done: set[int] = set()
         #: norms of their gradients
@@ -97,10 +98,6 @@ class Release:
         self._hooks.clear()
         if self._opt.released is self:
             self._opt.released = None
-
-    def _groups(self, m: Member) -> dict[int, dict[str, Any]]:
-        """A parameter's group, with it alone."""
-        return {m.group: {**self._opt.param_groups[m.group], "params": [m.tensor]}}
 
     def _hook(self, m: Member) -> Any:
         # the parameter keeps its hook, which is not to keep the optimizer, and with it the parameter
@@ -132,7 +129,7 @@ class Release:
                 f"clip_norm was set after attach(): remove() and attach(..., clip={PREVIOUS!r})"
             )
         options = opt.options()
-        plan = planner.prepare(self._groups(m), opt.state, options)
+        plan = planner.prepare(opt.param_groups, opt.__dict__, options)
         assert plan.run is not None
         try:
             if not math.isinf(options.clip_norm):
@@ -145,7 +142,7 @@ class Release:
         finally:
             plan.release()
         self._done.add(m.number)
-        planner.counts.show(plan.blocks, m.number)
+        planner.step_made(plan)
         torch.autograd.graph.increment_version([m.tensor])
 
     def ended(self) -> StepReport:

@@ -146,6 +146,16 @@ def kept_arrays(entry: Mapping[str, Any], active: Active, values: Mapping[str, A
     return Kept(tuple(slots), lost, average)
 
 
+def is_complete(entry: Mapping[str, Any], active: Active, values: Mapping[str, Any], param: Array) -> bool:
+    """Whether `conform` would find all that it looks for, under the names that the settings ask for."""
+    needed = [AVERAGE] if values["ema_decay"] is not None else []
+    needed += [RESIDUAL] if residual_dtype(values, param) is not None else []
+    for slot in active:
+        if slot is not None:
+            needed += coded_names(slot) if slot_dtype(slot, values, param) is None else [slot.name]
+    return all(name in entry for name in needed)
+
+
 def names_in(entry: Mapping[str, Any], active: Active) -> list[str]:
     """The names under which a plan's tensors lie in the state."""
     names = [name for slot in active if slot is not None for name in (slot.name, *coded_names(slot))]

@@ -8,7 +8,7 @@ from fastgd import backends
 from fastgd.arrays import Array
 from fastgd.backends.base import Options
 from fastgd.memory import memory_of
-from fastgd.torch.planner import Member
+from fastgd.torch.members import Member
 from fastgd.torch.sharded import Placing, combined, local_part, total_norm
 from fastgd.torch.tensors import array_of
 

@@ -1,0 +1,194 @@
+"""State that somebody may have changed is looked at in every step; what nobody has in hands is not."""
+
+import copy
+import io
+import pickle
+
+import pytest
+from torch_optim import copied, fgt, members, noise, torch
+
+from fastgd.torch import watch
+
+pytestmark = pytest.mark.peer
+
+
+def made(count=3, cls=None, **settings):
+    start = [torch.nn.Parameter(noise((30,), i)) for i in range(count)]
+    return (cls or fgt.AdamW)(start, lr=0.01, **settings)
+
+
+def step(opt, number):
+    for i, p in enumerate(members(opt)):
+        p.grad = noise(p.shape, 100 * number + i, torch.float32).to(p.dtype)
+    opt.step()
+
+
+def rested(opt, first=0):
+    """Makes steps until nobody is found to hold any state; the number of the next step."""
+    for number in range(first, first + 2 * watch.STEPS + 2):
+        step(opt, number)
+    return first + 2 * watch.STEPS + 2
+
+
+@pytest.fixture
+def opt():
+    found = made()
+    rested(found)
+    assert not found.planner.watch.is_on
+    return found
+
+
+def test_rests_with_every_way_of_storing():
+    for settings in (
+        {"state_dtype": "8bit"},
+        {"state_dtype": "bfloat16", "ema_decay": 0.9},
+        {"backend": "jit"},
+        {"backend": "reference"},
+    ):
+        opt = made(**settings)
+        rested(opt)
+        assert not opt.planner.watch.is_on, settings
+    half = [torch.nn.Parameter(noise((30,), i).bfloat16()) for i in range(3)]
+    for settings in ({"rounding": "split"}, {"rounding": "kahan"}, {"rounding": "master"}):
+        opt = fgt.AdamW(copied(half), **settings)
+        rested(opt)
+        assert not opt.planner.watch.is_on, settings
+    for cls in (fgt.SGD, fgt.NAdam, fgt.ASGD, fgt.Adafactor, fgt.Lion):
+        opt = made(cls=cls)
+        rested(opt)
+        assert not opt.planner.watch.is_on, cls
+
+
+def test_is_alarmed_by_whoever_asks_and_rests_again(opt):
+    assert float(opt.state[members(opt)[0]]["step"]) == 2 * watch.STEPS + 2
+    assert opt.planner.watch.is_on
+    rested(opt, 1000)
+    assert not opt.planner.watch.is_on
+
+
+HOLDERS = {
+    "the state": lambda opt: opt.state,
+    "an entry": lambda opt: opt.state[members(opt)[1]],
+    "a tensor": lambda opt: opt.state[members(opt)[1]]["exp_avg"],
+    "a step": lambda opt: opt.state[members(opt)[1]]["step"],
+    "a storage": lambda opt: opt.state[members(opt)[1]]["exp_avg"].untyped_storage(),
+    "a view": lambda opt: opt.state[members(opt)[1]]["exp_avg"].view(-1),
+    "another tensor of its memory": lambda opt: opt.state[members(opt)[1]]["exp_avg_sq"].detach(),
+    "an array": lambda opt: opt.state[members(opt)[1]]["exp_avg_sq"].numpy(),
+    "a view of a step": lambda opt: opt.state[members(opt)[1]]["step"].view(1),
+    "a state dict": lambda opt: opt.state_dict(),
+    "an iterator": lambda opt: iter(opt.state.values()),
+    "a copy of the optimizer": copy.copy,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_does_not_rest_while_somebody_holds(holder, opt):
+    held = HOLDERS[holder](opt)
+    number = rested(opt, 1000)
+    assert opt.planner.watch.is_on
+    del held
+    rested(opt, number)
+    assert not opt.planner.watch.is_on
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda opt: opt.state_dict(),
+        lambda opt: pickle.dumps(opt),
+        lambda opt: copy.deepcopy(opt),
+        lambda opt: torch.save(opt.state_dict(), io.BytesIO()),
+        lambda opt: [float(e["step"]) for e in opt.state.values()],
+        lambda opt: repr(opt),
+    ],
+    ids=["state_dict", "pickle", "deepcopy", "save", "read", "repr"],
+)
+def test_what_states_show_is_up_to_date_whenever_somebody_looks(ask, opt):
+    for number in range(3):
+        step(opt, 500 + number)
+    ask(opt)
+    steps = 2 * watch.STEPS + 5
+    assert {float(entry["step"]) for entry in opt.state_dict()["state"].values()} == {steps}
+    assert {float(e["step"]) for e in copy.deepcopy(opt).state.values()} == {steps}
+    assert {float(e["step"]) for e in pickle.loads(pickle.dumps(opt)).state.values()} == {steps}
+
+
+def written(opt):
+    opt.state[members(opt)[1]]["step"].zero_()
+
+
+def exchanged(opt):
+    entry = opt.state[members(opt)[1]]
+    entry["exp_avg"] = entry["exp_avg"] * 2
+
+
+def moved(opt):
+    opt.state[members(opt)[1]]["exp_avg"].share_memory_()
+    opt.state[members(opt)[1]]["exp_avg"].mul_(2)
+
+
+def taken(opt):
+    opt.state.pop(members(opt)[1])
+
+
+def cleared(opt):
+    opt.state.clear()
+
+
+def new(opt):
+    opt.state = type(opt.state)(dict, {p: dict(e) for p, e in opt.state.items()})
+    opt.state[members(opt)[2]]["exp_avg"] = torch.zeros(30)
+
+
+@pytest.mark.parametrize("change", [written, exchanged, moved, taken, cleared, new])
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "held"])
+def test_changes_are_noticed_after_a_rest(change, later):
+    """As by torch. later: the state is asked for long before it is changed."""
+    right = torch.optim.AdamW(members(made()), lr=0.01, foreach=False)
+    opt = made()
+    for each in (opt, right):
+        number = rested(each)
+        held = each.state if later else None
+        if later:
+            number = rested(each, number)
+        change(each)
+        del held
+        for more in range(3):
+            step(each, number + more)
+    for p, q in zip(members(opt), members(right), strict=True):
+        torch.testing.assert_close(p, q)
+        assert float(opt.state[p]["step"]) == float(right.state[q]["step"])
+
+
+def test_a_tensor_held_from_before_and_moved_after_a_long_time(opt):
+    held = opt.state[members(opt)[0]]["exp_avg"]
+    number = rested(opt, 1000)
+    held.share_memory_()
+    held.fill_(3.0)
+    step(opt, number)
+    gradient = members(opt)[0].grad
+    torch.testing.assert_close(held, 3.0 + 0.1 * (gradient - 3.0))
+    del held
+    rested(opt, number + 1)
+    assert not opt.planner.watch.is_on
+
+
+def test_parameters_without_a_gradient_have_their_state_watched_too():
+    opt = made()
+    number = rested(opt)
+    opt.state[members(opt)[0]]["step"].fill_(5.0)
+    members(opt)[0].grad = None
+    for p in members(opt)[1:]:
+        p.grad = torch.ones(30)
+    opt.step()
+    assert float(opt.state[members(opt)[0]]["step"]) == 5
+    step(opt, number)
+    assert float(opt.state[members(opt)[0]]["step"]) == 6
+
+
+def test_a_torch_that_does_not_tell_who_uses_memory(monkeypatch):
+    monkeypatch.setattr(watch, "_uses", None)
+    opt = made()
+    rested(opt)
+    assert opt.planner.watch.is_on
