@@ -90,6 +90,6 @@ def _rank(sender: Connection, rank: int, ranks: int, path: str, work: bytes) -> 
     except BaseException:
         outcome = False, traceback.format_exc()
     sender.send_bytes(pickle.dumps(outcome))
-    # until it is killed, or alone: a rank that leaves breaks the sends of others, and gloo's threads may abort
-    # a process that destroys its group ("terminate called without an active exception")
+    # until it is killed, or alone: a rank that leaves breaks the sends of others, and gloo's threads may
+    # abort a process that destroys its group ("terminate called without an active exception")
     sender.poll(None)
