@@ -11,6 +11,7 @@ from torch_optim import (
     assert_same,
     contents,
     copied,
+    fgt,
     members,
     ours,
     parameters,
@@ -308,3 +309,14 @@ def test_the_state_is_what_the_state_dict_shows():
     state = opt.state_dict()["state"][0]
     assert_same(state["exp_avg"], opt.state[members(opt)[0]]["exp_avg"])
     assert state["exp_avg"].data_ptr() == opt.state[members(opt)[0]]["exp_avg"].data_ptr()
+
+
+def test_a_pickle_grows_with_the_parameters_and_no_faster():
+    """Tensors that share memory would each carry all of it into a pickle."""
+
+    def size(count):
+        opt = fgt.NAdam([torch.nn.Parameter(torch.zeros(2)) for _ in range(count)])
+        run(opt, steps=1)
+        return len(pickle.dumps(opt.state_dict()))
+
+    assert size(400) < 4.5 * size(100)

@@ -68,3 +68,16 @@ def test_all_ranks_skip_a_step_that_one_would_spoil():
     for found, skipped in on_ranks(2, of_ranks.one_broken):
         assert skipped
         np.testing.assert_array_equal(found, np.ones((8, 2)))
+
+
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_pieces_that_do_not_tell_of_the_others(use_orig_params):
+    """FullyShardedDataParallel's: elements each by itself are as ever, what needs all of them is refused."""
+    for error, losses in on_ranks(2, of_ranks.flattened, "AdamW", {}, use_orig_params):
+        assert error is None
+        assert losses[-1] < losses[0]
+    for settings in ({"clip_norm": 1.0}, {"skip_nonfinite": True}):
+        for error, _ in on_ranks(2, of_ranks.flattened, "AdamW", settings, use_orig_params):
+            assert "parameters of FullyShardedDataParallel do not tell" in error
+    for error, _ in on_ranks(2, of_ranks.flattened, "LAMB", {}, use_orig_params):
+        assert "parameter 0 of group 0 is sharded, and a step of LAMB needs all of a tensor" in error

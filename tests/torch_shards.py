@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch_sharded import whole
 
@@ -87,3 +88,23 @@ def one_broken() -> Any:
     p.grad = distribute_tensor(grad, mesh, [Shard(0)])
     opt.step()
     return whole(p), opt.report.skipped
+
+
+def flattened(title: str, settings: dict[str, Any], use_orig_params: bool) -> Any:
+    """(the error of a step or None, the loss before and after some steps) under FullyShardedDataParallel."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    sharded = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=use_orig_params)
+    x = torch.randn(4, 7)
+    losses = []
+    try:
+        opt = getattr(fgt, title)(sharded.parameters(), lr=0.05, **settings)
+        for _ in range(4):
+            loss = sharded(x).square().mean()
+            losses.append(float(loss.detach()))
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+    except ValueError as error:
+        return str(error), losses
+    return None, losses

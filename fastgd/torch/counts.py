@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgd.arrays import address
+from fastgd.arrays import Array, address
 from fastgd.rules import Rule
 from fastgd.settings import DEFAULTS
 from fastgd.torch.conventions import convention
@@ -22,7 +22,8 @@ _STORING = ("state_dtype", "state_rounding", "rounding")
 class Counts:
     """Of all parameters of an optimizer, by number.
 
-    What the state shows are views of one tensor, so that all are brought up to date at once.
+    What states show are tensors over one array for each name, so that all are brought up to date at once.
+    Each is a tensor of its own, of one number: a view would carry all numbers into a pickle.
     """
 
     def __init__(self, rule: Rule, count: int) -> None:
@@ -33,24 +34,16 @@ class Counts:
         #: as Carriers.numbers
         self.carried = np.empty((count, 2, len(rule.carried)))
         self.carried[:] = rule.carried_at_first
-        #: "step" of each, as torch keeps it. The memory is NumPy's, and stays though somebody moves
-        #: the tensor into shared memory
+        #: "step" of each, as torch keeps it
         self.shown = np.zeros(count, np.float32)
-        self._steps = torch.from_numpy(self.shown)
         names = [name for name, _ in rule.carried] + list(self._convention.numbers)
         #: other numbers in the state -> a number for each, and what was shown last
         self._told = {name: np.zeros(count) for name in names}
-        self._numbers = {name: torch.from_numpy(told) for name, told in self._told.items()}
         self._last = {name: told.copy() for name, told in self._told.items()}
 
     def stand(self) -> bool:
-        """Whether states show what was shown last, in the memory where that is; steps themselves apart."""
-        if self._steps.data_ptr() != address(self.shown):
-            return False
-        return all(
-            self._numbers[name].data_ptr() == address(told) and np.array_equal(told, self._last[name])
-            for name, told in self._told.items()
-        )
+        """Whether states show what was shown last, steps themselves apart."""
+        return all(np.array_equal(told, self._last[name]) for name, told in self._told.items())
 
     def agree(self, numbers: slice) -> bool:
         """Whether states show the steps that these parameters have made."""
@@ -61,22 +54,18 @@ class Counts:
         """Whether states show more than steps, which follows from the values of the step that was made."""
         return bool(self._told)
 
-    def tensors(self) -> list[torch.Tensor]:
-        """What states show views of."""
-        return [self._steps, *self._numbers.values()]
-
     def is_counted(self, values: Mapping[str, Any]) -> bool:
         """Whether the state has a "step" under these settings."""
         stores = any(values[name] != DEFAULTS[name] for name in _STORING)
         return self._convention.counts or stores
 
     def adopt(self, i: int, entry: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Takes over what a parameter's state says, and puts views in its place that this keeps right."""
+        """Takes over what a parameter's state says, and puts tensors in its place that this keeps right."""
         if self.is_counted(values):
             told = _number(entry.get(STEP, 0))
             if np.float32(self.made[i]) != told:
                 self.made[i] = int(told)
-            self._show(entry, STEP, self._steps, i)
+            self._show(entry, STEP, self.shown, i)
         else:
             self.made[i] = max(self.made[i], 1) if self._convention.begun in entry else 0
         self.shown[i] = self.made[i]
@@ -87,23 +76,24 @@ class Counts:
             if self.carried[i, row, k] != told:
                 self.carried[i, row, k] = told
             self._tell(name, i, told)
-            self._show(entry, name, self._numbers[name], i)
+            self._show(entry, name, self._told[name], i)
         for name, number in self._convention.numbers.items():
             self._tell(name, i, number(values, int(self.made[i])))
-            self._show(entry, name, self._numbers[name], i)
+            self._show(entry, name, self._told[name], i)
 
     def _tell(self, name: str, numbers: Any, value: float) -> None:
         self._told[name][numbers] = self._last[name][numbers] = value
 
     @staticmethod
-    def _show(entry: MutableMapping[str, Any], name: str, numbers: torch.Tensor, i: int) -> None:
-        found, view = entry.get(name), numbers[i]
-        if not isinstance(found, torch.Tensor) or found.data_ptr() != view.data_ptr():
-            entry[name] = view
+    def _show(entry: MutableMapping[str, Any], name: str, numbers: Array, i: int) -> None:
+        found = entry.get(name)
+        place = address(numbers) + i * numbers.itemsize
+        if not isinstance(found, torch.Tensor) or found.data_ptr() != place:
+            entry[name] = torch.from_numpy(numbers[i : i + 1].reshape(()))
 
     def names(self, values: Mapping[str, Any]) -> list[str]:
         """What the state of a parameter holds of this."""
-        return [STEP, *self._numbers] if self.is_counted(values) else list(self._numbers)
+        return [STEP, *self._told] if self.is_counted(values) else list(self._told)
 
     def refresh(self) -> None:
         """Brings the steps that states show up to date: all of `show` where nothing else `tells`."""

@@ -23,7 +23,7 @@ from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import STATE, Planner
 from fastgd.torch.prepared import Prepared
 from fastgd.torch.settings import checked
-from fastgd.torch.sharded_state import check_cut, settle_gradients, shown, taken_in
+from fastgd.torch.sharded_state import OF_PIECES, check_cut, settle_gradients, shown, taken_in
 from fastgd.torch.tensors import is_wrapper
 from fastgd.torch.total import norm_over_ranks
 
@@ -291,6 +291,8 @@ class Native(torch.optim.Optimizer):
             settle_gradients(m.tensor for m in self.members())
         planner = self.planner
         plan = planner.prepare(self.param_groups, self.__dict__, options)
+        if plan.has_pieces and options.needs_measure:
+            raise ValueError(OF_PIECES)
         if plan.is_sharded and options.needs_measure:
             total = norm_over_ranks(plan.members, options, self.backend)
             options = options._replace(total_norm=total)

@@ -15,17 +15,16 @@ from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
-from fastgd.torch._gather import described, stays
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import ANEW, AS_BEFORE, Gathered
 from fastgd.torch.members import Group, Member, members_of
 from fastgd.torch.prepared import Planned, Prepared, cut, written
-from fastgd.torch.sharded_state import check_cut
+from fastgd.torch.sharded_state import check_cut, is_piece
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, is_complete, kept_arrays, names_in
-from fastgd.torch.tensors import INTERFACE, array_of, grad_beside, is_wrapper, local
+from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
 from fastgd.torch.values import PARAMS, Change, Values
-from fastgd.torch.watch import Watch, is_held
+from fastgd.torch.watch import Named, Seen, Watch
 
 #: where an optimizer has its state in its __dict__, which planners are given: a reference to the state itself
 #: would be one more that somebody may change it by
@@ -103,28 +102,14 @@ class Planner:
     def _state_stays(self, plan: Prepared, owner: Mapping[str, Any]) -> bool:
         """Whether nobody has taken state away, put other tensors in its place, moved or counted it."""
         if self._only is not None:
-            if owner[STATE].get(self._only.tensor) is not plan.entries[0]:
-                return False
-            whole, numbers = None, slice(self._only.number, self._only.number + 1)
+            number = self._only.number
+            numbers, only = slice(number, number + 1), self._only.tensor
         else:
-            whole, numbers = owner[STATE], slice(len(self._counted))
-        stay = (
-            stays(INTERFACE, whole, plan.entries, plan.watched)
-            and self.counts.stand()
-            and self.counts.agree(numbers)
-        )
-        del whole
+            numbers, only = slice(len(self._counted)), None
+        stay = plan.seen.stays(owner[STATE], only) and self.counts.stand() and self.counts.agree(numbers)
         if stay and self._only is None:
-            self.watch.looked(lambda: self._is_held(plan, owner))
+            self.watch.looked(lambda: plan.seen.is_held(owner, STATE))
         return stay
-
-    def _is_held(self, plan: Prepared, owner: Mapping[str, Any]) -> bool:
-        arrays = [
-            value
-            for value, lies in zip(plan.watched[2::4], plan.watched[3::4], strict=True)
-            if lies is not None
-        ]
-        return is_held(owner, STATE, (plan.entries, plan.watched), arrays, self.counts.tensors())
 
     def forget(self) -> None:
         """The next step begins with what the state says."""
@@ -206,8 +191,9 @@ class Planner:
     ) -> Prepared:
         spans = Spans(list(params.values()))
         ready = [self._ready(m, params[m.number], spans, options) for m in members if m.number in params]
-        watched: list[Any] = []
-        items = [self._item(r, state, options, watched) for r in ready]
+        slots: list[Named] = []
+        numbers: list[Named] = []
+        items = [self._item(r, state, options, slots, numbers) for r in ready]
         arrays = [array for item in items for array in written(item)]
         self._refuse_overlaps(ready, items)
         planned = [
@@ -217,11 +203,12 @@ class Planner:
         parts = cut(planned, self.rule, self.values, self.counts)
         placed = [item._replace(block=block) for item, block in zip(items, parts.of, strict=True)]
         run = backend.plan(Work(parts.blocks, placed, self.counts.made, self._seed)) if items else None
-        numbers = {m.number: k for k, m in enumerate(r.member for r in ready)}
-        gathered = Gathered(lists, members, numbers, arrays)
-        entries = tuple(state.values()) if self._only is None else (state.get(self._only.tensor),)
-        plan = Prepared(run, gathered, planned, spans, entries, tuple(watched))
+        places = {m.number: k for k, m in enumerate(r.member for r in ready)}
+        gathered = Gathered(lists, members, places, arrays)
+        entries = state.values() if self._only is None else [state.get(self._only.tensor)]
+        plan = Prepared(run, gathered, planned, spans, Seen(entries, slots, numbers))
         plan.is_sharded = any(is_wrapper(m.tensor) for m in members)
+        plan.has_pieces = any(is_piece(m.tensor) for m in members)
         plan.lent = [r.grad for r in ready]
         chosen = plan.chosen()
         if len(chosen) == len(planned):
@@ -308,11 +295,13 @@ class Planner:
             state[m.tensor] = entry
         return kept_arrays(entry, active, values, what), active, entry
 
-    def _item(self, ready: Ready, state: Any, options: Options, watched: list[Any]) -> Item:
+    def _item(
+        self, ready: Ready, state: Any, options: Options, slots: list[Named], numbers: list[Named]
+    ) -> Item:
         m, param, grad, rows = ready
         kept, active, entry = self._kept(m, param, state)
-        for name in (*names_in(entry, active), *self.counts.names(self.values.of[m.group])):
-            watched += (entry, name, entry[name], _memory(entry[name]))
+        slots += [(entry, name) for name in names_in(entry, active)]
+        numbers += [(entry, name) for name in self.counts.names(self.values.of[m.group])]
         order = self._order(ready, kept, options)
         return Item(
             param, grad, kept.slots, 0, m.number, order, m.group, kept.residual, kept.average, None, rows
@@ -347,11 +336,3 @@ class Planner:
         element = tuple(int(i) for i in bad[0]) if len(bad) else None
         value = float(flat[element]) if element is not None else float("nan")
         return NonFinite(m.group, m.place, m.name, element, value)
-
-
-def _memory(value: torch.Tensor) -> bytes | None:
-    """What tells where a tensor of the state lies; None for a view of what `Counts` shows."""
-    if value.ndim == 0 and value._is_view():
-        return None
-    found: bytes | None = described(INTERFACE, value)
-    return found

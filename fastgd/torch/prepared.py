@@ -14,6 +14,7 @@ from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import OTHERWISE, Gathered
 from fastgd.torch.members import Member
 from fastgd.torch.values import Values
+from fastgd.torch.watch import Seen
 
 
 class Planned(NamedTuple):
@@ -69,16 +70,13 @@ class Prepared:
         gathered: Gathered,
         planned: Sequence[Planned],
         spans: Spans,
-        entries: tuple[Any, ...],
-        watched: tuple[Any, ...],
+        seen: Seen,
     ) -> None:
-        """run: None where no parameter has a gradient. spans: the parameters' memory.
-        entries: the states of the planner's parameters, in the order of the dict.
-        watched: what the plan has of them, as `_gather.stays` takes it."""
-        self.run, self.gathered, self.planned, self.spans = run, gathered, planned, spans
-        self.entries, self.watched = entries, watched
-        #: whether parameters lie in parts on several machines
-        self.is_sharded = False
+        """run: None where no parameter has a gradient. spans: the parameters' memory."""
+        self.run, self.gathered, self.planned = run, gathered, planned
+        self.spans, self.seen = spans, seen
+        #: whether parameters lie in parts on several machines, as DTensors and as pieces that do not tell
+        self.is_sharded = self.has_pieces = False
         #: gradients that nobody else may hold, until the step has been made
         self.lent: list[Array] = []
         #: those that the next step is of, in the run's order, their tensors, and who of them are alike

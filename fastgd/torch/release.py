@@ -14,6 +14,7 @@ from fastgd.torch.modes import barred
 from fastgd.torch.optimizer import Native
 from fastgd.torch.planner import Planner
 from fastgd.torch.sharded import combined
+from fastgd.torch.sharded_state import is_piece
 from fastgd.torch.tensors import is_wrapper
 
 #: what `clip` may be
@@ -69,7 +70,7 @@ class Release:
         for m in members:
             if id(m.tensor) not in inside:
                 raise ValueError(f"{m} of the optimizer is not in the model")
-            if is_wrapper(m.tensor):
+            if is_wrapper(m.tensor) or is_piece(m.tensor):
                 raise ValueError(f"{m} is shared over machines, whose gradients come together later")
         planners = [opt.planner_for(m) for m in members]
         # before the first backward pass: else state would be spread among gradients that are freed, in holes

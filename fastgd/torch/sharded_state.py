@@ -15,9 +15,22 @@ from fastgd.torch.tensors import is_wrapper, local
 Entry = dict[str, Any]
 
 
+def is_piece(p: Any) -> bool:
+    """Whether a parameter is FullyShardedDataParallel's (FSDP1): a plain tensor, which does not tell what of
+    it other processes have."""
+    return getattr(p, "_fsdp_flattened", False) is True
+
+
 def is_cut(p: Any) -> bool:
-    """Whether a parameter is a DTensor of which other processes hold other parts."""
-    return is_wrapper(p) and not all(placement.is_replicate() for placement in p.placements)
+    """Whether other processes may hold other parts of a parameter."""
+    return is_piece(p) or (is_wrapper(p) and not all(placement.is_replicate() for placement in p.placements))
+
+
+#: why clipping and skipping are refused for pieces
+OF_PIECES = (
+    "clip_norm and skip_nonfinite look at all gradients, and parameters of FullyShardedDataParallel do not "
+    "tell where the others are: call model.clip_grad_norm_(...) before the step, or use fully_shard"
+)
 
 
 def check_cut(rule: Rule, values: Mapping[str, Any], p: torch.Tensor, what: str) -> None:

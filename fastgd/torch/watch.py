@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
+
+from fastgd.torch._gather import described, stays
+from fastgd.torch.tensors import INTERFACE
+
+#: an entry and a name in it
+Named = tuple[MutableMapping[str, Any], str]
 
 #: steps from one search for holders to the next: it takes some times as long as looking at all state
 STEPS = 32
@@ -54,38 +60,55 @@ _probe = torch.empty(1)
 _TO_STORAGE = references([_probe.untyped_storage()])
 
 
-def is_held(
-    owner: Mapping[str, Any],
-    name: str,
-    known: Sequence[Sequence[Any]],
-    arrays: list[torch.Tensor],
-    views_of: list[torch.Tensor],
-) -> bool:
-    """Whether somebody else has a reference to owner[name], which is parameter -> entry, or to a part of it.
+class Seen:
+    """What a plan has of the state: entries of parameters, tensors in them, and where these lay."""
 
-    Parts are entries, their tensors, and the memory of these.
+    def __init__(self, entries: Iterable[Any], slots: Iterable[Named], numbers: Iterable[Named]) -> None:
+        """entries: all that there are, in the order of the state.
 
-    known: where the optimizer has entries and tensors beside, as often as it has them.
-    arrays: tensors whose memory NumPy arrays of the optimizer's show, too, one for each.
-    views_of: tensors of the optimizer's that those in the state are views of.
-    """
-    if _uses is None:
-        return True
-    entries = list(owner[name].values())
-    tensors = [value for entry in entries for value in entry.values() if isinstance(value, torch.Tensor)]
-    beside = Counter(id(part) for parts in (*known, arrays) for part in parts)
-    expected = [2 + beside[id(part)] for part in (*entries, *tensors)]
-    if references([*entries, *tensors]) != expected or references([owner[name]]) != [1]:
-        return True
-    of_storages: Counter[int] = Counter()
-    for tensor in (*tensors, *arrays, *views_of):
-        of_storages[tensor.untyped_storage()._cdata] += 1
-    for tensor in tensors:
-        # the storage that is asked is one more
-        uses = of_storages[tensor.untyped_storage()._cdata] + 1
-        if (
-            _uses(tensor.untyped_storage()._cdata) > uses
-            or references([tensor.untyped_storage()]) != _TO_STORAGE
-        ):
+        slots, numbers: tensors that the plan works on, by entry and name; arrays of the plan's show the
+        memory of those in slots, one each.
+        """
+        self._entries = tuple(entries)
+        self._arrays = [entry[name] for entry, name in slots]
+        self._parts: tuple[Any, ...] = tuple(
+            part
+            for entry, name in (*slots, *numbers)
+            for part in (entry, name, entry[name], described(INTERFACE, entry[name]))
+        )
+
+    def stays(self, state: Any, only: Any = None) -> bool:
+        """Whether nobody has taken entries or tensors away, put others in their place, or moved these.
+
+        only: the one parameter whose entry there is; None: there are those of all.
+        """
+        if only is not None and state.get(only) is not self._entries[0]:
+            return False
+        found: bool = stays(INTERFACE, state if only is None else None, self._entries, self._parts)
+        return found
+
+    def is_held(self, owner: Mapping[str, Any], name: str) -> bool:
+        """Whether somebody but the optimizer has a reference to owner[name], the state, or to a part of it.
+
+        Parts are entries, their tensors, and the memory of these.
+        """
+        if _uses is None:
             return True
-    return False
+        entries = list(owner[name].values())
+        tensors = [value for entry in entries for value in entry.values() if isinstance(value, torch.Tensor)]
+        beside = Counter(id(part) for parts in (self._entries, self._parts, self._arrays) for part in parts)
+        # the state or the entry has one reference, the list here another
+        expected = [2 + beside[id(part)] for part in (*entries, *tensors)]
+        if references([*entries, *tensors]) != expected or references([owner[name]]) != [1]:
+            return True
+        of_storages: Counter[int] = Counter()
+        for tensor in (*tensors, *self._arrays):
+            of_storages[tensor.untyped_storage()._cdata] += 1
+        for tensor in tensors:
+            # the storage's Python object is one more
+            uses = of_storages[tensor.untyped_storage()._cdata] + 1
+            if _uses(tensor.untyped_storage()._cdata) > uses:
+                return True
+            if references([tensor.untyped_storage()]) != _TO_STORAGE:
+                return True
+        return False
