@@ -81,3 +81,11 @@ def test_pieces_that_do_not_tell_of_the_others(use_orig_params):
             assert "parameters of FullyShardedDataParallel do not tell" in error
     for error, _ in on_ranks(2, of_ranks.flattened, "LAMB", {}, use_orig_params):
         assert "parameter 0 of group 0 is sharded, and a step of LAMB needs all of a tensor" in error
+
+
+@pytest.mark.parametrize("placed", ["cut", "cut along another dimension", "everywhere"])
+def test_pieces_of_a_parameter_have_random_bits_of_their_own(placed):
+    """Else their roundings, which are to cancel out, would all be the same. Copies have the same bits."""
+    for first, second in on_ranks(2, of_ranks.rounded, placed):
+        assert len(set(first)) == len(set(second)) == 2  # rounded down and up
+        assert (first == second) == (placed == "everywhere")

@@ -108,3 +108,17 @@ def flattened(title: str, settings: dict[str, Any], use_orig_params: bool) -> An
     except ValueError as error:
         return str(error), losses
     return None, losses
+
+
+def rounded(placed: str) -> list[list[float]]:
+    """What each rank has, of a parameter with equal elements, after a step whose rounding is stochastic."""
+    ranks = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (ranks,))
+    placement = {"cut": Shard(0), "cut along another dimension": Shard(1), "everywhere": Replicate()}[placed]
+    p = torch.nn.Parameter(distribute_tensor(torch.ones(64, 64, dtype=torch.bfloat16), mesh, [placement]))
+    opt = fgt.SGD([p], lr=1e-3, rounding="stochastic", seed=5)
+    p.grad = distribute_tensor(torch.ones(64, 64, dtype=torch.bfloat16), mesh, [placement])
+    opt.step()
+    everyone: list[Any] = [None] * ranks
+    dist.all_gather_object(everyone, p.to_local().float().reshape(-1).tolist())
+    return everyone

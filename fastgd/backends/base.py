@@ -100,7 +100,7 @@ class Item(NamedTuple):
     state: tuple[State | None, ...]
     #: index into Work.blocks
     block: int
-    #: index into Work.steps; also tells the random bits of this tensor from another's
+    #: index into Work.steps
     counter: int
     #: the axes, slowest first, in which elements are counted
     order: tuple[int, ...]
@@ -114,6 +114,13 @@ class Item(NamedTuple):
     copy: Array | None = None
     #: int64 [n], each once: grad [n, ...] is of these rows of the parameter only; None: of all
     rows: Array | None = None
+    #: the number of this tensor among the pieces that its parameter is cut into; 0 for a whole one
+    piece: int = 0
+
+    @property
+    def stream(self) -> int:
+        """Tells the random bits of this tensor from another's: below 2**64."""
+        return self.counter + (self.piece << 40)
 
 
 class Carriers(NamedTuple):

@@ -101,7 +101,7 @@ class Table:
         row.norm_group = item.group
         row.dtype = code_of(param.dtype)
         row.param = _pointer(param)
-        row.stream = item.counter
+        row.stream = item.stream
         row.unit = math.prod(param.shape[1:]) if param.ndim >= 2 else 0
         if rule.orthogonal is not None:
             row.matrix_rows = param.shape[0]

@@ -198,7 +198,7 @@ def updated(item: Item, grad: Array, step: Step, options: Options, coef: float) 
     ]
 
     def random(operand: int, of: Elements) -> Bits:
-        return random_halves(step.seed, item.counter, step.number, operand, of.numbers())
+        return random_halves(step.seed, item.stream, step.number, operand, of.numbers())
 
     x = rounding.join(*map(elements.of, params))
     g, unit_coef = _clipped_by_units(x, transformed(grad, options, coef), item.param.shape, options)

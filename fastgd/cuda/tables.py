@@ -49,7 +49,7 @@ def tensor_rows(items: Sequence[Item], seed: int) -> Array:
         row[COLUMN["width"]] = width
         row[COLUMN["param"]] = param.pointer
         row[COLUMN["block"]] = item.block
-        row[COLUMN["noise"]] = np.array(mixed(start + item.counter), np.uint64).view(np.int64)
+        row[COLUMN["noise"]] = np.array(mixed(start + item.stream), np.uint64).view(np.int64)
         unit = param.size // max(param.shape[0], 1) if param.ndim >= 2 else param.size
         row[COLUMN["unit"]] = max(unit, 1)
         for name in ("residual", "average", "copy"):

@@ -19,7 +19,7 @@ from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import ANEW, AS_BEFORE, Gathered
 from fastgd.torch.members import Group, Member, members_of
 from fastgd.torch.prepared import Planned, Prepared, cut, written
-from fastgd.torch.sharded_state import check_cut, is_piece
+from fastgd.torch.sharded_state import check_cut, is_piece, piece_number
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, is_complete, kept_arrays, names_in
 from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
@@ -303,9 +303,8 @@ class Planner:
         slots += [(entry, name) for name in names_in(entry, active)]
         numbers += [(entry, name) for name in self.counts.names(self.values.of[m.group])]
         order = self._order(ready, kept, options)
-        return Item(
-            param, grad, kept.slots, 0, m.number, order, m.group, kept.residual, kept.average, None, rows
-        )
+        beside = (kept.residual, kept.average, None, rows, piece_number(m.tensor))
+        return Item(param, grad, kept.slots, 0, m.number, order, m.group, *beside)
 
     def _order(self, ready: Ready, kept: Kept, options: Options) -> tuple[int, ...]:
         m, param = ready.member, ready.param

@@ -33,6 +33,17 @@ OF_PIECES = (
 )
 
 
+def piece_number(p: Any) -> int:
+    """The number of what lies here among the pieces that a parameter is cut into; the same on replicas."""
+    if not is_wrapper(p):
+        return 0
+    mesh, number = p.device_mesh, 0
+    for size, own, placement in zip(mesh.shape, mesh.get_coordinate(), p.placements, strict=True):
+        if not placement.is_replicate():
+            number = number * size + own
+    return number
+
+
 def check_cut(rule: Rule, values: Mapping[str, Any], p: torch.Tensor, what: str) -> None:
     """ValueError for a sharded parameter whose step depends on all of it at once; `what` names it."""
     if not is_cut(p):
