@@ -110,9 +110,10 @@ def test_forcing_an_instruction_set_runs_its_kernels():
     """Otherwise the grid would compare the widest set with itself."""
     from fastgd._native import lib
 
-    for i, name in enumerate(verification.machine.instruction_sets()):
-        with verification.Runner("native", name, 1).active():
-            assert lib.fgd_get_isa() == i
+    for i, (name, runs) in enumerate(verification.machine.instruction_sets().items()):
+        if runs:
+            with verification.Runner("native", name, 1).active():
+                assert lib.fgd_get_isa() == i
 
 
 @pytest.mark.parametrize("runner", FEW, ids=str)
