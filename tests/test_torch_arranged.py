@@ -166,6 +166,23 @@ def test_gradients_in_another_layout(name):
     assert made == [4]
 
 
+def test_a_gradient_that_comes_to_touch_a_parameter():
+    """It is read as it was before the step, which writes over it."""
+    opts, bases = [], []
+    for _ in range(2):
+        bases.append(noise((70,), 5))
+        params = [torch.nn.Parameter(bases[-1][:60]), torch.nn.Parameter(noise((60,), 6))]
+        opts.append(fgt.AdamW(params, lr=0.1, clip_norm=1.0))
+    for step in range(6):
+        for opt, base, copies in zip(opts, bases, (False, True), strict=True):
+            give(members(opt), [True, True], step)
+            if step > 1:
+                shifted = base[step : step + 60]
+                members(opt)[step % 2].grad = shifted.clone() if copies else shifted
+            opt.step()
+    assert_bits(*opts)
+
+
 @pytest.mark.parametrize(("name", "settings"), [("sgd", {}), ("sgd", {"momentum": 0.9}), ("adagrad", {})])
 def test_sparse_gradients_beside_dense_ones(name, settings):
     """By rows where that is the same step; other rows in every step, at times none, at times all."""

@@ -79,6 +79,20 @@ def test_parameters_that_change_places(name, order):
     assert_alike(sides)
 
 
+@pytest.mark.parametrize("noted", [False, True], ids=["", "with another key"])
+def test_a_list_of_parameters_that_is_exchanged(noted):
+    sides = pair("AdamW", lr=0.01)
+    for opt, params in sides:
+        for number in range(3):
+            step(opt, params, number)
+        if noted:
+            opt.param_groups[0]["note"] = 1
+        opt.param_groups[0]["params"] = params[1:]
+        step(opt, params, 3)
+        step(opt, params, 4)
+    assert_alike(sides)
+
+
 def test_numbers_written_into_the_state():
     sides = pair("NAdam", lr=0.01)
     for opt, params in sides:
@@ -130,6 +144,16 @@ def test_what_others_keep_in_groups_is_no_matter():
         opt.param_groups[0]["note"] = np.arange(3) + number
         step(opt, params, number)
     assert float(opt.state[params[0]]["step"]) == 3
+
+
+def test_a_value_that_is_taken_out_of_a_group_is_missed():
+    """As by torch; also where another key comes with the same value in its place."""
+    opt = fgt.AdamW(params := parameters())
+    step(opt, params, 0)
+    name = list(opt.param_groups[0])[-1]
+    opt.param_groups[0]["note"] = opt.param_groups[0].pop(name)
+    with pytest.raises(KeyError, match=name):
+        step(opt, params, 1)
 
 
 def test_groups_may_have_any_mapping_of_states():

@@ -141,7 +141,19 @@ def new(opt):
     opt.state[members(opt)[2]]["exp_avg"] = torch.zeros(30)
 
 
-@pytest.mark.parametrize("change", [written, exchanged, moved, taken, cleared, new])
+def exchanged_param(opt):
+    """No state; but the next step makes a new plan."""
+    members(opt)[1].data = members(opt)[1].data * 2
+
+
+def in_other_memory(opt):
+    p = members(opt)[0]
+    p.data = p.data.clone()
+
+
+@pytest.mark.parametrize(
+    "change", [written, exchanged, moved, taken, cleared, new, exchanged_param, in_other_memory]
+)
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "held"])
 def test_changes_are_noticed_after_a_rest(change, later):
     """As by torch. later: the state is asked for long before it is changed."""
@@ -159,6 +171,22 @@ def test_changes_are_noticed_after_a_rest(change, later):
     for p, q in zip(members(opt), members(right), strict=True):
         torch.testing.assert_close(p, q)
         assert float(opt.state[p]["step"]) == float(right.state[q]["step"])
+
+
+def test_a_number_beside_the_step_is_noticed_too():
+    sides = [
+        made(cls=cls, **more) for cls, more in ((fgt.NAdam, {}), (torch.optim.NAdam, {"foreach": False}))
+    ]
+    for opt in sides:
+        number = rested(opt)
+        opt.state[members(opt)[0]]["mu_product"].fill_(1.0)
+        step(opt, number)
+        step(opt, number + 1)
+    for p, q in zip(*map(members, sides), strict=True):
+        torch.testing.assert_close(p, q)
+        torch.testing.assert_close(
+            sides[0].state[p]["mu_product"], sides[1].state[q]["mu_product"], check_dtype=False
+        )
 
 
 def test_a_tensor_held_from_before_and_moved_after_a_long_time(opt):

@@ -94,8 +94,7 @@ class Planner:
         for k in plan.otherwise():
             p = plan.planned[k]
             ready = self._ready(p.member, p.param, plan.spans, options)
-            order = self._order(ready, Kept(p.item.state, p.item.residual, p.item.average), options)
-            exchanged[k] = p.item._replace(grad=ready.grad, rows=ready.rows, order=order)
+            exchanged[k] = p.item._replace(grad=ready.grad, rows=ready.rows)
         chosen = plan.chosen()
         return plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), exchanged)
 
@@ -302,15 +301,11 @@ class Planner:
         kept, active, entry = self._kept(m, param, state)
         slots += [(entry, name) for name in names_in(entry, active)]
         numbers += [(entry, name) for name in self.counts.names(self.values.of[m.group])]
-        order = self._order(ready, kept, options)
+        # gradients of rows are of parameters in C order
+        by_number = options.clips_units or self.rule.in_matrices(active)
+        order = element_order(self.values.of[m.group], param, kept, by_number)
         beside = (kept.residual, kept.average, None, rows, piece_number(m.tensor))
         return Item(param, grad, kept.slots, 0, m.number, order, m.group, *beside)
-
-    def _order(self, ready: Ready, kept: Kept, options: Options) -> tuple[int, ...]:
-        m, param = ready.member, ready.param
-        in_matrices = self.rule.in_matrices(self._active(m, param))
-        by_number = options.clips_units or in_matrices or ready.rows is not None
-        return element_order(self.values.of[m.group], param, kept, by_number)
 
     @staticmethod
     def _refuse_overlaps(ready: Sequence[Ready], items: Sequence[Item]) -> None:
