@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgd._native import ffi, lib
 from fastgd.torch.calls import check, packed, packed_as, pointer, real
+from fastgd.torch.narrow import widened
 from fastgd.torch.operators import Kernel, define
 
 _aten = torch.ops.aten
@@ -115,21 +116,25 @@ class _Activation:
 _ALL = {a.name: a for a in map(_Activation, range(1, lib.fgd_activation_count()))}
 
 
+@widened
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(z, 0) (Nair and Hinton 2010, section 2)."""
     return _ALL["relu"](input, inplace=inplace)
 
 
+@widened
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent, within 2.5 units in the last place in both precisions."""
     return _ALL["tanh"](input)
 
 
+@widened
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-z)), within 2.5 units in the last place in both precisions."""
     return _ALL["sigmoid"](input)
 
 
+@widened
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """z, or negative_slope z below 0 (Maas et al. 2013, section 2).
 
@@ -140,16 +145,19 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     return _ALL["leaky_relu"](input, negative_slope, inplace=inplace)
 
 
+@widened
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """z, or alpha (exp(z) - 1) below 0 (Clevert et al. 2016, equation 15)."""
     return _ALL["elu"](input, alpha, inplace=inplace)
 
 
+@widened
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """lambda z, or lambda alpha (exp(z) - 1) below 0 (Klambauer et al. 2017, equation 2)."""
     return _ALL["selu"](input, inplace=inplace)
 
 
+@widened
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """z Phi(z), Phi being the normal distribution (Hendrycks and Gimpel 2016, section 2).
 
@@ -160,26 +168,31 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return _ALL["gelu_tanh" if approximate == "tanh" else "gelu"](input)
 
 
+@widened
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """z / (1 + exp(-z)) (Elfwing et al. 2018, equation 4)."""
     return _ALL["silu"](input, inplace=inplace)
 
 
+@widened
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """z tanh(log(1 + exp(z))) (Misra 2020, section 2)."""
     return _ALL["mish"](input, inplace=inplace)
 
 
+@widened
 def softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     """log(1 + exp(beta z)) / beta (Dugas et al. 2001, section 3), and z where beta z > threshold."""
     return _ALL["softplus"](input, beta, threshold)
 
 
+@widened
 def logsigmoid(input: Tensor) -> Tensor:
     """log(1 / (1 + exp(-z))), which neither overflows nor cancels."""
     return _ALL["logsigmoid"](input)
 
 
+@widened
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """min(max(z, min_val), max_val). ValueError where min_val is above max_val."""
     if min_val > max_val:
@@ -187,16 +200,19 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     return _ALL["hardtanh"](input, min_val, max_val, inplace=inplace)
 
 
+@widened
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(z, 0), 6) (Howard et al. 2017, section 3)."""
     return _ALL["hardtanh"](input, 0.0, 6.0, inplace=inplace)
 
 
+@widened
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(z + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2)."""
     return _ALL["hardsigmoid"](input, inplace=inplace)
 
 
+@widened
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """z min(max(z + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2)."""
     return _ALL["hardswish"](input, inplace=inplace)

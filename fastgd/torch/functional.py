@@ -1,4 +1,4 @@
-"""Functions of torch.nn.functional over fastgd's kernels, for float32 and float64 tensors on the CPU.
+"""Functions of torch.nn.functional over fastgd's kernels, for tensors on the CPU.
 
     import fastgd.torch.functional as F
 
@@ -9,8 +9,9 @@ recurrent layers once, else they raise RuntimeError.
 
 Recurrent layers have the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu.
 
-They raise TypeError for bfloat16 and float16, naming the argument, and NotImplementedError for tensors that
-are elsewhere.
+Tensors in bfloat16 and float16 are computed with in float32, and each result is rounded once; the operators
+themselves take float32 and float64. Other dtypes raise TypeError, naming the argument, and tensors that are
+elsewhere NotImplementedError.
 """
 
 from fastgd.torch.activations import (

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgd._native import ffi, lib
 from fastgd.torch.calls import alike, check, doubles, int64s, pointer, real
+from fastgd.torch.narrow import widened
 from fastgd.torch.norms import log_softmax
 from fastgd.torch.operators import Kernel, define, keeps_graph, plainly
 
@@ -138,6 +139,7 @@ def _of_probabilities(
     return losses.sum() if reduction == "sum" else losses.sum() / losses.numel()
 
 
+@widened
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -242,6 +244,7 @@ def _of_elements(
     return loss
 
 
+@widened
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -255,6 +258,7 @@ def mse_loss(
     return _of_elements("squared", 0.0, input, target, weight, reduction)
 
 
+@widened
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -268,6 +272,7 @@ def l1_loss(
     return _of_elements("absolute", 0.0, input, target, weight, reduction)
 
 
+@widened
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -281,6 +286,7 @@ def huber_loss(
     return _of_elements("huber", delta, input, target, weight, _reduction(reduction, None, None))
 
 
+@widened
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -296,6 +302,7 @@ def smooth_l1_loss(
     return _of_elements("smooth_absolute", beta, input, target, None, reduction)
 
 
+@widened
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,

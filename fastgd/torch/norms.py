@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgd._native import ffi, lib
 from fastgd.torch.calls import alike, check, doubles, pointer, real
+from fastgd.torch.narrow import widened
 from fastgd.torch.operators import Kernel, again, define
 
 _aten = torch.ops.aten
@@ -178,6 +179,7 @@ def _normalised(
     return normed
 
 
+@widened
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -192,6 +194,7 @@ def layer_norm(
     return _normalised(input, normalized_shape, weight, bias, eps, True)
 
 
+@widened
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -276,6 +279,7 @@ def _softmax_over(
     return y.transpose(dim, -1)
 
 
+@widened
 def softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -283,6 +287,7 @@ def softmax(
     return _softmax_over("softmax", input, dim, _stacklevel, dtype)
 
 
+@widened
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgd.torch.narrow import widened
 from fastgd.torch.recurrent import CELLS, DIRECTION
 
 
@@ -116,6 +117,7 @@ def _recurrent(
     return (x if batch_first else x.transpose(0, 1), *made)
 
 
+@widened
 def lstm(
     input: Tensor,
     hx: Sequence[Tensor] | None,
@@ -148,6 +150,7 @@ def lstm(
     return output, h_n, c_n
 
 
+@widened
 def gru(
     input: Tensor,
     hx: Tensor | None,
@@ -167,6 +170,7 @@ def gru(
     return output, h_n
 
 
+@widened
 def rnn_tanh(
     input: Tensor,
     hx: Tensor | None,
@@ -186,6 +190,7 @@ def rnn_tanh(
     return output, h_n
 
 
+@widened
 def rnn_relu(
     input: Tensor,
     hx: Tensor | None,
