@@ -43,7 +43,6 @@ def test_rests_with_every_way_of_storing():
         {"state_dtype": "8bit"},
         {"state_dtype": "bfloat16", "ema_decay": 0.9},
         {"backend": "jit"},
-        {"backend": "reference"},
     ):
         opt = made(**settings)
         rested(opt)

@@ -191,16 +191,17 @@ class Plan(Protocol):
         """These items, which have no rows, have other gradients of the same dtype from now on, at these
         addresses. They are not kept alive."""
 
-    def move_grads(self, at: Array) -> bool:
-        """All gradients, of the items that `arrange` has chosen, lie at these addresses from now on, each
-        otherwise as before. False where arrays are needed for it: set_grads, or another plan, is to follow
-        then."""
+    def grad_addresses(self) -> Array | None:
+        """int64: the address of the gradient of each item that steps are of, to be written when the gradient
+        lies elsewhere and otherwise as before. None where arrays are needed for that: set_grads, or another
+        plan. What is given is of no use after `arrange`."""
 
     def arrange(
         self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
     ) -> bool:
-        """Steps are of these items only from now on, in this order, each of the block that `of` says.
-        `move_grads` is to follow. False, and nothing has changed, where another plan is needed for it.
+        """Steps are of these items only from now on, in this order, each of the block that `of` says. The
+        addresses of all gradients are to be written then. False, and nothing has changed, where another plan
+        is needed for it.
 
         chosen: int64, numbers of items. exchanged: those whose gradient lies in another way than before, or
         is of rows, by number; all else of them is as it was.

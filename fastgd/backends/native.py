@@ -132,9 +132,8 @@ class Step:
             self._table.set_grad(i, self._items[i], grad)
             self._note_packed(i)
 
-    def move_grads(self, at: Array) -> bool:
-        self._grad_column[:] = at
-        return True
+    def grad_addresses(self) -> Array | None:
+        return self._used.column("grad")
 
     def arrange(
         self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]

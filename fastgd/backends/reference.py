@@ -77,8 +77,8 @@ class _Plan:
         for i, grad in zip(items, grads, strict=True):
             self._grads[i] = weakref.ref(grad)
 
-    def move_grads(self, at: Array) -> bool:
-        return False
+    def grad_addresses(self) -> Array | None:
+        return None
 
     def arrange(
         self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]

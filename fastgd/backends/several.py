@@ -94,6 +94,8 @@ class _Plan:
         order = sorted(numbers, key=lambda key: key[0] is HOST)
         self._parts = [_part(backends[key[0]], work, numbers[key]) for key in order]
         self._place = {i: (k, own) for k, p in enumerate(self._parts) for own, i in enumerate(p.numbers)}
+        #: the gradients' addresses, where somebody has asked for them
+        self._at: Array | None = None
         self._straddling: tuple[int, str, str] | None = None
         seen: dict[int, _Part] = {}
         for part in self._parts:
@@ -109,10 +111,23 @@ class _Plan:
         for part, which in chosen.items():
             own = [self._place[items[k]][1] for k in which]
             self._parts[part].plan.set_grads(own, [grads[k] for k in which], at[which])
+        self._at = None
 
-    def move_grads(self, at: Array) -> bool:
-        moved = [part.plan.move_grads(at[part.numbers]) for part in self._parts]
-        return all(moved)
+    def grad_addresses(self) -> Array | None:
+        own = [part.plan.grad_addresses() for part in self._parts]
+        if any(addresses is None for addresses in own):
+            return None
+        self._at = np.empty(len(self._place), np.int64)
+        for part, addresses in zip(self._parts, own, strict=True):
+            self._at[part.numbers] = addresses
+        return self._at
+
+    def _move_grads(self) -> None:
+        """Tells the parts of the addresses that have been written."""
+        for part in self._parts:
+            addresses = part.plan.grad_addresses()
+            assert self._at is not None and addresses is not None
+            addresses[:] = self._at[part.numbers]
 
     def arrange(
         self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]
@@ -120,6 +135,8 @@ class _Plan:
         return False
 
     def measure(self, options: Options) -> Measured:
+        if self._at is not None:
+            self._move_grads()
         return _together([(part.numbers, part.plan.measure(options)) for part in self._parts], options)
 
     def step(self, options: Options, program: Program | None = None) -> Measured:
@@ -134,6 +151,8 @@ class _Plan:
                 f"clip_scope 'group' measures each group in one place, and group {group} is on "
                 f"{' and on '.join(parts)}: make a group for each"
             )
+        if self._at is not None:
+            self._move_grads()
         if program:
             program.run()
         measured = UNMEASURED

@@ -84,9 +84,9 @@ class StepPlan:
         if self.judge.lay(items, [self._layout(i, grad) for i, grad in zip(items, grads, strict=True)]):
             self._set = None
 
-    def move_grads(self, at: Array) -> bool:
-        self.judge.tensors.host[:, COLUMN["grad"]] = at
-        return True
+    def grad_addresses(self) -> Array | None:
+        column: Array = self.judge.tensors.host[:, COLUMN["grad"]]
+        return column
 
     def arrange(
         self, chosen: Array, blocks: Sequence[Block], of: Sequence[int], exchanged: Mapping[int, Item]

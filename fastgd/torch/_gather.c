@@ -124,10 +124,61 @@ static int touches(int64_t begin, const row *layout, const int64_t *low, int64_t
     return first > 0 && low[count + first - 1] > begin;
 }
 
+/* ---- Values of groups --------------------------------------------------------------------------------- */
+
+enum { SAME, OTHER_VALUES, OTHER_KEYS };
+
+/* Whether the dict has these keys and values, the very objects, in this order: a list [key, value, key, ...].
+ * The places of other values are appended to `found`, as (number, place), unless it is NULL. -1: an error. */
+static int compare(PyObject *group, PyObject *parts, Py_ssize_t number, PyObject *found) {
+    PyObject *key, *value;
+    Py_ssize_t at = 0, place = 0;
+    int outcome = SAME;
+    if (!PyDict_Check(group) || !PyList_Check(parts) || 2 * PyDict_Size(group) != PyList_Size(parts))
+        return OTHER_KEYS;
+    for (; PyDict_Next(group, &at, &key, &value); place += 2) {
+        if (key != PyList_GetItem(parts, place)) return OTHER_KEYS;
+        if (value == PyList_GetItem(parts, place + 1)) continue;
+        outcome = OTHER_VALUES;
+        if (!found) break;
+        PyObject *pair = Py_BuildValue("(nn)", number, place + 1);
+        const int failed = !pair || PyList_Append(found, pair);
+        Py_XDECREF(pair);
+        if (failed) return -1;
+    }
+    return outcome;
+}
+
+static PyObject *differing(PyObject *self, PyObject *arguments) {
+    PyObject *groups, *seen;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &groups, &PyList_Type, &seen)) return NULL;
+    const Py_ssize_t count = PyList_Size(groups);
+    if (count != PyList_Size(seen)) Py_RETURN_NONE;
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t i = 0; found && i < count; i++) {
+        const int outcome = compare(PyList_GetItem(groups, i), PyList_GetItem(seen, i), i, found);
+        if (outcome == -1) Py_CLEAR(found);
+        if (outcome == OTHER_KEYS) {
+            Py_DECREF(found);
+            Py_RETURN_NONE;
+        }
+    }
+    return found;
+}
+
+/* Whether all groups are as they were seen. */
+static int are_seen(PyObject *groups, PyObject *seen) {
+    if (!PyList_Check(groups) || !PyList_Check(seen) || PyList_Size(groups) != PyList_Size(seen)) return 0;
+    for (Py_ssize_t i = 0, n = PyList_Size(groups); i < n; i++)
+        if (compare(PyList_GetItem(groups, i), PyList_GetItem(seen, i), i, NULL) != SAME) return 0;
+    return 1;
+}
+
 /* ---- Gradients -------------------------------------------------------------------------------------- */
 
 enum { WITHOUT, WITH, OTHERWISE }; /* a gradient: none, as the plan says, in another layout */
-enum { ANEW = -1, AS_BEFORE, REARRANGED };
+enum { ANEW = -1, AS_BEFORE, REARRANGED, OTHER_GROUPS };
 
 /* Whether the lists hold these very objects in this order. */
 static int holds(PyObject *lists, PyObject *members) {
@@ -142,23 +193,50 @@ static int holds(PyObject *lists, PyObject *members) {
     return k == count;
 }
 
+/* Where parts of a member's tensors were at the last look: most likely they still are. */
+typedef struct {
+    const void *param_shape, *grad, *grad_shape;
+} whereabouts;
+
+enum { AHEAD = 8, LINE = 64 };
+
+/* A library's tensor has its shape within, and what else a look reads around it. */
+static void fetch_around(const void *shape) {
+    for (int i = -1; i <= 2; i++) __builtin_prefetch((const char *)shape + i * LINE);
+}
+
+/* Kernels stream gigabytes through the caches between two looks, and what a look reads lies all about. */
+static void fetch(PyObject *member, const whereabouts *near) {
+    __builtin_prefetch(member);
+    fetch_around(near->param_shape);
+    __builtin_prefetch(near->grad);
+    fetch_around(near->grad_shape);
+}
+
 static PyObject *collect(PyObject *self, PyObject *arguments) {
-    PyObject *capsule, *lists, *members, *name, *rows, *spans, *local, *local_grads;
-    unsigned long long present_at, to_at;
+    PyObject *capsule, *lists, *members, *name, *rows, *spans, *groups, *seen, *local, *local_grads;
+    unsigned long long present_at, known_at, near_at, to_at;
+    Py_ssize_t stride;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "(OOO!O!O!O!KK)OO", &capsule, &lists, &PyTuple_Type, &members,
+    if (!PyArg_ParseTuple(arguments, "(OOO!O!O!O!KKKKn)OOOO", &capsule, &lists, &PyTuple_Type, &members,
                           &PyUnicode_Type, &name, &PyBytes_Type, &rows, &PyBytes_Type, &spans, &present_at,
-                          &to_at, &local, &local_grads))
+                          &known_at, &near_at, &to_at, &stride, &groups, &seen, &local, &local_grads))
         return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
+    if (groups != Py_None && !are_seen(groups, seen)) return PyLong_FromLong(OTHER_GROUPS);
     if (lists != Py_None && !holds(lists, members)) return PyLong_FromLong(ANEW);
     const int64_t *words = (const int64_t *)PyBytes_AsString(rows);
     const int64_t *low = (const int64_t *)PyBytes_AsString(spans), count = PyBytes_Size(spans) / 16;
     uint8_t *present = (uint8_t *)(intptr_t)present_at;
-    int64_t *to = (int64_t *)(intptr_t)to_at;
+    int64_t *known = (int64_t *)(intptr_t)known_at;
+    whereabouts *near = (whereabouts *)(intptr_t)near_at;
+    char *to = (char *)(intptr_t)to_at;
+    const Py_ssize_t n = PyTuple_Size(members);
     long outcome = AS_BEFORE;
-    for (Py_ssize_t i = 0, n = PyTuple_Size(members); i < n && outcome != ANEW; i++) {
+    for (Py_ssize_t i = 0; i < AHEAD && i < n; i++) fetch(PyTuple_GetItem(members, i), &near[i]);
+    for (Py_ssize_t i = 0; i < n && outcome != ANEW; i++) {
+        if (i + AHEAD < n) fetch(PyTuple_GetItem(members, i + AHEAD), &near[i + AHEAD]);
         const int64_t planned = *words++;
         PyObject *param = local == Py_None ? Py_None : PyList_GetItem(local, i), *grad;
         if (param == Py_None) {
@@ -179,16 +257,22 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
                 if (!look(api->from_object, param, &t) || !is_alike(&t, param_row) ||
                     address_of(&t) != param_row->address)
                     outcome = ANEW;
+                near[i].param_shape = t.shape, near[i].grad = grad;
                 found = OTHERWISE;
                 if (look(api->from_object, grad, &t) && is_alike(&t, grad_row)) {
                     const int64_t address = address_of(&t);
-                    if ((*present == WITH && *to == address) || !touches(address, grad_row, low, count))
+                    near[i].grad_shape = t.shape;
+                    if ((*present == WITH && *known == address) || !touches(address, grad_row, low, count))
                         found = WITH;
-                    *to = address;
+                    *known = address;
                 }
             }
             if (outcome == AS_BEFORE && (found != *present || found == OTHERWISE)) outcome = REARRANGED;
-            *present++ = found, to++;
+            if (*present && to) {
+                memcpy(to, known, sizeof *known);
+                to += stride;
+            }
+            *present++ = found, known++;
         } else if (grad != Py_None) {
             outcome = ANEW;
         }
@@ -197,7 +281,7 @@ static PyObject *collect(PyObject *self, PyObject *arguments) {
     return PyLong_FromLong(outcome);
 }
 
-/* ---- State and groups ------------------------------------------------------------------------------- */
+/* ---- State ------------------------------------------------------------------------------------------ */
 
 /* Whether the values of the dict are these very objects in this order. */
 static int has_values(PyObject *dict, PyObject *values) {
@@ -222,37 +306,9 @@ static PyObject *stays(PyObject *self, PyObject *arguments) {
         PyObject *entry = PyTuple_GetItem(watched, i), *value = PyTuple_GetItem(watched, i + 2);
         PyObject *description = PyTuple_GetItem(watched, i + 3);
         if (PyDict_GetItem(entry, PyTuple_GetItem(watched, i + 1)) != value) Py_RETURN_FALSE;
-        if (description != Py_None && !lies(api->from_object, value, description)) Py_RETURN_FALSE;
+        if (description == Py_None || !lies(api->from_object, value, description)) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
-}
-
-static PyObject *differing(PyObject *self, PyObject *arguments) {
-    PyObject *groups, *seen;
-    (void)self;
-    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &groups, &PyList_Type, &seen)) return NULL;
-    const Py_ssize_t count = PyList_Size(groups);
-    if (count != PyList_Size(seen)) Py_RETURN_NONE;
-    PyObject *found = PyList_New(0);
-    for (Py_ssize_t i = 0; found && i < count; i++) {
-        PyObject *group = PyList_GetItem(groups, i), *parts = PyList_GetItem(seen, i), *key, *value;
-        Py_ssize_t place = 0, k = 0;
-        if (!PyDict_Check(group) || !PyList_Check(parts) || 2 * PyDict_Size(group) != PyList_Size(parts)) {
-            Py_DECREF(found);
-            Py_RETURN_NONE;
-        }
-        for (; found && PyDict_Next(group, &place, &key, &value); k += 2) {
-            if (key != PyList_GetItem(parts, k)) {
-                Py_DECREF(found);
-                Py_RETURN_NONE;
-            }
-            if (value == PyList_GetItem(parts, k + 1)) continue;
-            PyObject *pair = Py_BuildValue("(nn)", i, k + 1);
-            if (!pair || PyList_Append(found, pair)) Py_CLEAR(found);
-            Py_XDECREF(pair);
-        }
-    }
-    return found;
 }
 
 static PyMethodDef methods[] = {
@@ -262,20 +318,25 @@ static PyMethodDef methods[] = {
      "dimensions, shape, strides in elements. None when it does not lend them.\n"
      "interface: `__dlpack_c_exchange_api__` of its class."},
     {"collect", collect, METH_VARARGS,
-     "collect(fixed, local, local_grads) -> -1, 0 or 1\n\n"
-     "Looks at the parameters and gradients of a plan. 0: all is as the plan says, and the same parameters\n"
-     "have gradients as at the last look. 1: as the plan says but for which of its parameters have gradients,\n"
-     "and how these lie. -1: another plan is needed.\n\n"
-     "fixed: (interface, lists, members, name, rows, spans, present, to).\n"
+     "collect(fixed, groups, seen, local, local_grads) -> -1, 0, 1 or 2\n\n"
+     "Looks at the groups, parameters and gradients of a plan. 0: all is as the plan says, and the same\n"
+     "parameters have gradients as at the last look. 1: as the plan says but for which of its parameters have\n"
+     "gradients, and how these lie. 2: the groups' values are other objects than were seen; nothing else has\n"
+     "been looked at. -1: another plan is needed.\n\n"
+     "fixed: (interface, lists, members, name, rows, spans, present, known, near, to, stride).\n"
      "    lists: tuple of lists that must hold the members, a tuple of tensors, in their order; or None.\n"
      "    name: 'grad'. rows: int64, for each member 0 when the plan does not have it, and then it must have\n"
      "    no gradient; else 1, the row of the parameter, the row of its gradient, whose address does not\n"
      "    matter; rows as `described` gives them.\n"
      "    spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end\n"
      "    of the longest up to it.\n"
-     "    present, to: addresses of uint8 and int64, one for each parameter of the plan, to be written: 0 for\n"
-     "    one without a gradient, 1 for one with a gradient, at this address, 2 for one whose gradient lies\n"
-     "    otherwise or touches a span.\n"
+     "    present, known: addresses of uint8 and int64, one for each parameter of the plan, to be written: 0\n"
+     "    for one without a gradient, 1 for one with a gradient, at this address, 2 for one whose gradient\n"
+     "    lies otherwise or touches a span.\n"
+     "    near: address of 3 pointers for each member, of this function's own; at first NULL.\n"
+     "    to, stride: address of the first of the addresses to be written, as many as were not 0 in present,\n"
+     "    and how many bytes they are apart; 0: none.\n"
+     "groups, seen: as in `differing`; None: no matter.\n"
      "local, local_grads: lists of what lies here of each and of its gradient; None, also in them: itself."},
     {"stays", stays, METH_VARARGS,
      "stays(interface, state, entries, watched) -> bool\n\n"

@@ -14,7 +14,7 @@ from fastgd.torch.members import Member
 from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local
 
 #: what `collect` says
-ANEW, AS_BEFORE, REARRANGED = -1, 0, 1
+ANEW, AS_BEFORE, REARRANGED, OTHER_GROUPS = -1, 0, 1, 2
 
 #: what `collect` notes of a parameter of the plan
 WITHOUT, WITH, OTHERWISE = range(3)
@@ -48,6 +48,9 @@ class Gathered:
         count = len(self._places)
         #: of each in the plan what `collect` has noted, and where its gradient is
         self.present, self._at = np.zeros(count, np.uint8), np.zeros(count, np.int64)
+        self._near = np.zeros((len(members), 3), np.uintp)
+        #: where the addresses of gradients are to be written
+        self._to: Array | None = None
         self._spans = _spans(written)
         self._rows = [_NOT_PLANNED] * len(members)
         self.expect(range(count))
@@ -56,9 +59,15 @@ class Gathered:
         """The gradients of these numbers in the plan are to lie as they do now, from here on."""
         for k in numbers:
             self._expect(k)
+        self.write_to(self._to)
+
+    def write_to(self, addresses: Array | None) -> None:
+        """`look` is to write the addresses of the gradients that there are here, where none comes or goes."""
+        self._to = addresses
         rows = b"".join(self._rows)
-        where = address(self.present), address(self._at)
-        self._fixed = INTERFACE, self._lists, self._tensors, "grad", rows, self._spans, *where
+        where = address(self.present), address(self._at), address(self._near)
+        to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])
+        self._fixed = INTERFACE, self._lists, self._tensors, "grad", rows, self._spans, *where, *to
 
     def _expect(self, k: int) -> None:
         place = self._places[k]
@@ -73,8 +82,8 @@ class Gathered:
         """Lets go of gradients, once the step has been made."""
         self._lent.clear()
 
-    def look(self) -> int:
-        """ANEW, AS_BEFORE or REARRANGED, as `collect` says; `present` and `at` are right but for ANEW."""
+    def look(self, groups: Any = None, seen: Any = None) -> int:
+        """What `collect` says. `present` and `at` are right then, but for ANEW and OTHER_GROUPS."""
         here: list[Any] | None = None
         grads: list[Any] | None = None
         if self._indirect:
@@ -83,7 +92,7 @@ class Gathered:
             for i in self._indirect:
                 here[i], grads[i] = local(self._tensors[i]), grad_beside(self._tensors[i])
                 self._lent.append(grads[i])
-        found: int = collect(self._fixed, here, grads)
+        found: int = collect(self._fixed, groups, seen, here, grads)
         return found
 
     def active(self) -> Array:

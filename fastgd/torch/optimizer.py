@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
-from fastgd.backends.base import UNMEASURED, Measured, Options
+from fastgd.backends.base import Measured, Options
 from fastgd.checks import named, whole
 from fastgd.optim import KEYWORDS
 from fastgd.options import LASTING, step_options
@@ -97,7 +97,9 @@ class Native(torch.optim.Optimizer):
         self.planner = Planner(self.rule, self.backend, self.seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
-        self._found: StepReport | Callable[[], StepReport] = UNREAD
+        #: what the last step has found, and whether it gives a norm
+        self._found: StepReport | Measured = UNREAD
+        self._gives_norm = False
         #: whether there are DTensors among the parameters
         self._has_wrappers = False
         #: what updates the parameters in the backward pass; None: `step` does
@@ -123,7 +125,12 @@ class Native(torch.optim.Optimizer):
     @property
     def report(self) -> StepReport:
         """What the last step did."""
-        return self._found if isinstance(self._found, StepReport) else self._found()
+        found = self._found
+        if isinstance(found, Measured):
+            self._found = found = StepReport(
+                found.norm if self._gives_norm else None, found.clip_coef, found.skipped, None
+            )
+        return found
 
     def eval(self) -> None:
         """Puts the average that the rule keeps into the parameters, which are then what it has learned.
@@ -306,7 +313,9 @@ class Native(torch.optim.Optimizer):
         finally:
             plan.release()
         if isinstance(measured, Measured):
-            self._found = UNREAD if measured is UNMEASURED else self._reported(plan, measured, options)
+            # the report is made when it is read; what is not finite has to be looked for in these gradients
+            self._found = measured if measured.nonfinite is None else self._reported(plan, measured, options)
+            self._gives_norm = options.gives_norm
         else:
             if options.skip_nonfinite:
                 plan.run.settle()

@@ -16,7 +16,7 @@ from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
 from fastgd.torch.counts import Counts
-from fastgd.torch.gathering import ANEW, AS_BEFORE, Gathered
+from fastgd.torch.gathering import ANEW, AS_BEFORE, OTHER_GROUPS, Gathered
 from fastgd.torch.members import Group, Member, members_of
 from fastgd.torch.prepared import Planned, Prepared, cut, written
 from fastgd.torch.sharded_state import check_cut, is_piece, piece_number
@@ -70,21 +70,28 @@ class Planner:
         plan, self._plan = self._plan, None
         if plan is None or not self._will_do(plan, groups, owner, options):
             plan = self._made(groups, owner[STATE], options)
-        self._plan = plan
+        if not plan.is_for_once:
+            self._plan = plan
         return plan
 
     def _will_do(
         self, plan: Prepared, groups: Sequence[Group], owner: Mapping[str, Any], options: Options
     ) -> bool:
         """Whether the plan, once it is brought up to date, is one for this step."""
-        change = self.values.renew(groups)
-        if change is Change.ALL or (self.watch.is_on and not self._state_stays(plan, owner)):
-            return False
-        found = plan.gathered.look()
+        found, change = OTHER_GROUPS, Change.NONE
+        if not self.watch.is_on:
+            found = plan.gathered.look(groups, self.values.seen)
+            if found == AS_BEFORE:
+                return True
+        if found == OTHER_GROUPS:
+            change = self.values.renew(groups)
+            if change is Change.ALL or (self.watch.is_on and not self._state_stays(plan, owner)):
+                return False
+            found = plan.gathered.look()
         if found == ANEW:
             return False
         as_before = found == AS_BEFORE and change is Change.NONE
-        return (as_before or self._arranged(plan, options)) and plan.move()
+        return as_before or (self._arranged(plan, options) and plan.point())
 
     def _arranged(self, plan: Prepared, options: Options) -> bool:
         """Whether the plan could be made one of those that have gradients now, as these lie now."""
@@ -214,6 +221,7 @@ class Planner:
             plan.compose(chosen, parts)
         else:
             plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), {})
+        plan.begin()
         return plan
 
     def counts_of(self, groups: Sequence[Group], state: Any) -> Counts:

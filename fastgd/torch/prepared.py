@@ -84,6 +84,14 @@ class Prepared:
         self.tensors: list[torch.Tensor] = []
         self.shares: list[tuple[Mapping[str, Any], list[int]]] = []
         self._active: Array = gathered.active()
+        #: whether it will do for these very gradients alone
+        self.is_for_once = False
+
+    def begin(self) -> None:
+        """To be called once, when all is arranged for the first step."""
+        addresses = self.run.grad_addresses() if self.run and self.members else None
+        self.is_for_once = bool(self.members) and addresses is None
+        self.gathered.write_to(addresses)
 
     def otherwise(self) -> list[int]:
         """Numbers in the plan of those whose gradient lies otherwise than expected."""
@@ -112,9 +120,19 @@ class Prepared:
             self.lent.append(item.grad)
         return True
 
-    def move(self) -> bool:
-        """Points the run to the gradients that there are now; False where another plan is needed for it."""
-        return self.run is None or not self.members or self.run.move_grads(self.gathered.at(self._active))
+    def point(self) -> bool:
+        """Points the run to the gradients that there are now, and has `look` do so in later steps.
+
+        False where another plan is needed for it."""
+        if self.run is None or not self.members:
+            self.gathered.write_to(None)
+            return True
+        addresses = self.run.grad_addresses()
+        if addresses is None:
+            return False
+        addresses[:] = self.gathered.at(self._active)
+        self.gathered.write_to(addresses)
+        return True
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""

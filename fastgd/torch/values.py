@@ -43,6 +43,11 @@ class Values:
         self._kinds: dict[tuple[Any, ...], int] = {}
         self._kind_of: dict[int, int] = {}
 
+    @property
+    def seen(self) -> list[list[Any]] | None:
+        """Groups as `_gather.differing` takes them, where values are other objects when they have changed."""
+        return None if self._with_tensors else self._seen
+
     def _asked(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups) if self._only is None else [groups[self._only]]
 
