@@ -95,7 +95,8 @@ limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
 wheel_options = {"bdist_wheel": {"py_limited_api": "cp310"}} if limited_api else {}
 gather = Extension(
     "fastgd.torch._gather",
-    ["fastgd/torch/_gather.c"],
+    ["fastgd/torch/_gather.c", "fastgd/torch/_seen.c"],
+    depends=["fastgd/torch/_seen.h", "fastgd/torch/_tensor.h"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
 )

@@ -50,7 +50,8 @@ typedef enum fgd_error {
     FGD_ERROR_MATRIX = -18,
     FGD_ERROR_LOSS = -19,
     FGD_ERROR_OP = -20,
-    FGD_ERROR_FULL = -21
+    FGD_ERROR_FULL = -21,
+    FGD_ERROR_FETCH = -22
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
@@ -227,6 +228,18 @@ int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
  * none. */
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report);
+
+/* Brings in the gradients of a step: sets the grad of one tensor after the other to where its gradient is,
+ * which otherwise lies as the tensor says and is not NULL, and counts them in *ready, which others read
+ * meanwhile: __atomic_store_n(ready, count, __ATOMIC_RELEASE). 0 when all are there. */
+typedef int (*fgd_fetch)(void *context, int64_t *ready);
+
+/* As fgd_update, with gradients that fetch(context, ...) brings in: called once, by the thread that calls
+ * this. Where they are measured, other threads begin with those that are there. FGD_ERROR_FETCH when it
+ * returns another number than 0; nothing has been changed then. */
+int fgd_update_fetched(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors,
+                        int64_t n_tensors, const fgd_options *options, void *workspace,
+                        int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context);
 
 /* Measures the tensors' grad (param, state and rows are not used, layouts need only the rows up to grad).
  * norms, when not NULL, receives one norm for each tensor. */

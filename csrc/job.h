@@ -19,6 +19,14 @@ typedef struct factors {
     double scale; /* the steps that a cautious group keeps */
 } factors;
 
+/* Gradients that are being brought in while others are measured. */
+typedef struct arrivals {
+    fgd_fetch fetch;
+    void *context;
+    int64_t ready; /* tensors whose gradient is there, from the first on; -1: they do not come */
+    int64_t next;  /* the first chunk that no thread measures yet */
+} arrivals;
+
 typedef struct job {
     const fgd_group *groups;
     const fgd_tensor *tensors;
@@ -26,6 +34,7 @@ typedef struct job {
     const fgd_options *options;
     int write, measure, trial, threads; /* trial: some group needs SUMS */
     int measured;                       /* partial is filled already */
+    arrivals *arrivals;                 /* NULL: all gradients are there */
     int factored, orthogonal;           /* some group's rule is */
     int64_t *first_chunk;               /* n_tensors + 1 */
     int64_t *first_unit;                /* n_tensors + 1 */

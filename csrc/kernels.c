@@ -109,12 +109,17 @@ static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prep
     for (int64_t i = 0; i < n; i++) o[i] = transformed(g[i], t);
 }
 
+/* Bytes ahead of a sum that are asked of the memory: the additions of one lane wait for each other, so that
+ * loads of a CPU without far prefetching (Zen 1) begin too late. There a fifth less time; 4 KiB did no better. */
+#define READ_AHEAD 1024
+
 /* Adds TERM(i) to lane i modulo FGD_LANES; the lanes stay in registers. */
 #define ADD_TO_LANES(TERM)                                                      \
     double sum[FGD_LANES];                                                      \
     int64_t i = 0;                                                              \
     memcpy(sum, lanes, sizeof sum);                                             \
     for (; i + FGD_LANES <= n; i += FGD_LANES) {                                \
+        __builtin_prefetch(g + i + READ_AHEAD / sizeof(REAL));                  \
         _Pragma("omp simd")                                                     \
         for (int k = 0; k < FGD_LANES; k++) sum[k] += TERM(g[i + k]);           \
     }                                                                           \

@@ -1,6 +1,9 @@
 /* The step: has the gradients measured when needed, then updates or clips, each thread its own part. */
 #include <math.h>
 #include <stddef.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sched.h>
+#endif
 
 #include "apply.h"
 #include "factored.h"
@@ -39,14 +42,58 @@ static int is_identity(const job *j) {
     return prepare.unscale * j->report->clip_coef == 1;
 }
 
+/* Another thread is waited for, which may need this core. */
+static void relax(int64_t turns) {
+#if defined(__unix__) || defined(__APPLE__)
+    if (turns % 1024 == 1023) sched_yield();
+#endif
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Whether the gradient of tensor t comes; waits for it. */
+static int has_come(const arrivals *a, int64_t t) {
+    int64_t ready = __atomic_load_n(&a->ready, __ATOMIC_ACQUIRE);
+    for (int64_t turns = 0; ready >= 0 && ready <= t; turns++) {
+        relax(turns);
+        ready = __atomic_load_n(&a->ready, __ATOMIC_ACQUIRE);
+    }
+    return ready >= 0;
+}
+
+/* The calling thread has gradients brought in, then helps the others, who measure chunk after chunk as they
+ * come. Where none are to be measured, they only come. */
+static void fetch_and_measure(const job *j, int part) {
+    arrivals *a = j->arrivals;
+    int64_t cursor = 0;
+    if (part == 0) {
+        const int failed = a->fetch(a->context, &a->ready);
+        __atomic_store_n(&a->ready, failed ? -1 : j->n_tensors, __ATOMIC_RELEASE);
+    }
+    while (j->measure) {
+        const int64_t c = __atomic_fetch_add(&a->next, 1, __ATOMIC_RELAXED);
+        if (c >= j->n_chunks) break;
+        while (j->first_chunk[cursor + 1] <= c) cursor++;
+        if (!has_come(a, cursor)) break;
+        fgd_measure_chunk(j, c, &cursor);
+    }
+}
+
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
  * with its thread in all passes, so that gradients of middling size are in its cache in the second. */
 static void run_part(const void *what, int part, int parts) {
     const job *j = what;
     const int64_t from = part_begin(j, part, parts), to = part_begin(j, part + 1, parts);
     int64_t cursor = 0;
+    if (j->arrivals) {
+        fetch_and_measure(j, part);
+        wait_for_all(parts);
+        if (j->arrivals->ready < 0) return;
+    }
     if (j->measure) {
-        for (int64_t c = from; c < to && !j->measured; c++) fgd_measure_chunk(j, c, &cursor);
+        const int left = !j->measured && !j->arrivals;
+        for (int64_t c = from; c < to && left; c++) fgd_measure_chunk(j, c, &cursor);
         wait_for_all(parts);
         if (part == 0) fgd_finish_measure(j);
         wait_for_all(parts);
@@ -104,6 +151,7 @@ static void count_steps(const job *j) {
 
 static int run_update(const job *j) {
     fgd_in_parts(j->threads, run_part, j);
+    if (j->arrivals && j->arrivals->ready < 0) return FGD_ERROR_FETCH;
     const int code = run_orthogonal(j);
     count_steps(j);
     for (int64_t u = 0; !j->report->skipped && fgd_clips_units(j) && u < j->first_unit[j->n_tensors]; u++)
@@ -161,6 +209,17 @@ int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tens
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report) {
     job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
              .write = WRITE_UPDATE, .report = report};
+    const int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
+    return code ? code : run_update(&j);
+}
+
+int fgd_update_fetched(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors,
+                        int64_t n_tensors, const fgd_options *options, void *workspace,
+                        int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context) {
+    arrivals coming = {.fetch = fetch, .context = context};
+    job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
+             .write = WRITE_UPDATE, .report = report, .arrivals = &coming};
+    if (!fetch) return FGD_ERROR_NULL;
     const int code = fgd_prepare_job(&j, n_groups, workspace, workspace_size);
     return code ? code : run_update(&j);
 }

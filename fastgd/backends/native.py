@@ -92,6 +92,9 @@ class Step:
         #: whether the norm was measured elsewhere
         self._told = False
         self._update = lib.fgd_update
+        #: as step_fetching was given it last
+        self._fetch: tuple[int, int] | None = None
+        self._pointers: tuple[Any, ...] = ()
         of = [item.block for item in work.items]
         self._compose(self._table, work.blocks, of, self._items)
 
@@ -150,19 +153,35 @@ class Step:
         return self._used.measure(options)
 
     def step(self, options: Options, program: Program | None = None) -> Measured:
+        self._ready(options)
+        update = self._update
+        code = program.then(update, *self._arguments) if program else update(*self._arguments)
+        return self._found(code)
+
+    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+        self._ready(options)
+        if fetch is not self._fetch:
+            self._fetch, (function, context) = fetch, fetch
+            self._pointers = ffi.cast("fgd_fetch", function), ffi.cast("void *", context)
+        code = lib.fgd_update_fetched(*self._arguments, *self._pointers)
+        return None if code == lib.FGD_ERROR_FETCH else self._found(code)
+
+    def _ready(self, options: Options) -> None:
+        """Brings options and scalars up to date."""
         if options is not self._set:
             set_options(self._options, options)
             self._set, self._told = options, options.total_norm is not None
             self._clips_units = not math.isinf(options.clip_unit)
-        counters, report = self._counters, self._report
+        counters = self._counters
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)
         for group, values in self._averaging:
             decay = values["ema_decay"]
             if decay is not None:  # as it is when another thread has just set it
                 group.average_weight = 1.0 - decay
-        update = self._update
-        code = program.then(update, *self._arguments) if program else update(*self._arguments)
+
+    def _found(self, code: int) -> Measured:
+        report = self._report
         if code:
             check(code, report)
         if not report.measured:

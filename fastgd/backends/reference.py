@@ -108,6 +108,9 @@ class _Plan:
             measured = measured._replace(clip_coef=smallest(unit_coefs))
         return measured
 
+    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+        return None
+
     def settle(self) -> int:
         return 0
 

@@ -184,6 +184,9 @@ class _Plan:
         measured = _together(found, options)
         return measured if options.total_norm is None else _given(measured, options, options.total_norm)
 
+    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+        return None
+
     def settle(self) -> int:
         """0: parts are only stepped once it is known that they are not skipped."""
         for part in self._parts:

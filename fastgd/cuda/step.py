@@ -207,6 +207,9 @@ class StepPlan:
     def _set_steps(self) -> None:
         self._work.steps[self._counters] = self._base + self._made
 
+    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+        return None
+
     def settle(self) -> int:
         """Waits for the device, and counts the steps that were made."""
         if self._made != self._may:

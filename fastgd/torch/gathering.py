@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.graph import get_gradient_edge, increment_version
 
 from fastgd.arrays import Array, address, bounds
-from fastgd.torch._gather import collect, described
+from fastgd.torch._gather import collect, described, fetched, fetching, looking_at
 from fastgd.torch.members import Member
 from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local
 
@@ -41,6 +42,11 @@ class Gathered:
         self._tensors = tuple(m.tensor for m in members)
         #: number in the plan -> place among the members
         self._places = [i for i, m in enumerate(members) if m.number in planned]
+        #: nodes that accumulate gradients: they refer to the parameters. A tensor to which nothing but a
+        #: Python object refers takes four times as long to look at, because torch makes it share that
+        #: object's fate and undoes it again
+        with torch.inference_mode(False):
+            self._nodes = [get_gradient_edge(m.tensor) for m in members if _has_node(m.tensor)]
         #: gradients that nobody else may hold
         self._lent: list[torch.Tensor | None] = []
         #: places of those whose gradient is more than its memory
@@ -49,8 +55,8 @@ class Gathered:
         #: of each in the plan what `collect` has noted, and where its gradient is
         self.present, self._at = np.zeros(count, np.uint8), np.zeros(count, np.int64)
         self._near = np.zeros((len(members), 3), np.uintp)
-        #: where the addresses of gradients are to be written
-        self._to: Array | None = None
+        #: where the addresses of gradients are to be written, and the parameters of those
+        self._to: tuple[Array | None, list[torch.Tensor]] = None, []
         self._spans = _spans(written)
         self._rows = [_NOT_PLANNED] * len(members)
         self.expect(range(count))
@@ -59,15 +65,23 @@ class Gathered:
         """The gradients of these numbers in the plan are to lie as they do now, from here on."""
         for k in numbers:
             self._expect(k)
-        self.write_to(self._to)
+        self.write_to(*self._to)
 
-    def write_to(self, addresses: Array | None) -> None:
-        """`look` is to write the addresses of the gradients that there are here, where none comes or goes."""
-        self._to = addresses
+    def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> None:
+        """`look` is to write the addresses of the gradients that there are here, where none comes or goes,
+        and `fetch` is to note that these tensors, which have the gradients, are changed."""
+        self._to = addresses, tensors
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)
         to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])
-        self._fixed = INTERFACE, self._lists, self._tensors, "grad", rows, self._spans, *where, *to
+        what = self._lists, self._tensors, "grad", rows, self._spans
+        # the capsule needs them
+        self._looked_at = INTERFACE, *what, *where, *to, increment_version, tensors
+        self._looking = looking_at(*self._looked_at)
+        #: as Plan.step takes it, to look while the first gradients are measured; None: `look` is needed
+        self.fetch: tuple[int, int] | None = (
+            None if self._indirect or not any(to) else fetching(self._looking)
+        )
 
     def _expect(self, k: int) -> None:
         place = self._places[k]
@@ -92,7 +106,12 @@ class Gathered:
             for i in self._indirect:
                 here[i], grads[i] = local(self._tensors[i]), grad_beside(self._tensors[i])
                 self._lent.append(grads[i])
-        found: int = collect(self._fixed, groups, seen, here, grads)
+        found: int = collect(self._looking, groups, seen, here, grads)
+        return found
+
+    def fetched(self) -> int:
+        """What `fetch` has found, as `look`."""
+        found: int = fetched(self._looking)
         return found
 
     def active(self) -> Array:
@@ -106,6 +125,13 @@ class Gathered:
     def put(self, k: int, grad: Array) -> None:
         """In the coming step the gradient of number k in the plan is this array, whatever `collect` found."""
         self._at[k] = address(grad)
+
+
+def _has_node(p: torch.Tensor) -> bool:
+    """Not on devices, where a node is bound to the stream it was made on, and not of classes that may do
+    what they like when torch takes a view to find the node."""
+    is_torchs = type(p) in (torch.Tensor, torch.nn.Parameter)
+    return is_torchs and p.requires_grad and p.is_leaf and p.is_cpu and not p.is_inference()
 
 
 def _grad_row(p: torch.Tensor) -> bytes:

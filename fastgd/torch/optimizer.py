@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
-from fastgd.backends.base import Measured, Options
+from fastgd.backends.base import Measured, Options, Pending
 from fastgd.checks import named, whole
 from fastgd.optim import KEYWORDS
 from fastgd.options import LASTING, step_options
@@ -296,8 +296,16 @@ class Native(torch.optim.Optimizer):
             return
         if self._has_wrappers:
             settle_gradients(m.tensor for m in self.members())
-        planner = self.planner
-        plan = planner.prepare(self.param_groups, self.__dict__, options)
+        planner, found = self.planner, None
+        if options.needs_measure:
+            plan = planner.as_seen(self.param_groups)
+            if plan is not None and plan.run is not None and plan.fetch is not None:
+                measured = plan.run.step_fetching(options, plan.fetch)
+                if measured is not None:
+                    self._made(plan, measured, options)
+                    return
+                found = plan.gathered.fetched()
+        plan = planner.prepare(self.param_groups, self.__dict__, options, found)
         if plan.has_pieces and options.needs_measure:
             raise ValueError(OF_PIECES)
         if plan.is_sharded and options.needs_measure:
@@ -309,18 +317,22 @@ class Native(torch.optim.Optimizer):
         # before the step, because what it touches was just looked at; if the step fails it does no harm
         torch.autograd.graph.increment_version(plan.tensors)
         try:
-            measured = plan.run.step(options)
+            made = plan.run.step(options)
         finally:
             plan.release()
-        if isinstance(measured, Measured):
+        self._made(plan, made, options)
+
+    def _made(self, plan: Prepared, made: Measured | Pending, options: Options) -> None:
+        """A step: keeps what it has found, and brings states up to date."""
+        if isinstance(made, Measured):
             # the report is made when it is read; what is not finite has to be looked for in these gradients
-            self._found = measured if measured.nonfinite is None else self._reported(plan, measured, options)
+            self._found = made if made.nonfinite is None else self._reported(plan, made, options)
             self._gives_norm = options.gives_norm
         else:
-            if options.skip_nonfinite:
+            if options.skip_nonfinite and plan.run is not None:
                 plan.run.settle()
-            self._found = PendingReport.of(lambda: self._reported(plan, measured.read(), options))
-        planner.step_made(plan)
+            self._found = PendingReport.of(lambda: self._reported(plan, made.read(), options))
+        self.planner.step_made(plan)
 
     def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
         norm, clip_coef, tensor, skipped = measured

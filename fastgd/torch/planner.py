@@ -15,6 +15,7 @@ from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
+from fastgd.torch._gather import are_as_seen
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import ANEW, AS_BEFORE, OTHER_GROUPS, Gathered
 from fastgd.torch.members import Group, Member, members_of
@@ -61,29 +62,43 @@ class Planner:
         #: why no step can be made for now
         self.barred: str | None = None
 
-    def prepare(self, groups: Sequence[Group], owner: Mapping[str, Any], options: Options) -> Prepared:
+    def prepare(
+        self, groups: Sequence[Group], owner: Mapping[str, Any], options: Options, found: int | None = None
+    ) -> Prepared:
         """A plan for the gradients that the parameters of these groups have now.
 
-        owner: has the state, under STATE. Unless all is found to be right, nothing is changed but that state
-        may have been made.
+        owner: has the state, under STATE. found: what has been found where the plan was looked at since
+        `as_seen`. Unless all is found to be right, nothing is changed but that state may have been made.
         """
         plan, self._plan = self._plan, None
-        if plan is None or not self._will_do(plan, groups, owner, options):
+        if plan is None or not self._will_do(plan, groups, owner, options, found):
             plan = self._made(groups, owner[STATE], options)
         if not plan.is_for_once:
             self._plan = plan
         return plan
 
+    def as_seen(self, groups: Sequence[Group]) -> Prepared | None:
+        """The last plan, if it is one for the next step unless parameters and gradients lie otherwise now."""
+        plan, seen = self._plan, self.values.seen
+        if plan is None or self.watch.is_on or seen is None or not are_as_seen(groups, seen):
+            return None
+        return plan
+
     def _will_do(
-        self, plan: Prepared, groups: Sequence[Group], owner: Mapping[str, Any], options: Options
+        self,
+        plan: Prepared,
+        groups: Sequence[Group],
+        owner: Mapping[str, Any],
+        options: Options,
+        found: int | None,
     ) -> bool:
         """Whether the plan, once it is brought up to date, is one for this step."""
-        found, change = OTHER_GROUPS, Change.NONE
-        if not self.watch.is_on:
+        change = Change.NONE
+        if found is None and not self.watch.is_on:
             found = plan.gathered.look(groups, self.values.seen)
             if found == AS_BEFORE:
                 return True
-        if found == OTHER_GROUPS:
+        if found is None or found == OTHER_GROUPS:
             change = self.values.renew(groups)
             if change is Change.ALL or (self.watch.is_on and not self._state_stays(plan, owner)):
                 return False

@@ -91,7 +91,12 @@ class Prepared:
         """To be called once, when all is arranged for the first step."""
         addresses = self.run.grad_addresses() if self.run and self.members else None
         self.is_for_once = bool(self.members) and addresses is None
-        self.gathered.write_to(addresses)
+        self.gathered.write_to(addresses, self.tensors)
+
+    @property
+    def fetch(self) -> tuple[int, int] | None:
+        """As Plan.step_fetching takes it; None where gradients have to be looked at first."""
+        return None if self.is_sharded or self.has_pieces or not self.members else self.gathered.fetch
 
     def otherwise(self) -> list[int]:
         """Numbers in the plan of those whose gradient lies otherwise than expected."""
@@ -125,13 +130,13 @@ class Prepared:
 
         False where another plan is needed for it."""
         if self.run is None or not self.members:
-            self.gathered.write_to(None)
+            self.gathered.write_to(None, [])
             return True
         addresses = self.run.grad_addresses()
         if addresses is None:
             return False
         addresses[:] = self.gathered.at(self._active)
-        self.gathered.write_to(addresses)
+        self.gathered.write_to(addresses, self.tensors)
         return True
 
     def release(self) -> None:

@@ -6,7 +6,7 @@
 
 static void test_errors(void) {
     const char *unknown = fgd_error_text(1);
-    for (int code = 0; code >= FGD_ERROR_FULL; code--) {
+    for (int code = 0; code >= FGD_ERROR_FETCH; code--) {
         CHECK(strlen(fgd_error_text(code)) > 5, "%d", code);
         CHECK(strcmp(fgd_error_text(code), unknown) != 0, "%d", code);
         for (int other = 0; other > code; other--)
