@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-CSRC = Path(__file__).parents[1] / "csrc"
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
 sys.path.insert(0, str(CSRC))
 import build_flags  # noqa: E402  (found through the line before)
 
@@ -22,6 +24,8 @@ class Unit(NamedTuple):
     flags: list
     #: tells apart the objects of one source
     label: str = ""
+    #: to be as the users' are
+    is_plain: bool = False
 
 
 def required(name):
@@ -56,28 +60,49 @@ def openmp_flags(compiler):
     return build_flags.NO_OPENMP_FLAGS
 
 
-def library(machine, entry_flags, *kernel_flags):
-    """All of csrc/. kernel_flags: of the plainest instruction set, then of the others where they differ."""
-    units = [Unit(CSRC / name, list(entry_flags)) for name in build_flags.ENTRIES]
-    builds = build_flags.kernel_builds(machine)
-    for build in builds:
-        is_plainest = build.macros["FGD_ISA"] == builds[0].macros["FGD_ISA"]
-        own = [*build.flags, *kernel_flags[0 if is_plainest else -1]]
-        macros = [f"-D{key}={value}" for key, value in build.macros.items()]
-        units += [Unit(CSRC / name, [*macros, *own], f"-{build.name}") for name in build_flags.KERNELS]
-    return units
+def library(architecture, openmp, sanitizer, instrumented):
+    """All of csrc/; kernels of instruction sets that are not named are without the sanitizer's flags.
+
+    It watches what the source says, which is the same for each of them (isa.def has nothing but flags).
+    """
+    units = []
+    for name in build_flags.KERNELS:
+        for build in build_flags.kernel_builds(architecture):
+            own = sanitizer if build.macros["FGD_ISA"] in instrumented else []
+            macros = [f"-D{key}={value}" for key, value in build.macros.items()]
+            units.append(Unit(CSRC / name, [*macros, *build.flags, *own], f"-{build.name}", not own))
+    flags = [*build_flags.COMMON_FLAGS, *openmp, *sanitizer]
+    return units + [Unit(CSRC / name, flags, is_plain=not sanitizer) for name in build_flags.ENTRIES]
+
+
+def around(sources, flags):
+    """Programs that use the library."""
+    return [Unit(source, [*build_flags.COMMON_FLAGS, f"-I{CSRC}", *flags]) for source in sources]
+
+
+def python_flags(compiler):
+    """What else setup.py compiles with: so users' library is what is tested, and ccache has it already."""
+    config = sysconfig.get_config_vars()
+    if (config.get("CC") or "").split()[:1] != [compiler]:
+        return []
+    return [*(config.get("CFLAGS") or "").split(), *(config.get("CCSHARED") or "").split()]
 
 
 def linked(folder, compiler, units, flags):
     """Compiles the units, links them with these flags, and returns the path of the program."""
-    common = [compiler, *build_flags.COMMON_FLAGS, "-Werror", f"-I{CSRC}", "-c"]
-    objects = [str(folder / f"{unit.source.stem}{unit.label}.o") for unit in units]
-    jobs = [
-        [*common, *unit.flags, str(unit.source), "-o", target]
-        for unit, target in zip(units, objects, strict=True)
-    ]
+
+    def compiled(unit):
+        target = str(folder / f"{unit.source.stem}{unit.label}.o")
+        first, last = (python_flags(compiler), ["-g0"]) if unit.is_plain else ([], [])
+        source = str(unit.source.relative_to(ROOT))
+        command = [compiler, *first, "-c", source, "-o", target, *unit.flags, *last]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
+        # so that a warning fails; -Werror would be a flag that users' builds do not have
+        assert (result.returncode, result.stderr) == (0, ""), f"{' '.join(command)}\n{result.stderr}"
+        return target
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, jobs))
+        objects = list(pool.map(compiled, units))
     program = folder / "program"
     run([compiler, *objects, *flags, "-o", str(program)])
     return program

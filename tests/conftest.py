@@ -2,6 +2,10 @@
 
 import os
 
+# Before NumPy is loaded: threads of OpenBLAS wait for each other awake, and where other processes keep the
+# cores busy, such as tests beside these, products take ten times as long. test_gemm.py sets its own numbers.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from snapshots import BACKENDS
 

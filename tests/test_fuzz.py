@@ -15,13 +15,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compiling import Unit, compiles, library, linked, openmp_flags, required
+from compiling import around, compiles, library, linked, openmp_flags, required
+
+from fastgd.machine import instruction_sets
 
 TESTS = Path(__file__).parent
 SHARED = ["array", "numbers", "product", "needs", "call"]
 
 SANITIZERS = "-fsanitize=address,undefined"
-SANITIZED = [SANITIZERS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+SANITIZED = [SANITIZERS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
 #: it cannot vectorise instrumented loops
 SANITIZED += ["-Wno-pass-failed"]
 COVERED = ["-fsanitize-coverage=inline-8bit-counters,pc-table"]
@@ -39,11 +41,11 @@ def program(tmp_path_factory):
     if not compiles(compiler, fuzzer, TARGET):
         pytest.skip("clang has no runtime of libFuzzer and of the sanitizers (libclang-rt-14-dev)")
     openmp, checked = openmp_flags(compiler), [*SANITIZED, *COVERED]
-    units = library(platform.machine(), [*openmp, *checked], checked, [])
+    plainest = next(iter(instruction_sets()))
+    units = library(platform.machine(), openmp, checked, [plainest])
     units = [u._replace(flags=[*u.flags, OWN_THREADS]) if u.source.stem == "threads" else u for u in units]
-    around = [TESTS / "c" / f"{name}.c" for name in SHARED] + sorted((TESTS / "fuzz").glob("*.c"))
-    flags = ["-O2", f"-I{TESTS / 'c'}", "-DARRAY_GUARD=0"]
-    units += [Unit(source, flags) for source in around]
+    sources = [TESTS / "c" / f"{name}.c" for name in SHARED] + sorted((TESTS / "fuzz").glob("*.c"))
+    units += around(sources, ["-O2", f"-I{TESTS / 'c'}", "-DARRAY_GUARD=0"])
     return linked(tmp_path_factory.mktemp("fuzz"), compiler, units, [*fuzzer, *openmp, "-lm"])
 
 
