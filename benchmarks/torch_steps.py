@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -33,6 +34,8 @@ class Workload(NamedTuple):
     grouped: bool = False
     #: whether parameters have gradients
     grads: bool = True
+    #: whether each has none in one of three steps, which it is given and loses in what is timed
+    comes_and_goes: bool = False
 
 
 SMALL: Shapes = [(64, 64)] * 150 + [(64,)] * 150
@@ -46,6 +49,8 @@ WORKLOADS = {
     "tiny: clip+step": Workload(TINY, 100, clip_norm=1.0),
     "465 groups: step": Workload([(64,)] * 465, 5, grouped=True),
     "465 groups: clip+step": Workload([(64,)] * 465, 5, clip_norm=1.0, grouped=True),
+    "200 of 300: step": Workload(SMALL, 20, comes_and_goes=True),
+    "200 of 300: clip+step": Workload(SMALL, 20, clip_norm=1.0, comes_and_goes=True),
     "big: step": Workload(BIG, 1),
     "big: clip+step": Workload(BIG, 1, clip_norm=1.0),
     "no gradients: step": Workload([(16,)], 200, grads=False),
@@ -65,14 +70,34 @@ def parameters(workload: Workload) -> tuple[list[torch.nn.Parameter], Any]:
 def steps(workload: Workload) -> Steps:
     """A step of torch's and one of ours."""
     members, given = parameters(workload)
+    others, given_others = parameters(workload)
     theirs = torch.optim.AdamW(given, fused=True)
-    ours = fastgd.torch.AdamW(parameters(workload)[1], clip_norm=workload.clip_norm)
+    ours = fastgd.torch.AdamW(given_others, clip_norm=workload.clip_norm)
 
     def clipped() -> None:
         torch.nn.utils.clip_grad_norm_(members, workload.clip_norm or 0.0)
         theirs.step()
 
-    return (theirs.step if workload.clip_norm is None else clipped), ours.step
+    step = theirs.step if workload.clip_norm is None else clipped
+    if workload.comes_and_goes:
+        return coming_and_going(members, step), coming_and_going(others, ours.step)
+    return step, ours.step
+
+
+def coming_and_going(members: list[torch.nn.Parameter], step: Callable[[], Any]) -> Callable[[], Any]:
+    """The step, before which every third gradient is taken away, each time others, and the last are given."""
+    thirds = [[(p, p.grad) for p in members[k::3]] for k in range(3)]
+    turns = itertools.cycle(zip(thirds, thirds[-1:] + thirds[:-1], strict=True))
+
+    def turned() -> None:
+        without, last = next(turns)
+        for p, _ in without:
+            p.grad = None
+        for p, grad in last:
+            p.grad = grad
+        step()
+
+    return turned
 
 
 def measured(workload: Workload, rounds: int) -> dict[str, float]:

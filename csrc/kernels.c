@@ -110,7 +110,7 @@ static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prep
 }
 
 /* Bytes ahead of a sum that are asked of the memory: the additions of one lane wait for each other, so that
- * loads of a CPU without far prefetching (Zen 1) begin too late. There a fifth less time; 4 KiB did no better. */
+ * loads of a CPU without far prefetching (Zen 1) begin too late. 4 KiB did no better. */
 #define READ_AHEAD 1024
 
 /* Adds TERM(i) to lane i modulo FGD_LANES; the lanes stay in registers. */

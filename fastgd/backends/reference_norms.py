@@ -29,10 +29,12 @@ TINY_SUM = 1e-280
 def lane_sums(terms: Array) -> Array:
     """Sums float64 [rows, n] along n: element i into lane i modulo LANES, then the lanes in halves."""
     rows, n = terms.shape
+    turns = n // LANES
     lanes: Array = np.zeros((rows, LANES))
-    for i in range(0, n, LANES):
-        part = terms[:, i : i + LANES]
-        lanes[:, : part.shape[1]] += part
+    if turns:
+        # accumulate adds one after the other, numpy.sum in pairs
+        lanes += np.add.accumulate(terms[:, : turns * LANES].reshape(rows, turns, LANES), axis=1)[:, -1]
+    lanes[:, : n % LANES] += terms[:, turns * LANES :]
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
