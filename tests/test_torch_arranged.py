@@ -30,14 +30,14 @@ STEPS = 12
 def counted(opt):
     """Has the optimizer note the plans that it makes; the list of their numbers of parameters."""
     made = []
-    make = opt.planner._made
+    make = opt.planner._new_plan
 
     def noted(*arguments):
         plan = make(*arguments)
         made.append(len(plan.planned))
         return plan
 
-    opt.planner._made = noted
+    opt.planner._new_plan = noted
     return made
 
 
@@ -180,6 +180,44 @@ def test_a_gradient_that_comes_to_touch_a_parameter():
                 shifted = base[step : step + 60]
                 members(opt)[step % 2].grad = shifted.clone() if copies else shifted
             opt.step()
+    assert_bits(*opts)
+
+
+def test_a_gradient_that_touches_state():
+    opts = []
+    for copies in (False, True):
+        opt = fgt.SGD(
+            [torch.nn.Parameter(noise((60,), 5)), torch.nn.Parameter(noise((60,), 6))], momentum=0.9
+        )
+        give(members(opt), [True, True], 0)
+        opt.step()
+        entry = opt.state[members(opt)[0]]
+        memory = torch.cat([noise((6,), 7), entry["momentum_buffer"]])
+        entry["momentum_buffer"] = memory[6:]
+        for step in range(1, 4):
+            give(members(opt), [True, True], step)
+            members(opt)[1].grad = memory[:60].clone() if copies else memory[:60]
+            opt.step()
+        opts.append(opt)
+    assert_bits(*opts)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("kind", ["transposed", "expanded", "gaps"])
+def test_a_gradient_that_lies_like_one_that_had_to_be_copied(kind, clip_norm):
+    lying = {
+        "transposed": lambda flat: flat[:12].view(4, 3).t(),
+        "expanded": lambda flat: flat[:3].view(3, 1).expand(3, 4),
+        "gaps": lambda flat: flat[:24].view(3, 8)[:, ::2],
+    }[kind]
+    opts = []
+    for copies in (False, True):
+        memory = noise((24,), 5)
+        opt = fgt.SGD([torch.nn.Parameter(memory[:12].view(4, 3).t())], clip_norm=clip_norm)
+        for grad in (lying(memory), lying(noise((24,), 6)), lying(memory), lying(noise((24,), 7))):
+            members(opt)[0].grad = grad.clone() if copies else grad
+            opt.step()
+        opts.append(opt)
     assert_bits(*opts)
 
 

@@ -282,3 +282,33 @@ def test_sparse_gradients_are_refused(name):
         assert torch.equal(p, torch.ones(5, 3))
     assert messages[0] == messages[-1]
     assert messages[0][0] is RuntimeError and "sparse" in messages[0][1]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("shape", [(1,), (), (3, 4), (0,)])
+def test_gradients_that_are_lazily_negated(shape, clip_norm):
+    """In turns with others that lie as they do."""
+    pair = []
+    for is_lazy in (False, True):
+        params = [torch.nn.Parameter(noise(shape, 1)), torch.nn.Parameter(noise((5,), 2))]
+        opt = ours("adamw")(params, lr=0.1, clip_norm=clip_norm)
+        for step in range(6):
+            given(params, step)
+            numbers = torch.complex(noise(shape, 10 + step), noise(shape, 20 + step))
+            grad = numbers.conj().imag if step % 2 else numbers.imag
+            assert grad.is_neg() == step % 2
+            params[0].grad = grad if is_lazy else grad.resolve_neg().clone()
+            opt.step()
+        pair.append(opt)
+    for p, q in zip(*map(members, pair), strict=True):
+        assert_same(p.detach(), q.detach())
+
+
+def test_what_most_models_have_is_looked_at_in_the_native_call():
+    """Parameters of one element and of none among them."""
+    params = [torch.nn.Parameter(noise(shape, 1)) for shape in ((4, 3), (1,), (), (0,))]
+    opt = ours("adamw")(params, clip_norm=1.0)
+    for step in range(70):
+        given(params, step)
+        opt.step()
+    assert opt.planner.as_seen(opt.param_groups).fetch

@@ -3,8 +3,12 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 from torch_optim import fgt, torch
+
+from fastgd.backends import native
+from fastgd.torch.watch import STEPS
 
 pytestmark = pytest.mark.peer
 
@@ -124,6 +128,47 @@ def test_a_rate_that_becomes_a_tensor():
         before = [p.detach().clone() for p in params]
         step(opt, params, 2)
         torch.testing.assert_close([p.detach() for p in params], before, rtol=0, atol=0)
+
+
+def test_a_rate_in_an_array_that_is_written():
+    opt = fgt.SGD(parameters(), lr=0.1)
+    own = opt.param_groups[0]["params"]
+    opt.param_groups[0]["lr"] = np.array(0.1)
+    step(opt, own, 0)
+    opt.param_groups[0]["lr"][...] = 0
+    before = [p.detach().clone() for p in own]
+    step(opt, own, 1)
+    torch.testing.assert_close([p.detach() for p in own], before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_parameter_in_less_memory(clip_norm):
+    """Nothing holds it to what it was, neither for the backward pass nor for torch.utils.swap_tensors."""
+    opt = fgt.SGD(parameters(2), lr=0.1, clip_norm=clip_norm)
+    own = opt.param_groups[0]["params"]
+    for size in (40, 30, 30):
+        own[0].data = own[0].data[:size].clone()
+        opt.zero_grad()
+        sum((p * p).sum() for p in own).backward()
+        opt.step()
+    torch.utils.swap_tensors(own[1], torch.nn.Parameter(torch.ones(5)))
+    opt.zero_grad()
+    sum((p * p).sum() for p in own).backward()
+    opt.step()
+    assert [p.shape for p in own] == [(30,), (5,)] and (own[1] < 1).all()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_backend_that_does_not_fetch(clip_norm, monkeypatch):
+    """Gradients are looked at all the same."""
+    opts = [fgt.Adam(parameters(), clip_norm=clip_norm) for _ in range(2)]
+    for number in range(4 * STEPS):
+        step(opts[0], opts[0].param_groups[0]["params"], number)
+    monkeypatch.setattr(native.Step, "step_fetching", lambda self, options, fetch: None)
+    for number in range(4 * STEPS):
+        step(opts[1], opts[1].param_groups[0]["params"], number)
+    for p, q in zip(*(opt.param_groups[0]["params"] for opt in opts), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
 
 
 def test_betas_in_a_list_that_is_written():

@@ -121,3 +121,15 @@ def test_compiled():
 
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_arguments_that_there_are_not(dtype):
+    x = drawn(3, 4).to(dtype)
+    for wrong in (
+        lambda: F.relu(x, False, 1),
+        lambda: F.gelu(x, "tanh", approximate="none"),
+        lambda: F.gelu(x, nonsense=1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()

@@ -1,5 +1,6 @@
 """State that somebody may have changed is looked at in every step; what nobody has in hands is not."""
 
+import collections
 import copy
 import io
 import pickle
@@ -7,6 +8,7 @@ import pickle
 import pytest
 from torch_optim import copied, fgt, members, noise, torch
 
+from fastgd.backends import native
 from fastgd.torch import watch
 
 pytestmark = pytest.mark.peer
@@ -140,6 +142,17 @@ def new(opt):
     opt.state[members(opt)[2]]["exp_avg"] = torch.zeros(30)
 
 
+def reset(opt):
+    opt.state = collections.defaultdict(dict)
+
+
+def rekeyed(opt):
+    """The same entries in the same order, of other parameters."""
+    a, b, c = members(opt)
+    entries = [opt.state.pop(p) for p in (a, b, c)]
+    opt.state.update(zip((b, c, a), entries, strict=True))
+
+
 def exchanged_param(opt):
     """No state; but the next step makes a new plan."""
     members(opt)[1].data = members(opt)[1].data * 2
@@ -151,7 +164,8 @@ def in_other_memory(opt):
 
 
 @pytest.mark.parametrize(
-    "change", [written, exchanged, moved, taken, cleared, new, exchanged_param, in_other_memory]
+    "change",
+    [written, exchanged, moved, taken, cleared, new, reset, rekeyed, exchanged_param, in_other_memory],
 )
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "held"])
 def test_changes_are_noticed_after_a_rest(change, later):
@@ -170,6 +184,53 @@ def test_changes_are_noticed_after_a_rest(change, later):
     for p, q in zip(members(opt), members(right), strict=True):
         torch.testing.assert_close(p, q)
         assert float(opt.state[p]["step"]) == float(right.state[q]["step"])
+
+
+@pytest.mark.parametrize("cls", [fgt.AdamW, fgt.Lion])
+def test_a_dict_that_was_set_and_is_written_later(cls):
+    opt = made(1, cls)
+    number, p = rested(opt), members(opt)[0]
+    entries = {p: {name: value.clone() for name, value in opt.state[p].items()}}
+    opt.__setstate__({"state": entries, "param_groups": opt.param_groups, "defaults": opt.defaults})
+    step(opt, number)
+    entries[p]["exp_avg"] = torch.full_like(p, 100.0)
+    step(opt, number + 1)
+    assert opt.state[p] is entries[p] and float(entries[p]["exp_avg"].detach().mean()) > 80
+
+
+def test_an_entry_that_is_no_parameters():
+    opt = made()
+    opt.state["note"] = 5
+    rested(opt)
+    assert not opt.planner.watch.is_on and opt.state["note"] == 5
+
+
+@pytest.mark.parametrize("cls", [fgt.AdamW, fgt.NAdam])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("rests", [False, True], ids=["watched", "at rest"])
+def test_a_step_that_is_interrupted_after_it_was_made_counts(cls, clip_norm, rests, monkeypatch):
+    opt, other = made(cls=cls, clip_norm=clip_norm), made(cls=cls, clip_norm=clip_norm)
+    for each in (opt, other):
+        number = rested(each) if rests else 1
+        step(each, number)
+    for name in ("step", "step_fetching"):
+        call = getattr(native.Step, name)
+
+        def interrupted(*arguments, call=call):
+            if call(*arguments) is not None:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(native.Step, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(opt, number + 1)
+    monkeypatch.undo()
+    step(other, number + 1)
+    for each in (opt, other):
+        step(each, number + 2)
+    for p, q in zip(members(opt), members(other), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
+        assert all(torch.equal(opt.state[p][name], value) for name, value in other.state[q].items())
+        assert float(opt.state[p]["step"]) == number + 2 + rests
 
 
 def test_a_number_beside_the_step_is_noticed_too():

@@ -1,6 +1,6 @@
 /* Looks at the gradients of a step: whether they and their parameters lie as the step's plan says, and where.
  *
- * The GIL is held throughout. */
+ * The GIL is held throughout; fetch_for_kernels, which kernels call without it, takes it. */
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
@@ -51,7 +51,17 @@ static int touches(int64_t begin, const row *layout, const int64_t *low, int64_t
 /* ---- Gradients -------------------------------------------------------------------------------------- */
 
 enum { WITHOUT, WITH, OTHERWISE }; /* a gradient: none, as the plan says, in another layout */
-enum { ANEW = -1, AS_BEFORE, REARRANGED, OTHER_GROUPS };
+enum { NOT_PLANNED, PLANNED, PLANNED_ASKING }; /* a member; ASKING: its gradient may be lazily negated */
+enum { NOT_LOOKED = -2, ANEW, AS_BEFORE, REARRANGED, OTHER_GROUPS };
+
+/* Whether the tensor stands for the negatives of what is in its memory, which DLPack does not tell. */
+static int is_negated(PyObject *object) {
+    PyObject *answer = PyObject_CallMethod(object, "is_neg", NULL);
+    const int found = answer == NULL || PyObject_IsTrue(answer);
+    PyErr_Clear();
+    Py_XDECREF(answer);
+    return found;
+}
 
 /* Whether the lists hold these very objects in this order. */
 static int holds(PyObject *lists, PyObject *members) {
@@ -96,7 +106,7 @@ typedef struct {
     char *to;
     Py_ssize_t stride;
     PyObject *local, *local_grads; /* of the next look; NULL: none */
-    long outcome;                  /* of the last one */
+    long outcome;                  /* of the last fetch, until it is asked for */
 } looking;
 
 static const char LOOKING[] = "fastgd.torch.looking";
@@ -106,7 +116,7 @@ static void let_go(PyObject *capsule) { PyMem_Free(PyCapsule_GetPointer(capsule,
 static PyObject *looking_at(PyObject *self, PyObject *arguments) {
     PyObject *capsule;
     unsigned long long present, known, near, to;
-    looking found = {0};
+    looking found = {.outcome = NOT_LOOKED};
     (void)self;
     if (!PyArg_ParseTuple(arguments, "OOO!O!O!O!KKKKnOO", &capsule, &found.lists, &PyTuple_Type,
                           &found.members, &PyUnicode_Type, &found.name, &PyBytes_Type, &found.rows,
@@ -150,7 +160,7 @@ static long look_at_all(looking *l, int64_t *ready) {
             Py_XINCREF(grad);
         }
         if (!grad) return ANEW;
-        if (planned) {
+        if (planned != NOT_PLANNED) {
             const row *param_row = (const row *)words;
             const row *grad_row = (const row *)(words + row_length(param_row->ndim));
             uint8_t found = WITHOUT;
@@ -161,7 +171,8 @@ static long look_at_all(looking *l, int64_t *ready) {
                 if (address_of(&t) != param_row->address) outcome = ANEW;
                 l->near[i].param_shape = t.shape, l->near[i].grad = grad;
                 found = OTHERWISE;
-                if (look(from, grad, &t) && is_alike(&t, grad_row)) {
+                if (look(from, grad, &t) && is_alike(&t, grad_row) &&
+                    (planned != PLANNED_ASKING || !is_negated(grad))) {
                     const int64_t address = address_of(&t);
                     l->near[i].grad_shape = t.shape;
                     if ((*present == WITH && *known == address) || !touches(address, grad_row, low, count))
@@ -222,9 +233,13 @@ static PyObject *fetching(PyObject *self, PyObject *capsule) {
 }
 
 static PyObject *fetched(PyObject *self, PyObject *capsule) {
-    const looking *l = PyCapsule_GetPointer(capsule, LOOKING);
+    looking *l = PyCapsule_GetPointer(capsule, LOOKING);
     (void)self;
-    return l ? PyLong_FromLong(l->outcome) : NULL;
+    if (!l) return NULL;
+    const long outcome = l->outcome;
+    l->outcome = NOT_LOOKED;
+    if (outcome == NOT_LOOKED) Py_RETURN_NONE;
+    return PyLong_FromLong(outcome);
 }
 
 static PyMethodDef methods[] = {
@@ -239,36 +254,36 @@ static PyMethodDef methods[] = {
      "What `collect` is to look at. All arguments must be kept for as long as the capsule is used.\n\n"
      "lists: tuple of lists that must hold the members, a tuple of tensors, in their order; or None.\n"
      "name: 'grad'. rows: int64, for each member 0 when the plan does not have it, and then it must have no\n"
-     "gradient; else 1, the row of the parameter, the row of its gradient, whose address does not matter;\n"
-     "rows as `described` gives them.\n"
+     "gradient; else 1, or 2 where gradients like this may be lazily negated, the row of the parameter, the\n"
+     "row of its gradient, whose address does not matter; rows as `described` gives them.\n"
      "spans: int64 first bytes of memory that gradients must not touch, in order, then for each the end of\n"
      "the longest up to it.\n"
-     "present, known: addresses of uint8 and int64, one for each parameter of the plan, to be written: 0\n"
-     "for one without a gradient, 1 for one with a gradient, at this address, 2 for one whose gradient lies\n"
-     "otherwise or touches a span.\n"
+     "present, known: addresses of uint8 and int64, one for each parameter of the plan, to be written:\n"
+     "WITHOUT a gradient, WITH one, at this address, or OTHERWISE: it lies otherwise, or touches a span.\n"
      "near: address of 3 pointers for each member, of this module's own; at first NULL.\n"
      "to, stride: address of the first of the addresses to be written, as many as were not 0 in present,\n"
      "and how many bytes they are apart; 0: none.\n"
      "noting, noted: `fetching` calls noting(noted) when all is as before."},
     {"collect", collect, METH_VARARGS,
-     "collect(looking, groups, seen, local, local_grads) -> -1, 0, 1 or 2\n\n"
-     "Looks at the groups, parameters and gradients of a plan. 0: all is as the plan says, and the same\n"
-     "parameters have gradients as at the last look. 1: as the plan says but for which of its parameters\n"
-     "have gradients, and how these lie. 2: the groups' values are other objects than were seen; nothing\n"
-     "else has been looked at. -1: another plan is needed.\n\n"
+     "collect(looking, groups, seen, local, local_grads) -> AS_BEFORE, REARRANGED, OTHER_GROUPS or ANEW\n\n"
+     "Looks at the groups, parameters and gradients of a plan. AS_BEFORE: all is as the plan says, and the\n"
+     "same parameters have gradients as at the last look. REARRANGED: as the plan says but for which of its\n"
+     "parameters have gradients, and how these lie. OTHER_GROUPS: the groups' values are other objects than\n"
+     "were seen; nothing else has been looked at. ANEW: another plan is needed.\n\n"
      "groups, seen: as in `differing`; None: no matter.\n"
      "local, local_grads: lists of what lies here of each and of its gradient; None, also in them: itself."},
     {"fetching", fetching, METH_O,
      "fetching(looking) -> (function, context)\n\n"
      "The addresses of an fgd_fetch of csrc/fastgd.h, which does as `collect`, without groups, and of its\n"
      "context. It fails unless all is as before; `fetched` says what it has found."},
-    {"fetched", fetched, METH_O, "fetched(looking) -> -1, 0 or 1, as `collect`"},
+    {"fetched", fetched, METH_O,
+     "fetched(looking) -> as `collect`; None where `fetching` was not called since the last time"},
     {"are_as_seen", are_as_seen, METH_VARARGS,
      "are_as_seen(groups, seen) -> bool\n\nWhether `differing` would find nothing."},
     {"stays", stays, METH_VARARGS,
-     "stays(interface, state, entries, watched) -> bool\n\n"
-     "Whether the values of the state, a dict, are these very entries in this order (None: no matter), and\n"
-     "what is watched is there and lies where it lay.\n"
+     "stays(interface, state, keys, entries, watched) -> bool\n\n"
+     "Whether the state is a dict of these very keys and entries in this order (None: no matter), and what\n"
+     "is watched is there and lies where it lay.\n"
      "watched: (dict, key, the value it has, what `described` gave for it or None, dict, ...)."},
     {"differing", differing, METH_VARARGS,
      "differing(groups, seen) -> list of (number, place), or None\n\n"
@@ -285,4 +300,18 @@ static struct PyModuleDef module = {
     .m_methods = methods,
 };
 
-PyMODINIT_FUNC PyInit__gather(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__gather(void) {
+    const struct {
+        const char *name;
+        long value;
+    } constants[] = {
+        {"WITHOUT", WITHOUT},       {"WITH", WITH},         {"OTHERWISE", OTHERWISE},
+        {"NOT_PLANNED", NOT_PLANNED}, {"PLANNED", PLANNED}, {"PLANNED_ASKING", PLANNED_ASKING},
+        {"ANEW", ANEW},             {"AS_BEFORE", AS_BEFORE}, {"REARRANGED", REARRANGED},
+        {"OTHER_GROUPS", OTHER_GROUPS},
+    };
+    PyObject *made = PyModule_Create(&module);
+    for (size_t i = 0; made && i < sizeof constants / sizeof *constants; i++)
+        if (PyModule_AddIntConstant(made, constants[i].name, constants[i].value)) Py_CLEAR(made);
+    return made;
+}

@@ -70,25 +70,26 @@ static int lies(from_object from, PyObject *object, PyObject *described) {
     return look(from, object, &t) && is_alike(&t, expected) && address_of(&t) == expected->address;
 }
 
-/* Whether the values of the dict are these very objects in this order. */
-static int has_values(PyObject *dict, PyObject *values) {
+/* Whether the keys and values of the dict are these very objects in this order. */
+static int is_of(PyObject *dict, PyObject *keys, PyObject *values) {
     PyObject *key, *value;
-    Py_ssize_t place = 0, k = 0;
-    if (!PyDict_Check(dict) || PyDict_Size(dict) != PyTuple_Size(values)) return 0;
-    while (PyDict_Next(dict, &place, &key, &value))
-        if (value != PyTuple_GetItem(values, k++)) return 0;
+    Py_ssize_t place = 0;
+    const Py_ssize_t count = PyTuple_Size(values);
+    if (!PyDict_Check(dict) || PyDict_Size(dict) != count || PyTuple_Size(keys) != count) return 0;
+    for (Py_ssize_t k = 0; PyDict_Next(dict, &place, &key, &value); k++)
+        if (key != PyTuple_GetItem(keys, k) || value != PyTuple_GetItem(values, k)) return 0;
     return 1;
 }
 
 PyObject *stays(PyObject *self, PyObject *arguments) {
-    PyObject *capsule, *state, *entries, *watched;
+    PyObject *capsule, *state, *keys, *entries, *watched;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "OOO!O!", &capsule, &state, &PyTuple_Type, &entries, &PyTuple_Type,
-                          &watched))
+    if (!PyArg_ParseTuple(arguments, "OOO!O!O!", &capsule, &state, &PyTuple_Type, &keys, &PyTuple_Type,
+                          &entries, &PyTuple_Type, &watched))
         return NULL;
     const exchange *api = exchange_of(capsule);
     if (!api) return NULL;
-    if (state != Py_None && !has_values(state, entries)) Py_RETURN_FALSE;
+    if (state != Py_None && !is_of(state, keys, entries)) Py_RETURN_FALSE;
     for (Py_ssize_t i = 0, n = PyTuple_Size(watched); i + 3 < n; i += 4) {
         PyObject *entry = PyTuple_GetItem(watched, i), *value = PyTuple_GetItem(watched, i + 2);
         PyObject *description = PyTuple_GetItem(watched, i + 3);

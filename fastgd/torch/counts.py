@@ -95,10 +95,6 @@ class Counts:
         """What the state of a parameter holds of this."""
         return [STEP, *self._told] if self.is_counted(values) else list(self._told)
 
-    def refresh(self) -> None:
-        """Brings the steps that states show up to date: all of `show` where nothing else `tells`."""
-        self.shown[:] = self.made
-
     def show(
         self, blocks: Iterable[tuple[Mapping[str, Any], Sequence[int]]], only: int | None = None
     ) -> None:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.graph import get_gradient_edge, increment_version
+from torch.autograd.graph import increment_version
 
 from fastgd.arrays import Array, address, bounds
-from fastgd.torch._gather import collect, described, fetched, fetching, looking_at
+from fastgd.torch._gather import (
+    NOT_PLANNED,
+    PLANNED,
+    PLANNED_ASKING,
+    WITH,
+    WITHOUT,
+    collect,
+    described,
+    fetched,
+    fetching,
+    looking_at,
+)
 from fastgd.torch.members import Member
-from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local
-
-#: what `collect` says
-ANEW, AS_BEFORE, REARRANGED, OTHER_GROUPS = -1, 0, 1, 2
-
-#: what `collect` notes of a parameter of the plan
-WITHOUT, WITH, OTHERWISE = range(3)
+from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local, may_be_negated
 
 #: a row of no tensor: its device is none
 _NOWHERE = np.array([0, -1, 0, 0], np.int64).tobytes()
 
-_NOT_PLANNED, _PLANNED = (np.array([flag], np.int64).tobytes() for flag in (0, 1))
+#: how a member's rows begin
+_BEGIN = {kind: np.array([kind], np.int64).tobytes() for kind in (NOT_PLANNED, PLANNED, PLANNED_ASKING)}
 
 
 class Gathered:
@@ -35,18 +41,14 @@ class Gathered:
         members: Sequence[Member],
         planned: Mapping[int, int],
         written: Iterable[Array],
+        copied: Collection[int],
     ) -> None:
         """lists: that hold all members in their order; None: no matter. written: what the plan writes.
-        planned: number -> number in the plan, in its order."""
+        planned: number -> number in the plan, in its order. copied: as `expect`."""
         self._lists = None if lists is None else tuple(lists)
         self._tensors = tuple(m.tensor for m in members)
         #: number in the plan -> place among the members
         self._places = [i for i, m in enumerate(members) if m.number in planned]
-        #: nodes that accumulate gradients: they refer to the parameters. A tensor to which nothing but a
-        #: Python object refers takes four times as long to look at, because torch makes it share that
-        #: object's fate and undoes it again
-        with torch.inference_mode(False):
-            self._nodes = [get_gradient_edge(m.tensor) for m in members if _has_node(m.tensor)]
         #: gradients that nobody else may hold
         self._lent: list[torch.Tensor | None] = []
         #: places of those whose gradient is more than its memory
@@ -55,39 +57,42 @@ class Gathered:
         #: of each in the plan what `collect` has noted, and where its gradient is
         self.present, self._at = np.zeros(count, np.uint8), np.zeros(count, np.int64)
         self._near = np.zeros((len(members), 3), np.uintp)
-        #: where the addresses of gradients are to be written, and the parameters of those
+        #: as `write_to`
         self._to: tuple[Array | None, list[torch.Tensor]] = None, []
         self._spans = _spans(written)
-        self._rows = [_NOT_PLANNED] * len(members)
-        self.expect(range(count))
+        self._rows = [_BEGIN[NOT_PLANNED]] * len(members)
+        self.expect(range(count), copied)
 
-    def expect(self, numbers: Iterable[int]) -> None:
-        """The gradients of these numbers in the plan are to lie as they do now, from here on."""
+    def expect(self, numbers: Iterable[int], copied: Collection[int]) -> None:
+        """The gradients of these numbers in the plan are to lie as they do now, from here on.
+
+        copied: those that the step has as copies, which lie otherwise; and so will all that follow."""
         for k in numbers:
-            self._expect(k)
+            self._expect(k, k in copied)
         self.write_to(*self._to)
 
-    def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> None:
+    def write_to(self, addresses: Array | None, versioned: list[torch.Tensor]) -> None:
         """`look` is to write the addresses of the gradients that there are here, where none comes or goes,
-        and `fetch` is to note that these tensors, which have the gradients, are changed."""
-        self._to = addresses, tensors
+        and `fetch` is to count up the versions of these tensors."""
+        self._to = addresses, versioned
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)
         to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])
         what = self._lists, self._tensors, "grad", rows, self._spans
         # the capsule needs them
-        self._looked_at = INTERFACE, *what, *where, *to, increment_version, tensors
+        self._looked_at = INTERFACE, *what, *where, *to, increment_version, versioned
         self._looking = looking_at(*self._looked_at)
         #: as Plan.step takes it, to look while the first gradients are measured; None: `look` is needed
         self.fetch: tuple[int, int] | None = (
             None if self._indirect or not any(to) else fetching(self._looking)
         )
 
-    def _expect(self, k: int) -> None:
+    def _expect(self, k: int, is_copied: bool) -> None:
         place = self._places[k]
         p = self._tensors[place]
-        row = described(INTERFACE, local(p))
-        self._rows[place] = _PLANNED + (row or _NOWHERE) + _grad_row(p)
+        row = described(INTERFACE, local(p)) or _NOWHERE
+        asks = p.grad is not None and may_be_negated(p.grad)
+        self._rows[place] = _BEGIN[PLANNED_ASKING if asks else PLANNED] + row + _grad_row(p, is_copied)
         is_indirect = is_wrapper(p) or (p.grad is not None and not is_direct(p.grad))
         (self._indirect.add if is_indirect else self._indirect.discard)(place)
         self.present[k] = WITHOUT if p.grad is None else WITH
@@ -109,9 +114,9 @@ class Gathered:
         found: int = collect(self._looking, groups, seen, here, grads)
         return found
 
-    def fetched(self) -> int:
-        """What `fetch` has found, as `look`."""
-        found: int = fetched(self._looking)
+    def fetched(self) -> int | None:
+        """What `fetch` has found since it was asked last, as `look`; None: it was not called."""
+        found: int | None = fetched(self._looking)
         return found
 
     def active(self) -> Array:
@@ -127,16 +132,9 @@ class Gathered:
         self._at[k] = address(grad)
 
 
-def _has_node(p: torch.Tensor) -> bool:
-    """Not on devices, where a node is bound to the stream it was made on, and not of classes that may do
-    what they like when torch takes a view to find the node."""
-    is_torchs = type(p) in (torch.Tensor, torch.nn.Parameter)
-    return is_torchs and p.requires_grad and p.is_leaf and p.is_cpu and not p.is_inference()
-
-
-def _grad_row(p: torch.Tensor) -> bytes:
-    """A gradient's row; one that does not lend its memory is like no other."""
-    grad = grad_beside(p)
+def _grad_row(p: torch.Tensor, is_copied: bool) -> bytes:
+    """A gradient's row; one that is copied or does not lend its memory is like no other."""
+    grad = None if is_copied else grad_beside(p)
     found: bytes | None = None if grad is None else described(INTERFACE, grad)
     return found or _NOWHERE
 

@@ -21,13 +21,13 @@ def widened(function: Function) -> Function:
     says what results are in, a `target` in float32, too, and `inplace` that they go into the input. Under
     autocast results are float32.
     """
-    names = tuple(inspect.signature(function).parameters)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(input: Any, *positional: Any, **named: Any) -> Any:
         if input.dtype not in NARROW or torch.is_autocast_enabled("cpu"):
             return function(input, *positional, **named)
-        arguments = {**dict(zip(names, (input, *positional), strict=False)), **named}
+        arguments = signature.bind(input, *positional, **named).arguments
         in_place = arguments.pop("inplace", False)
         wide = {name: _wide(value) for name, value in arguments.items()}
         result = function(**wide)

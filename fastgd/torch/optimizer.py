@@ -163,6 +163,9 @@ class Native(torch.optim.Optimizer):
     @state.setter
     def state(self, state: Any) -> None:
         self.__dict__[STATE] = state
+        planner = self.__dict__.get("planner")
+        if planner is not None:
+            planner.forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. Hyperparameters and settings that only fastgd has may be given, too."""
@@ -300,9 +303,10 @@ class Native(torch.optim.Optimizer):
         if options.needs_measure:
             plan = planner.as_seen(self.param_groups)
             if plan is not None and plan.run is not None and plan.fetch is not None:
+                planner.step_begins(plan)
                 measured = plan.run.step_fetching(options, plan.fetch)
                 if measured is not None:
-                    self._made(plan, measured, options)
+                    self._note(plan, measured, options)
                     return
                 found = plan.gathered.fetched()
         plan = planner.prepare(self.param_groups, self.__dict__, options, found)
@@ -315,15 +319,16 @@ class Native(torch.optim.Optimizer):
             self._found = UNREAD
             return
         # before the step, because what it touches was just looked at; if the step fails it does no harm
-        torch.autograd.graph.increment_version(plan.tensors)
+        torch.autograd.graph.increment_version(plan.versioned)
+        planner.step_begins(plan)
         try:
             made = plan.run.step(options)
         finally:
             plan.release()
-        self._made(plan, made, options)
+        self._note(plan, made, options)
 
-    def _made(self, plan: Prepared, made: Measured | Pending, options: Options) -> None:
-        """A step: keeps what it has found, and brings states up to date."""
+    def _note(self, plan: Prepared, made: Measured | Pending, options: Options) -> None:
+        """A step was made: keeps what it has found, and brings states up to date."""
         if isinstance(made, Measured):
             # the report is made when it is read; what is not finite has to be looked for in these gradients
             self._found = made if made.nonfinite is None else self._reported(plan, made, options)
@@ -332,7 +337,7 @@ class Native(torch.optim.Optimizer):
             if options.skip_nonfinite and plan.run is not None:
                 plan.run.settle()
             self._found = PendingReport.of(lambda: self._reported(plan, made.read(), options))
-        self.planner.step_made(plan)
+        self.planner.step_made()
 
     def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
         norm, clip_coef, tensor, skipped = measured

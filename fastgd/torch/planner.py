@@ -15,9 +15,9 @@ from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
-from fastgd.torch._gather import are_as_seen
+from fastgd.torch._gather import ANEW, AS_BEFORE, OTHER_GROUPS, are_as_seen
 from fastgd.torch.counts import Counts
-from fastgd.torch.gathering import ANEW, AS_BEFORE, OTHER_GROUPS, Gathered
+from fastgd.torch.gathering import Gathered
 from fastgd.torch.members import Group, Member, members_of
 from fastgd.torch.prepared import Planned, Prepared, cut, written
 from fastgd.torch.sharded_state import check_cut, is_piece, piece_number
@@ -57,8 +57,8 @@ class Planner:
         #: parameters of the last plan, by number
         self._known: dict[int, torch.Tensor] = {}
         self.watch = Watch()
-        #: whether steps have been made since states were brought up to date
-        self._is_behind = False
+        #: the plan of the steps since states were brought up to date
+        self._behind: Prepared | None = None
         #: why no step can be made for now
         self.barred: str | None = None
 
@@ -70,9 +70,11 @@ class Planner:
         owner: has the state, under STATE. found: what has been found where the plan was looked at since
         `as_seen`. Unless all is found to be right, nothing is changed but that state may have been made.
         """
+        if self.watch.is_on:
+            self._catch_up()  # a step may have been interrupted after it was made
         plan, self._plan = self._plan, None
         if plan is None or not self._will_do(plan, groups, owner, options, found):
-            plan = self._made(groups, owner[STATE], options)
+            plan = self._new_plan(groups, owner[STATE], options)
         if not plan.is_for_once:
             self._plan = plan
         return plan
@@ -112,13 +114,16 @@ class Planner:
         """Whether the plan could be made one of those that have gradients now, as these lie now."""
         if plan.run is None:
             return False
-        exchanged: dict[int, Item] = {}
-        for k in plan.otherwise():
-            p = plan.planned[k]
-            ready = self._ready(p.member, p.param, plan.spans, options)
-            exchanged[k] = p.item._replace(grad=ready.grad, rows=ready.rows)
-        chosen = plan.chosen()
-        return plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), exchanged)
+        numbers = plan.otherwise()
+        others = [plan.planned[k] for k in numbers]
+        ready = [self._ready(p.member, p.param, options) for p in others]
+        copies = self._copies(ready, plan.spans)
+        exchanged = {
+            k: p.item._replace(grad=copies.get(i, r.grad), rows=r.rows)
+            for i, (k, p, r) in enumerate(zip(numbers, others, ready, strict=True))
+        }
+        chosen, copied = plan.chosen(), [numbers[i] for i in copies]
+        return plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), exchanged, copied)
 
     def _state_stays(self, plan: Prepared, owner: Mapping[str, Any]) -> bool:
         """Whether nobody has taken state away, put other tensors in its place, moved or counted it."""
@@ -134,6 +139,7 @@ class Planner:
 
     def forget(self) -> None:
         """The next step begins with what the state says."""
+        self.alarm()
         self._plan = None
 
     def alarm(self) -> None:
@@ -142,19 +148,22 @@ class Planner:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        if self._is_behind:
-            self.counts.refresh()
-            self._is_behind = False
+        if self._behind is not None:
+            self.counts.show(self._behind.shares, None if self._only is None else self._only.number)
+            self._behind = None
 
-    def step_made(self, plan: Prepared) -> None:
+    def step_begins(self, plan: Prepared) -> None:
+        """To be called before; so whatever interrupts the step, its count is not lost."""
+        self._behind = plan
+
+    def step_made(self) -> None:
         """Brings what states show up to date, where somebody may see it."""
-        self._is_behind = not (self.watch.is_on or self.counts.tells)
-        if not self._is_behind:
-            self.counts.show(plan.shares, None if self._only is None else self._only.number)
+        if self.watch.is_on or self.counts.tells:
+            self._catch_up()
 
     # ---- plans ----
 
-    def _made(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
+    def _new_plan(self, groups: Sequence[Group], state: Any, options: Options) -> Prepared:
         self._catch_up()
         if self._only:
             self.values.check(groups)
@@ -210,32 +219,35 @@ class Planner:
         backend: Any,
         lists: Sequence[list[torch.Tensor]] | None,
     ) -> Prepared:
-        spans = Spans(list(params.values()))
-        ready = [self._ready(m, params[m.number], spans, options) for m in members if m.number in params]
+        ready = [self._ready(m, params[m.number], options) for m in members if m.number in params]
         slots: list[Named] = []
         numbers: list[Named] = []
         items = [self._item(r, state, options, slots, numbers) for r in ready]
         arrays = [array for item in items for array in written(item)]
         self._refuse_overlaps(ready, items)
+        spans = Spans(arrays)
+        copies = self._copies(ready, spans)
+        items = [item._replace(grad=copies.get(k, item.grad)) for k, item in enumerate(items)]
+        # gradients are the step's alone: the plan must not keep them in memory
         planned = [
-            Planned(r.member, r.param, item, self._traits(r.param))
+            Planned(r.member, r.param, item._replace(grad=r.param), self._traits(r.param))
             for r, item in zip(ready, items, strict=True)
         ]
         parts = cut(planned, self.rule, self.values, self.counts)
         placed = [item._replace(block=block) for item, block in zip(items, parts.of, strict=True)]
         run = backend.plan(Work(parts.blocks, placed, self.counts.made, self._seed)) if items else None
         places = {m.number: k for k, m in enumerate(r.member for r in ready)}
-        gathered = Gathered(lists, members, places, arrays)
-        entries = state.values() if self._only is None else [state.get(self._only.tensor)]
+        gathered = Gathered(lists, members, places, arrays, copies)
+        entries = state if self._only is None else {self._only.tensor: state.get(self._only.tensor)}
         plan = Prepared(run, gathered, planned, spans, Seen(entries, slots, numbers))
         plan.is_sharded = any(is_wrapper(m.tensor) for m in members)
         plan.has_pieces = any(is_piece(m.tensor) for m in members)
-        plan.lent = [r.grad for r in ready]
+        plan.lent = [item.grad for item in items]
         chosen = plan.chosen()
         if len(chosen) == len(planned):
             plan.compose(chosen, parts)
         else:
-            plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), {})
+            plan.arrange(chosen, cut(chosen, self.rule, self.values, self.counts), {}, ())
         plan.begin()
         return plan
 
@@ -268,7 +280,16 @@ class Planner:
         if overlaps_itself(param):
             raise ValueError(f"{member} overlaps itself: several of its elements share memory")
 
-    def _ready(self, m: Member, param: Array, spans: Spans, options: Options) -> Ready:
+    @staticmethod
+    def _copies(ready: Sequence[Ready], spans: Spans) -> dict[int, Array]:
+        """Copies of gradients that the step would overwrite before it has read them, by place."""
+        grads = {k: r.grad for k, r in enumerate(ready) if r.grad is not r.param}
+        together = list(grads.values())
+        if spans.find(together, addresses(together)) is None:
+            return {}
+        return {k: g.copy() for k, g in grads.items() if spans.find([g], addresses([g]))}
+
+    def _ready(self, m: Member, param: Array, options: Options) -> Ready:
         grad, what = m.tensor.grad, f"gradient of {m}"
         if grad is None:
             return Ready(m, param, param)
@@ -284,8 +305,6 @@ class Planner:
         if array.shape != wanted:
             raise ValueError(f"{what} has shape {array.shape}, the parameter {param.shape}")
         check_one_memory(what, array, "the parameter", param)
-        if spans.find([array], addresses([array])):
-            array = array.copy()  # of what the step is to read, though it overwrites it
         return Ready(m, param, array, rows)
 
     def make_state(self, groups: Sequence[Group], state: Any) -> None:

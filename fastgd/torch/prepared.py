@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,9 @@ import torch
 from fastgd.arrays import Array, Spans
 from fastgd.backends.base import Block, Carriers, Codes, Item, Plan
 from fastgd.rules import Rule
+from fastgd.torch._gather import OTHERWISE
 from fastgd.torch.counts import Counts
-from fastgd.torch.gathering import OTHERWISE, Gathered
+from fastgd.torch.gathering import Gathered
 from fastgd.torch.members import Member
 from fastgd.torch.values import Values
 from fastgd.torch.watch import Seen
@@ -22,6 +23,7 @@ class Planned(NamedTuple):
 
     member: Member
     param: Array
+    #: without its gradient
     item: Item
     #: the traits that its rule asks for
     traits: tuple[Any, ...]
@@ -61,6 +63,31 @@ def cut(planned: Sequence[Planned], rule: Rule, values: Values, counts: Counts) 
     return Cut(blocks, of, shares)
 
 
+class Versions:
+    """Tensors by which the versions of parameters are counted up, as after every change in place.
+
+    Counting takes four times as long for a tensor to which nothing but a Python object refers, because torch
+    makes it share that object's fate and undoes it again. So it is done by tensors that share the parameters'
+    counters and are referred to by views. (A view of the parameter itself would be in the way of
+    torch.utils.swap_tensors.)
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, torch.Tensor] = {}
+        self._views: list[torch.Tensor] = []
+
+    def of(self, p: torch.Tensor) -> torch.Tensor:
+        """The parameter itself where it is of a class that may do what it likes when it is detached."""
+        if type(p) not in (torch.Tensor, torch.nn.Parameter) or p.is_inference():
+            return p
+        found = self._tensors.get(id(p))
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._tensors[id(p)] = p.detach()
+                self._views.append(found.view_as(found))
+        return found
+
+
 class Prepared:
     """See the module."""
 
@@ -72,18 +99,19 @@ class Prepared:
         spans: Spans,
         seen: Seen,
     ) -> None:
-        """run: None where no parameter has a gradient. spans: the parameters' memory."""
+        """run: None where no parameter has a gradient. spans: memory that it writes."""
         self.run, self.gathered, self.planned = run, gathered, planned
         self.spans, self.seen = spans, seen
         #: whether parameters lie in parts on several machines, as DTensors and as pieces that do not tell
         self.is_sharded = self.has_pieces = False
         #: gradients that nobody else may hold, until the step has been made
         self.lent: list[Array] = []
-        #: those that the next step is of, in the run's order, their tensors, and who of them are alike
+        #: those that the next step is of, in the run's order, what counts their versions, and who are alike
         self.members: list[Member] = []
-        self.tensors: list[torch.Tensor] = []
+        self.versioned: list[torch.Tensor] = []
         self.shares: list[tuple[Mapping[str, Any], list[int]]] = []
         self._active: Array = gathered.active()
+        self._versions = Versions()
         #: whether it will do for these very gradients alone
         self.is_for_once = False
 
@@ -91,7 +119,7 @@ class Prepared:
         """To be called once, when all is arranged for the first step."""
         addresses = self.run.grad_addresses() if self.run and self.members else None
         self.is_for_once = bool(self.members) and addresses is None
-        self.gathered.write_to(addresses, self.tensors)
+        self.gathered.write_to(addresses, self.versioned)
 
     @property
     def fetch(self) -> tuple[int, int] | None:
@@ -111,15 +139,20 @@ class Prepared:
     def compose(self, chosen: Sequence[Planned], parts: Cut) -> None:
         """The next step is of these, cut so."""
         self.members = [p.member for p in chosen]
-        self.tensors = [m.tensor for m in self.members]
+        self.versioned = [self._versions.of(p.member.tensor) for p in chosen]
         self.shares = parts.shares
 
-    def arrange(self, chosen: Sequence[Planned], parts: Cut, exchanged: Mapping[int, Item]) -> bool:
-        """As `compose`, with the gradients of `exchanged`; False where another plan is needed for it."""
+    def arrange(
+        self, chosen: Sequence[Planned], parts: Cut, exchanged: Mapping[int, Item], copied: Collection[int]
+    ) -> bool:
+        """As `compose`, with the gradients of `exchanged`; False where another plan is needed for it.
+
+        copied: those of `exchanged` whose gradient is a copy, of which later ones need not be.
+        """
         if chosen and not (self.run and self.run.arrange(self._active, parts.blocks, parts.of, exchanged)):
             return False
         self.compose(chosen, parts)
-        self.gathered.expect(exchanged)
+        self.gathered.expect(exchanged, copied)
         for k, item in exchanged.items():
             self.gathered.put(k, item.grad)
             self.lent.append(item.grad)
@@ -136,7 +169,7 @@ class Prepared:
         if addresses is None:
             return False
         addresses[:] = self.gathered.at(self._active)
-        self.gathered.write_to(addresses, self.tensors)
+        self.gathered.write_to(addresses, self.versioned)
         return True
 
     def release(self) -> None:

@@ -139,11 +139,12 @@ class Release:
                 options = options._replace(total_norm=total)
                 self._norms.append(norm)
                 self._least = min(self._least, options.clip_norm / (total + 1e-6))
+            planner.step_begins(plan)
             plan.run.step(options)
         finally:
             plan.release()
         self._done.add(m.number)
-        planner.step_made(plan)
+        planner.step_made()
         torch.autograd.graph.increment_version([m.tensor])
 
     def ended(self) -> StepReport:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastgd.checks import named, real
@@ -24,11 +25,15 @@ def number_of(value: Any) -> Any:
     return value
 
 
-def holds_tensors(group: Mapping[str, Any], rule: Rule) -> bool:
-    """Whether a hyperparameter is a tensor or a list, whose value may change while it stays one object."""
+#: of values that stay what they are
+_PLAIN = (int, float, str, bytes, type(None), torch.dtype, np.generic)
+
+
+def is_changeable(group: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether a hyperparameter, as a tensor or a list, may change its value while it stays one object."""
     found = [group[name] for name in rule.defaults]
-    inner = [x for value in found if isinstance(value, tuple) for x in value]
-    return any(isinstance(value, (torch.Tensor, list)) for value in found + inner)
+    inner = [x for value in found for x in (value if isinstance(value, tuple) else [value])]
+    return not all(isinstance(value, _PLAIN) for value in inner)
 
 
 LR = "lr"

@@ -45,16 +45,18 @@ def grad_beside(p: torch.Tensor) -> torch.Tensor | None:
     return found
 
 
-def is_direct(tensor: torch.Tensor) -> bool:
-    """Whether a gradient like this one is what its memory says.
+def is_direct(grad: torch.Tensor) -> bool:
+    """Whether a gradient is what its memory says, and so are those after it that lie like it.
 
-    Lazily conjugated gradients are complex; lazily negated ones are every other number of these, or one.
+    Lazily conjugated ones are complex. Lazily negated ones are parts of these: see `may_be_negated`.
     """
-    return not (is_wrapper(tensor) or tensor.is_complex() or tensor.numel() <= 1 or not _dense(tensor))
+    return not (is_wrapper(grad) or grad.is_complex() or grad.is_neg())
 
 
-def _dense(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
+def may_be_negated(grad: torch.Tensor) -> bool:
+    """Whether a gradient that lies like this one may be every other number of conjugated ones, or one."""
+    is_dense = grad.layout == torch.strided and torch.ops.aten.is_non_overlapping_and_dense(grad)
+    return grad.numel() == 1 or (grad.numel() > 1 and not is_dense)
 
 
 def array_of(tensor: torch.Tensor, what: str) -> Array:

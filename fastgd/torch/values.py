@@ -9,7 +9,7 @@ from typing import Any
 from fastgd.rules import Rule
 from fastgd.torch._gather import differing
 from fastgd.torch.members import Group
-from fastgd.torch.settings import LR, alike, checked, checked_lr, holds_tensors
+from fastgd.torch.settings import LR, alike, checked, checked_lr, is_changeable
 
 PARAMS = "params"
 
@@ -38,7 +38,7 @@ class Values:
         #: groups as they were when their values were checked: keys and values in turns
         self._seen: list[list[Any]] = []
         #: groups whose values may change though they stay the same objects
-        self._with_tensors: set[int] = set()
+        self._changeable: set[int] = set()
         #: all values but the learning rate -> a number, and the numbers of the groups
         self._kinds: dict[tuple[Any, ...], int] = {}
         self._kind_of: dict[int, int] = {}
@@ -46,7 +46,7 @@ class Values:
     @property
     def seen(self) -> list[list[Any]] | None:
         """Groups as `_gather.differing` takes them, where values are other objects when they have changed."""
-        return None if self._with_tensors else self._seen
+        return None if self._changeable else self._seen
 
     def _asked(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups) if self._only is None else [groups[self._only]]
@@ -62,7 +62,7 @@ class Values:
         }
         self.of = found
         self._seen = [_parts(group) for group in asked]
-        self._with_tensors = {i for i, group in enumerate(asked) if holds_tensors(group, self._rule)}
+        self._changeable = {i for i, group in enumerate(asked) if is_changeable(group, self._rule)}
         self._kinds.clear()
         self._kind_of = {number: self._kind(values) for number, values in found.items()}
         self.leaders = self._leaders()
@@ -71,9 +71,9 @@ class Values:
         """Takes over what has changed since, up to where another plan is needed. Raises as `check`."""
         asked = self._asked(groups)
         found = differing(asked, self._seen)
-        if found is not None and not found and not self._with_tensors:
+        if found is not None and not found and not self._changeable:
             return Change.NONE
-        anew, rates = set(self._with_tensors), False
+        anew, rates = set(self._changeable), False
         if found is None:  # keys have come or gone
             if not self._are_lists_those(asked):
                 return Change.ALL
@@ -98,9 +98,7 @@ class Values:
             self.of[number].update(new)
             self._seen[index] = _parts(group)
             self._kind_of[number] = self._kind(new)
-            (self._with_tensors.add if holds_tensors(group, self._rule) else self._with_tensors.discard)(
-                index
-            )
+            (self._changeable.add if is_changeable(group, self._rule) else self._changeable.discard)(index)
         if not anew and not rates:
             return Change.NONE
         leaders, self.leaders = self.leaders, self._leaders()

@@ -63,13 +63,13 @@ _TO_STORAGE = references([_probe.untyped_storage()])
 class Seen:
     """What a plan has of the state: entries of parameters, tensors in them, and where these lay."""
 
-    def __init__(self, entries: Iterable[Any], slots: Iterable[Named], numbers: Iterable[Named]) -> None:
-        """entries: all that there are, in the order of the state.
+    def __init__(self, entries: Mapping[Any, Any], slots: Iterable[Named], numbers: Iterable[Named]) -> None:
+        """entries: all that there are, by parameter, in the order of the state.
 
         slots, numbers: tensors that the plan works on, by entry and name; arrays of the plan's show the
         memory of those in slots, one each.
         """
-        self._entries = tuple(entries)
+        self._keys, self._entries = tuple(entries), tuple(entries.values())
         self._arrays = [entry[name] for entry, name in slots]
         self._parts: tuple[Any, ...] = tuple(
             part
@@ -84,7 +84,8 @@ class Seen:
         """
         if only is not None and state.get(only) is not self._entries[0]:
             return False
-        found: bool = stays(INTERFACE, state if only is None else None, self._entries, self._parts)
+        whole = state if only is None else None
+        found: bool = stays(INTERFACE, whole, self._keys, self._entries, self._parts)
         return found
 
     def is_held(self, owner: Mapping[str, Any], name: str) -> bool:
@@ -94,7 +95,8 @@ class Seen:
         """
         if _uses is None:
             return True
-        entries = list(owner[name].values())
+        # others than of parameters may be anything; whoever reads them asks for the state first
+        entries = [entry for entry in owner[name].values() if isinstance(entry, dict)]
         tensors = [value for entry in entries for value in entry.values() if isinstance(value, torch.Tensor)]
         beside = Counter(id(part) for parts in (self._entries, self._parts, self._arrays) for part in parts)
         # the state or the entry has one reference, the list here another
