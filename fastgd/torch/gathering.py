@@ -71,16 +71,16 @@ class Gathered:
             self._expect(k, k in copied)
         self.write_to(*self._to)
 
-    def write_to(self, addresses: Array | None, versioned: list[torch.Tensor]) -> None:
+    def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> None:
         """`look` is to write the addresses of the gradients that there are here, where none comes or goes,
         and `fetch` is to count up the versions of these tensors."""
-        self._to = addresses, versioned
+        self._to = addresses, tensors
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)
         to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])
         what = self._lists, self._tensors, "grad", rows, self._spans
         # the capsule needs them
-        self._looked_at = INTERFACE, *what, *where, *to, increment_version, versioned
+        self._looked_at = INTERFACE, *what, *where, *to, increment_version, tensors
         self._looking = looking_at(*self._looked_at)
         #: as Plan.step takes it, to look while the first gradients are measured; None: `look` is needed
         self.fetch: tuple[int, int] | None = (

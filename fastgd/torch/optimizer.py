@@ -319,7 +319,7 @@ class Native(torch.optim.Optimizer):
             self._found = UNREAD
             return
         # before the step, because what it touches was just looked at; if the step fails it does no harm
-        torch.autograd.graph.increment_version(plan.versioned)
+        torch.autograd.graph.increment_version(plan.tensors)
         planner.step_begins(plan)
         try:
             made = plan.run.step(options)

@@ -63,31 +63,6 @@ def cut(planned: Sequence[Planned], rule: Rule, values: Values, counts: Counts) 
     return Cut(blocks, of, shares)
 
 
-class Versions:
-    """Tensors by which the versions of parameters are counted up, as after every change in place.
-
-    Counting takes four times as long for a tensor to which nothing but a Python object refers, because torch
-    makes it share that object's fate and undoes it again. So it is done by tensors that share the parameters'
-    counters and are referred to by views. (A view of the parameter itself would be in the way of
-    torch.utils.swap_tensors.)
-    """
-
-    def __init__(self) -> None:
-        self._tensors: dict[int, torch.Tensor] = {}
-        self._views: list[torch.Tensor] = []
-
-    def of(self, p: torch.Tensor) -> torch.Tensor:
-        """The parameter itself where it is of a class that may do what it likes when it is detached."""
-        if type(p) not in (torch.Tensor, torch.nn.Parameter) or p.is_inference():
-            return p
-        found = self._tensors.get(id(p))
-        if found is None:
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._tensors[id(p)] = p.detach()
-                self._views.append(found.view_as(found))
-        return found
-
-
 class Prepared:
     """See the module."""
 
@@ -106,12 +81,11 @@ class Prepared:
         self.is_sharded = self.has_pieces = False
         #: gradients that nobody else may hold, until the step has been made
         self.lent: list[Array] = []
-        #: those that the next step is of, in the run's order, what counts their versions, and who are alike
+        #: those that the next step is of, in the run's order, their tensors, and who are alike
         self.members: list[Member] = []
-        self.versioned: list[torch.Tensor] = []
+        self.tensors: list[torch.Tensor] = []
         self.shares: list[tuple[Mapping[str, Any], list[int]]] = []
         self._active: Array = gathered.active()
-        self._versions = Versions()
         #: whether it will do for these very gradients alone
         self.is_for_once = False
 
@@ -119,7 +93,7 @@ class Prepared:
         """To be called once, when all is arranged for the first step."""
         addresses = self.run.grad_addresses() if self.run and self.members else None
         self.is_for_once = bool(self.members) and addresses is None
-        self.gathered.write_to(addresses, self.versioned)
+        self.gathered.write_to(addresses, self.tensors)
 
     @property
     def fetch(self) -> tuple[int, int] | None:
@@ -139,7 +113,7 @@ class Prepared:
     def compose(self, chosen: Sequence[Planned], parts: Cut) -> None:
         """The next step is of these, cut so."""
         self.members = [p.member for p in chosen]
-        self.versioned = [self._versions.of(p.member.tensor) for p in chosen]
+        self.tensors = [m.tensor for m in self.members]
         self.shares = parts.shares
 
     def arrange(
@@ -169,7 +143,7 @@ class Prepared:
         if addresses is None:
             return False
         addresses[:] = self.gathered.at(self._active)
-        self.gathered.write_to(addresses, self.versioned)
+        self.gathered.write_to(addresses, self.tensors)
         return True
 
     def release(self) -> None:
