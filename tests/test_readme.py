@@ -35,11 +35,19 @@ def names():
     }
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
+def about_torch(block):
+    return "module" in block
+
+
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(b, marks=pytest.mark.peer, id=b.splitlines()[0]) if about_torch(b) else b for b in BLOCKS],
+    ids=lambda block: block.splitlines()[0],
+)
 def test_block(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = names()
-    if "module" in block:
+    if about_torch(block):
         torch = pytest.importorskip("torch", reason="the block is about torch, which is not a dependency")
         module, inputs = torch.nn.Linear(3, 2), torch.ones(1, 3)
         output = module(inputs)
@@ -51,6 +59,7 @@ def test_block(block, tmp_path, monkeypatch):
     assert known["opt"].state_dict()["state"]
 
 
+@pytest.mark.peer
 def test_the_blocks_about_torch_run_one_behind_the_other():
     torch = pytest.importorskip("torch", reason="the page is about torch, which is not a dependency")
     x, logits = torch.randn(4, 7, 512), torch.randn(4, 10, requires_grad=True)
