@@ -32,7 +32,8 @@ KERNELS_EXTENSION = "fastgd._native"
 
 #: Python's own flags may ask for debugging information, which takes a fifth of the time and three quarters of
 #: the file: it is there for those whose flags ask for it
-WITHOUT_DEBUGGING = [] if "-g" in os.environ.get("CFLAGS", "") else ["-g0"]
+ASKS_FOR_IT = any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split())
+WITHOUT_DEBUGGING = [] if ASKS_FOR_IT else ["-g0"]
 
 NO_COMPILER = (
     "fastgd is compiled when it is installed and no working C compiler was found: "

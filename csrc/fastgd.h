@@ -238,8 +238,8 @@ typedef int (*fgd_fetch)(void *context, int64_t *ready);
  * this. Where they are measured, other threads begin with those that are there. FGD_ERROR_FETCH when it
  * returns another number than 0; nothing has been changed then. */
 int fgd_update_fetched(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors,
-                        int64_t n_tensors, const fgd_options *options, void *workspace,
-                        int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context);
+                       int64_t n_tensors, const fgd_options *options, void *workspace,
+                       int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context);
 
 /* Measures the tensors' grad (param, state and rows are not used, layouts need only the rows up to grad).
  * norms, when not NULL, receives one norm for each tensor. */

@@ -84,8 +84,8 @@ const char *fgd_error_text(int code) {
             return "the shape of a tensor's matrices does not fit its size, or ns_steps is out of range";
         case FGD_ERROR_LOSS: return "there is no such loss";
         case FGD_ERROR_OP: return "a program has an operation that does not exist";
-        case FGD_ERROR_FETCH: return "the gradients could not be fetched";
         case FGD_ERROR_FULL: return "no more than " TEXT(FGD_MAX_ADDED) " rules can be added";
+        case FGD_ERROR_FETCH: return "the gradients could not be fetched";
         default: return "unknown error code";
     }
 }

@@ -81,7 +81,8 @@ static void fetch_and_measure(const job *j, int part) {
 }
 
 /* Called by one thread alone, or by every thread of a team, each for its own part of the chunks. A part stays
- * with its thread in all passes, so that gradients of middling size are in its cache in the second. */
+ * with its thread in all passes, so that gradients of middling size are in its cache in the second; but those
+ * that are fetched are measured by whoever is free. */
 static void run_part(const void *what, int part, int parts) {
     const job *j = what;
     const int64_t from = part_begin(j, part, parts), to = part_begin(j, part + 1, parts);
@@ -214,8 +215,8 @@ int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tens
 }
 
 int fgd_update_fetched(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors,
-                        int64_t n_tensors, const fgd_options *options, void *workspace,
-                        int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context) {
+                       int64_t n_tensors, const fgd_options *options, void *workspace,
+                       int64_t workspace_size, fgd_report *report, fgd_fetch fetch, void *context) {
     arrivals coming = {.fetch = fetch, .context = context};
     job j = {.groups = groups, .tensors = tensors, .n_tensors = n_tensors, .options = options,
              .write = WRITE_UPDATE, .report = report, .arrivals = &coming};

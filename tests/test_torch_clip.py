@@ -5,15 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from torch_gradients import assert_close, parameter, random, torch
 
 import fastgd
+from fastgd.torch import clip
 
-torch = pytest.importorskip("torch", reason="torch is not a dependency; pip install torch==2.13.0")
 pytestmark = pytest.mark.peer
-
-from torch_gradients import assert_close, parameter, random  # noqa: E402
-
-from fastgd.torch import clip  # noqa: E402
 
 theirs = torch.nn.utils
 

@@ -44,7 +44,8 @@ class Gathered:
         copied: Collection[int],
     ) -> None:
         """lists: that hold all members in their order; None: no matter. written: what the plan writes.
-        planned: number -> number in the plan, in its order. copied: as `expect`."""
+        planned: number -> number in the plan, in its order. copied: as `expect`, which it
+        does with all of them."""
         self._lists = None if lists is None else tuple(lists)
         self._tensors = tuple(m.tensor for m in members)
         #: number in the plan -> place among the members
@@ -57,8 +58,6 @@ class Gathered:
         #: of each in the plan what `collect` has noted, and where its gradient is
         self.present, self._at = np.zeros(count, np.uint8), np.zeros(count, np.int64)
         self._near = np.zeros((len(members), 3), np.uintp)
-        #: as `write_to`
-        self._to: tuple[Array | None, list[torch.Tensor]] = None, []
         self._spans = _spans(written)
         self._rows = [_BEGIN[NOT_PLANNED]] * len(members)
         self.expect(range(count), copied)
@@ -66,15 +65,14 @@ class Gathered:
     def expect(self, numbers: Iterable[int], copied: Collection[int]) -> None:
         """The gradients of these numbers in the plan are to lie as they do now, from here on.
 
-        copied: those that the step has as copies, which lie otherwise; and so will all that follow."""
+        copied: those that the step has as copies, which lie otherwise; and so will all that follow.
+        `write_to` is to be called afterwards."""
         for k in numbers:
             self._expect(k, k in copied)
-        self.write_to(*self._to)
 
     def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> None:
         """`look` is to write the addresses of the gradients that there are here, where none comes or goes,
         and `fetch` is to count up the versions of these tensors."""
-        self._to = addresses, tensors
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)
         to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])

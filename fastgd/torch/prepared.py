@@ -121,7 +121,7 @@ class Prepared:
     ) -> bool:
         """As `compose`, with the gradients of `exchanged`; False where another plan is needed for it.
 
-        copied: those of `exchanged` whose gradient is a copy, of which later ones need not be.
+        copied: those of `exchanged` of whose gradient the step has a copy. `point` is to follow.
         """
         if chosen and not (self.run and self.run.arrange(self._active, parts.blocks, parts.of, exchanged)):
             return False
