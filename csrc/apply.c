@@ -47,9 +47,10 @@ static void stream_run(const pass *w, int64_t first, int64_t n) {
     void *x = fgd_run_in(&w->param, first, n, NULL);
     const void *g = fgd_run_in(&w->grad, first, n, NULL);
     if (!w->stored) {
-        if (w->rule->trust < 0) fgd_call_rule(w, n, x, g, slots, w->scalars, &w->prepare);
-        else
-            w->kernels->resume[w->group->rule](n, x, g, slots, w->scalars, w->group->switches, &w->prepare);
+        fgd_prepare prepare = w->prepare;
+        prepare.streams = w->j->streams;
+        if (w->rule->trust < 0) fgd_call_rule(w, n, x, g, slots, w->scalars, &prepare);
+        else w->kernels->resume[w->group->rule](n, x, g, slots, w->scalars, w->group->switches, &prepare);
         return;
     }
     const int random_param = w->rounding == FGD_STOCHASTIC ? FGD_RANDOM_PARAM : 0;
@@ -79,7 +80,8 @@ static int write_simple(const job *j, const chunk *run) {
         fits &= !slots[k] || (t->state_dtype[k] == t->dtype && is_aligned(t->state[k], item));
     }
     if (!fits) return 0;
-    const fgd_prepare prepare = fgd_prepared(j, group->maximize ? -1 : 1, j->report->clip_coef);
+    fgd_prepare prepare = fgd_prepared(j, group->maximize ? -1 : 1, j->report->clip_coef);
+    prepare.streams = j->streams;
     void *x = (char *)t->param + offset;
     const void *g = (const char *)t->grad + offset;
     const fgd_update_kernel update = fgd_update_for(fgd_kernels_for(t->dtype), t->dtype, group->rule);

@@ -1,4 +1,5 @@
-/* What the entry points share: the kernels of the instruction set in use, and how many threads to start. */
+/* What the entry points share: the kernels of the instruction set in use, how many threads to start, and
+ * what the caches hold. */
 #ifndef FGD_DISPATCH_H
 #define FGD_DISPATCH_H
 
@@ -45,6 +46,9 @@ static inline fgd_update_kernel fgd_update_for(const fgd_kernels *kernels, int r
 
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);
+
+/* cache.c: whether these bytes would still be in the caches at the next step, if only state were not. */
+int fgd_caches_hold_all_but(double bytes, double state);
 
 /* Calls work(what, part, parts) in every thread of a team that is opened for it; threads of 1: just so. */
 void fgd_in_parts(int threads, void (*work)(const void *what, int part, int parts), const void *what);

@@ -106,6 +106,7 @@ int fgd_rule_find(const char *name);   /* its index, or FGD_ERROR_RULE */
  * the precision computed in before it is used. */
 typedef struct fgd_prepare {
     double unscale, bound, coef;
+    int64_t streams; /* 1: the slots are better not kept in caches, which a loop may or may not heed */
 } fgd_prepare;
 
 /* The loop of a rule over a contiguous run of n elements, all in the precision computed in: updates param and
@@ -122,7 +123,7 @@ typedef void (*fgd_update_kernel)(int64_t n, void *param, const void *grad, void
  * such a row, FGD_ERROR_FULL. May be called beside any other function. */
 int fgd_rule_add(const fgd_rule *row, fgd_update_kernel f32, fgd_update_kernel f64);
 
-/* ---- Instruction sets and threads ------------------------------------------------------------------ */
+/* ---- Instruction sets, threads and caches ---------------------------------------------------------- */
 
 int fgd_isa_count(void);           /* those compiled in, the plainest first */
 const char *fgd_isa_name(int isa); /* NULL when there is no such set */
@@ -134,6 +135,13 @@ int fgd_has_openmp(void);
 int fgd_get_num_threads(void);
 /* 1 to FGD_MAX_THREADS; results do not depend on it. A forked child has one. */
 int fgd_set_num_threads(int n);
+
+/* Bytes that the last caches of so many threads hold together; INT64_MAX where the CPU does not tell. A step
+ * whose parameters and gradients they hold, but not its state as well (three quarters of them count), leaves
+ * state out of them, so that it does not drive out what is read between two steps. */
+int64_t fgd_get_cache_size(void);
+/* From 0 on, or -1: as the CPU tells. Results do not depend on it. */
+int fgd_set_cache_size(int64_t bytes);
 
 /* ---- The step -------------------------------------------------------------------------------------- */
 

@@ -33,6 +33,7 @@ typedef struct job {
     int64_t n_tensors, n_chunks;
     const fgd_options *options;
     int write, measure, trial, threads; /* trial: some group needs SUMS */
+    int streams;                        /* state is left out of the caches */
     int measured;                       /* partial is filled already */
     arrivals *arrivals;                 /* NULL: all gradients are there */
     int factored, orthogonal;           /* some group's rule is */
@@ -79,7 +80,7 @@ static inline chunk fgd_chunk_at(const job *j, int64_t c, int64_t *tensor) {
 
 /* What a gradient goes through up to the point where the norm is taken. */
 static inline fgd_prepare fgd_before_norm(const fgd_options *o) {
-    fgd_prepare p = {1 / o->grad_scale, o->clip_value, 1};
+    fgd_prepare p = {1 / o->grad_scale, o->clip_value, 1, 0};
     return p;
 }
 

@@ -7,30 +7,80 @@
 #include <math.h>
 #include <string.h>
 
+static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prepare) {
+    const gradient_transform t = transform_of(prepare);
+    const REAL *g = grad;
+    REAL *o = out;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) o[i] = transformed(g[i], t);
+}
+
+/* ---- Updates ---------------------------------------------------------------------------------------- */
+
+/* Whether what happens to gradients is a multiplication, which loops do as they go. */
+static int is_factor(const fgd_prepare *p) { return isinf(p->bound) && p->coef == 1; }
+
+/* An update of gradients that are clipped first, in pieces that stay in the first-level cache. */
+static void update_clipped(fgd_update_kernel update, int n_slots, int64_t n, void *param, const void *grad,
+                           void *const *slots, const double *scalars, uint32_t switches,
+                           const fgd_prepare *prepare) {
+    enum { PIECE = 512 };
+    REAL clipped[PIECE];
+    const fgd_prepare as_it_is = {1, INFINITY, 1, prepare->streams};
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int64_t count = n - at < PIECE ? n - at : PIECE;
+        void *here[FGD_MAX_SLOTS];
+        for (int k = 0; k < n_slots; k++) here[k] = slots[k] ? (REAL *)slots[k] + at : NULL;
+        clip(count, clipped, (const REAL *)grad + at, prepare);
+        update(count, (REAL *)param + at, clipped, here, scalars, switches, &as_it_is);
+    }
+}
+
 #define SLOT_POINTER(name, when, sign) REAL *restrict name = slots[k++];
 #define SLOT_LOAD(name, when, sign) if (on.when) x.name = name[i];
 #define SLOT_STORE(name, when, sign) if (on.when) name[i] = x.name;
 
-#define CALL_LOOP(rule, mask) rule##_loop(n, param, grad, slots, scalars, mask, t)
+/* Bytes from where a loop works to what it asks of the memory. Farther away did no better. */
+#define AHEAD 1024
+
+/* Numbers in a line of the caches. */
+#define LINE (64 / (int64_t)sizeof(REAL))
+
+/* Asks for a line of each slot that no cache is to keep once it has been used. */
+#define SLOT_STREAM(name, when, sign) if (on.when) __builtin_prefetch(name + at + AHEAD / sizeof(REAL), 0, 0);
+
+#define UPDATE_ELEMENT(rule, e)                                                 \
+    const int64_t i = e;                                                        \
+    rule##_state x = {};                                                        \
+    rule##_slots(SLOT_LOAD)                                                     \
+    rule##_body(p + i, g[i] * factor, &x, &s, on);                              \
+    rule##_slots(SLOT_STORE)
+#define SLOT_COUNT(name, when, sign) +1
+#define CALL_LOOP(rule, mask) rule##_loop(n, param, grad, slots, scalars, mask, factor, prepare->streams)
 #define LOOPS(rule)                                                             \
     INLINE void rule##_loop(int64_t n, REAL *restrict p, const REAL *restrict g, void *const *slots, \
-                            const double *scalars, const uint32_t switches, const gradient_transform t) { \
+                            const double *scalars, const uint32_t switches, const REAL factor, \
+                            const int64_t streams) {                            \
         int k = 0;                                                              \
+        int64_t at = 0;                                                         \
         READ_CHOICE(rule)                                                       \
         rule##_slots(SLOT_POINTER)                                              \
         (void)k; (void)slots;                                                   \
-        _Pragma("omp simd")                                                     \
-        for (int64_t i = 0; i < n; i++) {                                       \
-            rule##_state x = {};                                                \
-            rule##_slots(SLOT_LOAD)                                             \
-            rule##_body(p + i, transformed(g[i], t), &x, &s, on); \
-            rule##_slots(SLOT_STORE)                                            \
+        for (; at + LINE <= n; at += LINE) {                                    \
+            if (streams) { rule##_slots(SLOT_STREAM) }                          \
+            _Pragma("omp simd")                                                 \
+            for (int64_t e = at; e < at + LINE; e++) { UPDATE_ELEMENT(rule, e) } \
         }                                                                       \
+        _Pragma("omp simd")                                                     \
+        for (int64_t e = at; e < n; e++) { UPDATE_ELEMENT(rule, e) }            \
     }                                                                           \
     static void rule##_update(int64_t n, void *param, const void *grad, void *const *slots, \
                               const double *scalars, uint32_t switches, const fgd_prepare *prepare) { \
-        const gradient_transform t = transform_of(prepare);                     \
-        switch (switches) { VARIANTS(rule, CALL_LOOP) }                         \
+        const REAL factor = (REAL)prepare->unscale;                             \
+        if (is_factor(prepare)) switch (switches) { VARIANTS(rule, CALL_LOOP) } \
+        else                                                                    \
+            update_clipped(rule##_update, 0 rule##_slots(SLOT_COUNT), n, param, grad, slots, scalars, \
+                           switches, prepare);                                  \
     }
 FGD_RULES(LOOPS)
 
@@ -101,25 +151,14 @@ FGD_RULES(LOOPS)
     }
 FGD_TRUSTED(BEGIN_AND_RESUME)
 
-static void clip(int64_t n, void *out, const void *grad, const fgd_prepare *prepare) {
-    const gradient_transform t = transform_of(prepare);
-    const REAL *g = grad;
-    REAL *o = out;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) o[i] = transformed(g[i], t);
-}
-
-/* Bytes ahead of a sum that are asked of the memory: the additions of one lane wait for each other, so that
- * loads of a CPU without far prefetching (Zen 1) begin too late. 4 KiB did no better. */
-#define READ_AHEAD 1024
-
-/* Adds TERM(i) to lane i modulo FGD_LANES; the lanes stay in registers. */
+/* Adds TERM(i) to lane i modulo FGD_LANES; the lanes stay in registers. The additions of one lane wait for
+ * each other, so that loads of a CPU without far prefetching (Zen 1) would begin too late. */
 #define ADD_TO_LANES(TERM)                                                      \
     double sum[FGD_LANES];                                                      \
     int64_t i = 0;                                                              \
     memcpy(sum, lanes, sizeof sum);                                             \
     for (; i + FGD_LANES <= n; i += FGD_LANES) {                                \
-        __builtin_prefetch(g + i + READ_AHEAD / sizeof(REAL));                  \
+        __builtin_prefetch(g + i + AHEAD / sizeof(REAL));                       \
         _Pragma("omp simd")                                                     \
         for (int k = 0; k < FGD_LANES; k++) sum[k] += TERM(g[i + k]);           \
     }                                                                           \

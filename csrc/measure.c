@@ -93,7 +93,7 @@ static int find_nonfinite(const job *j, int64_t from, int64_t to, int64_t *tenso
 /* Sums the squares of chunks [from, to) again, scaled by a power of two that brings the largest element
  * near 1: needed only where plain squares overflow or underflow. */
 static double scaled_norm(const job *j, int64_t from, int64_t to, double *sumsq) {
-    const fgd_prepare plain = {1, INFINITY, 1}, prepare = fgd_before_norm(j->options);
+    const fgd_prepare plain = {1, INFINITY, 1, 0}, prepare = fgd_before_norm(j->options);
     double largest = 0, total = 0;
     int64_t cursor = 0;
     for (int64_t c = from; c < to; c++) {

@@ -125,7 +125,7 @@ static void measure_step(const void *what, int number, int parts) {
 
 static void scale_step(const void *what, int number, int parts) {
     const part p = part_of(what, number, parts);
-    const fgd_prepare times = {p.m->factor, INFINITY, 1};
+    const fgd_prepare times = {p.m->factor, INFINITY, 1, 0};
     for (int64_t c = p.from; c < p.to; c++) {
         char *x = p.m->x + c * FGD_CHUNK * p.item;
         p.w.kernels->clip(end_of(&p, c) - c * FGD_CHUNK, x, x, &times);

@@ -110,7 +110,7 @@ static void scale_units(const pass *w, piece a, const void *prepared, void *out)
     for (int64_t i = 0; i < a.n;) {
         const int64_t in_unit = (a.first + i) % unit, left = unit - in_unit;
         const int64_t n = left < a.n - i ? left : a.n - i;
-        const fgd_prepare times = {coef[(a.first + i) / unit], INFINITY, 1};
+        const fgd_prepare times = {coef[(a.first + i) / unit], INFINITY, 1, 0};
         w->kernels->clip(n, (char *)out + i * item, (const char *)prepared + i * item, &times);
         i += n;
     }
@@ -122,7 +122,7 @@ const void *fgd_load_gradient(const pass *w, piece a, buffers *b, fgd_prepare *l
     if (!fgd_clips_units(w->j)) return g;
     w->kernels->clip(a.n, b->prepared.bytes, g, &w->prepare);
     scale_units(w, a, b->prepared.bytes, b->grad.bytes);
-    *left = (fgd_prepare){1, INFINITY, 1};
+    *left = (fgd_prepare){1, INFINITY, 1, 0};
     return b->grad.bytes;
 }
 

@@ -20,7 +20,14 @@ from fastgd.clip import (
     normalize_grads_,
     tensor_norms,
 )
-from fastgd.machine import get_num_threads, info, set_instruction_set, set_num_threads
+from fastgd.machine import (
+    get_cache_size,
+    get_num_threads,
+    info,
+    set_cache_size,
+    set_instruction_set,
+    set_num_threads,
+)
 from fastgd.optimizer import Optimizer
 from fastgd.report import NonFinite, StepReport
 from fastgd.rows import Rows
@@ -45,10 +52,12 @@ __all__ = [  # the optimizers are those of the table of rules
     "clip_grad_adaptive_",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "get_cache_size",
     "get_num_threads",
     "global_norm",
     "info",
     "normalize_grads_",
+    "set_cache_size",
     "set_instruction_set",
     "set_num_threads",
     "tensor_norms",

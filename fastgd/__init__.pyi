@@ -9,8 +9,10 @@ from fastgd.clip import clip_grad_value_ as clip_grad_value_
 from fastgd.clip import global_norm as global_norm
 from fastgd.clip import normalize_grads_ as normalize_grads_
 from fastgd.clip import tensor_norms as tensor_norms
+from fastgd.machine import get_cache_size as get_cache_size
 from fastgd.machine import get_num_threads as get_num_threads
 from fastgd.machine import info as info
+from fastgd.machine import set_cache_size as set_cache_size
 from fastgd.machine import set_instruction_set as set_instruction_set
 from fastgd.machine import set_num_threads as set_num_threads
 from fastgd.optimizer import Optimizer as Optimizer

@@ -11,9 +11,13 @@ import numpy as np
 
 from fastgd import backends
 from fastgd._native import ffi, lib
+from fastgd.checks import named, whole
 from fastgd.version import __version__
 
 MAX_THREADS: int = lib.FGD_MAX_THREADS
+
+#: as fgd_get_cache_size has it
+UNKNOWN = 2**63 - 1
 
 
 def instruction_sets() -> dict[str, bool]:
@@ -57,6 +61,24 @@ def set_num_threads(n: int) -> None:
         raise ValueError(f"the number of threads must be a whole number from 1 to {MAX_THREADS}, not {n!r}")
 
 
+def get_cache_size() -> int | None:
+    """Bytes that the last caches of the threads in use hold together; None where the CPU does not tell.
+
+    A step whose parameters and gradients they hold, but not its state as well (three quarters of them count),
+    leaves state out of them, so that it does not drive out what is read between two steps.
+    """
+    size = int(lib.fgd_get_cache_size())
+    return None if size == UNKNOWN else size
+
+
+def set_cache_size(size: int | None) -> None:
+    """Sets this number of bytes, from 0 on, or None for what the CPU tells; results do not depend on it.
+
+    TypeError or ValueError for anything else.
+    """
+    lib.fgd_set_cache_size(-1 if size is None else named("the size of caches", whole(0, 2**63), size))
+
+
 def info() -> dict[str, Any]:
     """What is in use and what is available, with the reason where something is not.
 
@@ -74,6 +96,7 @@ def info() -> dict[str, Any]:
         "instruction_sets": instruction_sets(),
         "threads": get_num_threads(),
         "openmp": bool(lib.fgd_has_openmp()),
+        "cache": get_cache_size(),
         "backends": {name: backends.unavailable(name) or "available" for name in backends.MODULES},
         "matrix_product": gemm.info(),
     }

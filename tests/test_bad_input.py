@@ -331,6 +331,25 @@ def test_number_of_threads(n):
     assert fastgd.get_num_threads() == before
 
 
+@pytest.mark.parametrize("size", [-1, -(2**70), 2**63, 1.5, 2.0, NAN, "2", True])
+def test_size_of_caches(size):
+    before = fastgd.get_cache_size()
+    with pytest.raises((TypeError, ValueError), match="the size of caches must be "):
+        fastgd.set_cache_size(size)
+    assert fastgd.get_cache_size() == before
+
+
+def test_size_of_caches_as_set_and_as_told():
+    told = fastgd.get_cache_size()
+    try:
+        for size in (0, 2**40, np.int64(5)):
+            fastgd.set_cache_size(size)
+            assert fastgd.get_cache_size() == fastgd.info()["cache"] == size
+    finally:
+        fastgd.set_cache_size(None)
+    assert fastgd.get_cache_size() == told
+
+
 def test_entangled_strides_count_as_sharing():
     """NumPy's own example of strides for which the exact answer takes minutes."""
     memory = np.zeros(100_663_297, np.int8)  # never touched, so it takes no pages

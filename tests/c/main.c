@@ -9,7 +9,7 @@
 
 #define TESTS(X) \
     X(races) X(queries) X(threads) X(refusals) X(bits) X(gradients) X(fences) X(norms) X(clip) X(products) \
-    X(stored) X(far) X(layers) X(programs) X(added) X(fetched)
+    X(stored) X(far) X(layers) X(programs) X(cache) X(added) X(fetched)
 #define DECLARE(name) void test_##name(void);
 #define RUN(name) if (is_asked_for(#name, argc, argv)) set_products(ALL_PRODUCTS), test_##name();
 TESTS(DECLARE)
