@@ -312,3 +312,43 @@ def test_what_most_models_have_is_looked_at_in_the_native_call():
         given(params, step)
         opt.step()
     assert opt.planner.as_seen(opt.param_groups).fetch
+
+
+class Doubled(torch.nn.Parameter):
+    """Whose gradient is made when it is asked for."""
+
+    @property
+    def grad(self):
+        kept = getattr(self, "kept", None)
+        return kept if kept is None else 2 * kept
+
+    @grad.setter
+    def grad(self, value):
+        self.kept = value
+
+
+class Found(torch.nn.Parameter):
+    """Whose attributes are found in a way of its own."""
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        return 2 * found if name == "grad" and found is not None else found
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("kind", [Doubled, Found])
+def test_classes_that_find_the_gradient_themselves(kind, clip_norm):
+    """In turns with others that do not, and for a while without a gradient."""
+    pair = []
+    for own in (torch.nn.Parameter, kind):
+        params = [(own if k % 2 else torch.nn.Parameter)(noise((4, 3), k)) for k in range(5)]
+        opt = ours("adamw")(params, lr=0.1, clip_norm=clip_norm)
+        for step in range(60):
+            for k, p in enumerate(params):
+                p.grad = noise((4, 3), 10 * step + k) * (2 if k % 2 and own is not kind else 1)
+                if step == 50 and k == 3:
+                    p.grad = None
+            opt.step()
+        pair.append(opt)
+    for p, q in zip(*map(members, pair), strict=True):
+        assert_same(p.detach(), q.detach())

@@ -63,6 +63,35 @@ static int is_negated(PyObject *object) {
     return found;
 }
 
+/* An attribute that is computed by a class, and how: found once for many objects. */
+typedef struct {
+    PyTypeObject *of; /* NULL: of none yet */
+    PyObject *descriptor;
+    descrgetfunc get; /* NULL: by the usual way */
+} shortcut;
+
+/* What an object's attribute is found by, as PyObject_GenericGetAttr finds it: a data descriptor of the class
+ * comes before all else. The descriptor must be let go of. */
+static shortcut shortcut_to(PyTypeObject *type, PyObject *name) {
+    shortcut found = {type, NULL, NULL};
+    if (PyType_GetSlot(type, Py_tp_getattro) != (void *)PyObject_GenericGetAttr) return found;
+    found.descriptor = PyObject_GetAttr((PyObject *)type, name);
+    PyErr_Clear();
+    if (found.descriptor && PyType_GetSlot(Py_TYPE(found.descriptor), Py_tp_descr_set))
+        found.get = (descrgetfunc)PyType_GetSlot(Py_TYPE(found.descriptor), Py_tp_descr_get);
+    return found;
+}
+
+/* The attribute of the object; like objects are to follow each other. */
+static PyObject *attribute_of(PyObject *object, PyObject *name, shortcut *by) {
+    if (Py_TYPE(object) != by->of) {
+        Py_XDECREF(by->descriptor);
+        *by = shortcut_to(Py_TYPE(object), name);
+    }
+    if (!by->get) return PyObject_GetAttr(object, name);
+    return by->get(by->descriptor, object, (PyObject *)by->of);
+}
+
 /* Whether the lists hold these very objects in this order. */
 static int holds(PyObject *lists, PyObject *members) {
     if (!PyTuple_Check(lists)) return 0;
@@ -147,6 +176,7 @@ static long look_at_all(looking *l, int64_t *ready) {
     int64_t *known = l->known, written = 0;
     char *to = l->to;
     long outcome = AS_BEFORE;
+    shortcut grads = {NULL, NULL, NULL};
     for (Py_ssize_t i = 0; i < AHEAD && i < n; i++) prefetch(PyTuple_GetItem(l->members, i), &l->near[i]);
     for (Py_ssize_t i = 0; i < n && outcome != ANEW; i++) {
         if (i + AHEAD < n) prefetch(PyTuple_GetItem(l->members, i + AHEAD), &l->near[i + AHEAD]);
@@ -154,12 +184,15 @@ static long look_at_all(looking *l, int64_t *ready) {
         PyObject *param = l->local ? PyList_GetItem(l->local, i) : Py_None, *grad;
         if (param == Py_None) {
             param = PyTuple_GetItem(l->members, i);
-            grad = PyObject_GetAttr(param, l->name);
+            grad = attribute_of(param, l->name, &grads);
         } else {
             grad = PyList_GetItem(l->local_grads, i);
             Py_XINCREF(grad);
         }
-        if (!grad) return ANEW;
+        if (!grad) {
+            outcome = ANEW;
+            break;
+        }
         if (planned != NOT_PLANNED) {
             const row *param_row = (const row *)words;
             const row *grad_row = (const row *)(words + row_length(param_row->ndim));
@@ -192,6 +225,7 @@ static long look_at_all(looking *l, int64_t *ready) {
         }
         Py_DECREF(grad);
     }
+    Py_XDECREF(grads.descriptor);
     return outcome;
 }
 

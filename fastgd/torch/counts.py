@@ -40,6 +40,8 @@ class Counts:
         #: other numbers in the state -> a number for each, and what was shown last
         self._told = {name: np.zeros(count) for name in names}
         self._last = {name: told.copy() for name, told in self._told.items()}
+        #: whether states show more than steps, which follows from the values of the step that was made
+        self.tells = bool(names)
 
     def stand(self) -> bool:
         """Whether states show what was shown last, steps themselves apart."""
@@ -48,11 +50,6 @@ class Counts:
     def agree(self, numbers: slice) -> bool:
         """Whether states show the steps that these parameters have made."""
         return np.array_equal(self.shown[numbers], self.made[numbers].astype(np.float32))
-
-    @property
-    def tells(self) -> bool:
-        """Whether states show more than steps, which follows from the values of the step that was made."""
-        return bool(self._told)
 
     def is_counted(self, values: Mapping[str, Any]) -> bool:
         """Whether the state has a "step" under these settings."""

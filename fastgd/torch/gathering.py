@@ -23,7 +23,15 @@ from fastgd.torch._gather import (
     looking_at,
 )
 from fastgd.torch.members import Member
-from fastgd.torch.tensors import INTERFACE, grad_beside, is_direct, is_wrapper, local, may_be_negated
+from fastgd.torch.tensors import (
+    INTERFACE,
+    finds_grad_itself,
+    grad_beside,
+    is_direct,
+    is_wrapper,
+    local,
+    may_be_negated,
+)
 
 #: a row of no tensor: its device is none
 _NOWHERE = np.array([0, -1, 0, 0], np.int64).tobytes()
@@ -70,9 +78,11 @@ class Gathered:
         for k in numbers:
             self._expect(k, k in copied)
 
-    def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> None:
-        """`look` is to write the addresses of the gradients that there are here, where none comes or goes,
-        and `fetch` is to count up the versions of these tensors."""
+    def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> tuple[int, int] | None:
+        """`look` is to write the addresses of the gradients that there are here, where none comes or goes.
+
+        Returns what Plan.step_fetching is to fetch them with, which counts up the versions of these tensors;
+        None where `look` is needed."""
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)
         to = (0, 0) if addresses is None else (address(addresses), addresses.strides[0])
@@ -80,10 +90,7 @@ class Gathered:
         # the capsule needs them
         self._looked_at = INTERFACE, *what, *where, *to, increment_version, tensors
         self._looking = looking_at(*self._looked_at)
-        #: as Plan.step takes it, to look while the first gradients are measured; None: `look` is needed
-        self.fetch: tuple[int, int] | None = (
-            None if self._indirect or not any(to) else fetching(self._looking)
-        )
+        return None if self._indirect or not any(to) else fetching(self._looking)
 
     def _expect(self, k: int, is_copied: bool) -> None:
         place = self._places[k]
@@ -91,7 +98,8 @@ class Gathered:
         row = described(INTERFACE, local(p)) or _NOWHERE
         asks = p.grad is not None and may_be_negated(p.grad)
         self._rows[place] = _BEGIN[PLANNED_ASKING if asks else PLANNED] + row + _grad_row(p, is_copied)
-        is_indirect = is_wrapper(p) or (p.grad is not None and not is_direct(p.grad))
+        is_own = is_wrapper(p) or finds_grad_itself(p)
+        is_indirect = is_own or (p.grad is not None and not is_direct(p.grad))
         (self._indirect.add if is_indirect else self._indirect.discard)(place)
         self.present[k] = WITHOUT if p.grad is None else WITH
 
@@ -113,7 +121,7 @@ class Gathered:
         return found
 
     def fetched(self) -> int | None:
-        """What `fetch` has found since it was asked last, as `look`; None: it was not called."""
+        """What fetching has found since it was asked last, as `look`; None: there was none."""
         found: int | None = fetched(self._looking)
         return found
 

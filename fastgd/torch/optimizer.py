@@ -30,6 +30,12 @@ from fastgd.torch.total import norm_over_ranks
 if TYPE_CHECKING:
     from fastgd.torch.release import Release
 
+#: hooks around the steps of all optimizers
+_BEFORE_ALL, _AFTER_ALL = (
+    torch_optimizer._global_optimizer_pre_hooks,
+    torch_optimizer._global_optimizer_post_hooks,
+)
+
 UNREAD = StepReport(None, 1.0, False, None)
 
 #: settings of an optimizer as a whole and their defaults
@@ -97,6 +103,8 @@ class Native(torch.optim.Optimizer):
         self.planner = Planner(self.rule, self.backend, self.seed)
         self._asked: tuple[Any, ...] = ()
         self._options = Options()
+        #: whether they ask for a measurement
+        self._measures = False
         #: what the last step has found, and whether it gives a norm
         self._found: StepReport | Measured = UNREAD
         self._gives_norm = False
@@ -120,6 +128,7 @@ class Native(torch.optim.Optimizer):
         asked = self.clip_norm, self.clip_value, grad_scale, self.skip_nonfinite
         if asked != self._asked:
             self._options, self._asked = step_options(np.dtype(np.float32), *asked), asked
+            self._measures = self._options.needs_measure
         return self._options
 
     @property
@@ -254,7 +263,8 @@ class Native(torch.optim.Optimizer):
         Parameters whose `.grad` is None are left alone. Gradients are not written. Raises TypeError,
         ValueError or RuntimeError, naming the parameter, before any parameter is changed.
         """
-        if self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _is_observed():
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _BEFORE_ALL or _AFTER_ALL
+        if hooks or profiler._is_profiler_enabled:
             return self._observed(closure)
         return self._step(closure)
 
@@ -300,7 +310,7 @@ class Native(torch.optim.Optimizer):
         if self._has_wrappers:
             settle_gradients(m.tensor for m in self.members())
         planner, found = self.planner, None
-        if options.needs_measure:
+        if self._measures:
             plan = planner.as_seen(self.param_groups)
             if plan is not None and plan.run is not None and plan.fetch is not None:
                 planner.step_begins(plan)
@@ -310,9 +320,9 @@ class Native(torch.optim.Optimizer):
                     return
                 found = plan.gathered.fetched()
         plan = planner.prepare(self.param_groups, self.__dict__, options, found)
-        if plan.has_pieces and options.needs_measure:
+        if plan.has_pieces and self._measures:
             raise ValueError(OF_PIECES)
-        if plan.is_sharded and options.needs_measure:
+        if plan.is_sharded and self._measures:
             total = norm_over_ranks(plan.members, options, self.backend)
             options = options._replace(total_norm=total)
         if plan.run is None or not plan.members:
@@ -332,7 +342,7 @@ class Native(torch.optim.Optimizer):
         if isinstance(made, Measured):
             # the report is made when it is read; what is not finite has to be looked for in these gradients
             self._found = made if made.nonfinite is None else self._reported(plan, made, options)
-            self._gives_norm = options.gives_norm
+            self._gives_norm = self._measures
         else:
             if options.skip_nonfinite and plan.run is not None:
                 plan.run.settle()
@@ -356,15 +366,6 @@ class Native(torch.optim.Optimizer):
         getattr(step, "__wrapped__", step)(self) if getattr(step, "hooked", False) else step(self)
         self.planner.forget()
         self._found = UNREAD
-
-
-def _is_observed() -> bool:
-    """Whether there are hooks for all optimizers, or a profiler."""
-    return bool(
-        torch_optimizer._global_optimizer_pre_hooks
-        or torch_optimizer._global_optimizer_post_hooks
-        or profiler._is_profiler_enabled
-    )
 
 
 _hooked = torch.optim.Optimizer.profile_hook_step(Native._step)

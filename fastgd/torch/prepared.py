@@ -88,17 +88,14 @@ class Prepared:
         self._active: Array = gathered.active()
         #: whether it will do for these very gradients alone
         self.is_for_once = False
+        #: as Plan.step_fetching takes it; None where gradients have to be looked at first
+        self.fetch: tuple[int, int] | None = None
 
     def begin(self) -> None:
         """To be called once, when all is arranged for the first step."""
         addresses = self.run.grad_addresses() if self.run and self.members else None
         self.is_for_once = bool(self.members) and addresses is None
-        self.gathered.write_to(addresses, self.tensors)
-
-    @property
-    def fetch(self) -> tuple[int, int] | None:
-        """As Plan.step_fetching takes it; None where gradients have to be looked at first."""
-        return None if self.is_sharded or self.has_pieces or not self.members else self.gathered.fetch
+        self._write_to(addresses)
 
     def otherwise(self) -> list[int]:
         """Numbers in the plan of those whose gradient lies otherwise than expected."""
@@ -137,14 +134,18 @@ class Prepared:
 
         False where another plan is needed for it."""
         if self.run is None or not self.members:
-            self.gathered.write_to(None, [])
+            self._write_to(None)
             return True
         addresses = self.run.grad_addresses()
         if addresses is None:
             return False
         addresses[:] = self.gathered.at(self._active)
-        self.gathered.write_to(addresses, self.tensors)
+        self._write_to(addresses)
         return True
+
+    def _write_to(self, addresses: Array | None) -> None:
+        fetch = self.gathered.write_to(addresses, self.tensors if self.members else [])
+        self.fetch = None if self.is_sharded or self.has_pieces or not self.members else fetch
 
     def release(self) -> None:
         """Lets go of gradients, once the step has been made."""

@@ -45,6 +45,12 @@ def grad_beside(p: torch.Tensor) -> torch.Tensor | None:
     return found
 
 
+def finds_grad_itself(p: torch.Tensor) -> bool:
+    """Whether its class has a `.grad` of its own, which may be a tensor that nobody holds."""
+    own, usual = type(p), torch.Tensor
+    return own.grad is not usual.grad or own.__getattribute__ is not usual.__getattribute__
+
+
 def is_direct(grad: torch.Tensor) -> bool:
     """Whether a gradient is what its memory says, and so are those after it that lie like it.
 

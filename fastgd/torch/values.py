@@ -39,14 +39,11 @@ class Values:
         self._seen: list[list[Any]] = []
         #: groups whose values may change though they stay the same objects
         self._changeable: set[int] = set()
+        #: groups as `_gather.differing` takes them; None: their values may change and stay the same objects
+        self.seen: list[list[Any]] | None = self._seen
         #: all values but the learning rate -> a number, and the numbers of the groups
         self._kinds: dict[tuple[Any, ...], int] = {}
         self._kind_of: dict[int, int] = {}
-
-    @property
-    def seen(self) -> list[list[Any]] | None:
-        """Groups as `_gather.differing` takes them, where values are other objects when they have changed."""
-        return None if self._changeable else self._seen
 
     def _asked(self, groups: Sequence[Group]) -> list[Group]:
         return list(groups) if self._only is None else [groups[self._only]]
@@ -63,6 +60,7 @@ class Values:
         self.of = found
         self._seen = [_parts(group) for group in asked]
         self._changeable = {i for i, group in enumerate(asked) if is_changeable(group, self._rule)}
+        self.seen = None if self._changeable else self._seen
         self._kinds.clear()
         self._kind_of = {number: self._kind(values) for number, values in found.items()}
         self.leaders = self._leaders()
@@ -99,6 +97,7 @@ class Values:
             self._seen[index] = _parts(group)
             self._kind_of[number] = self._kind(new)
             (self._changeable.add if is_changeable(group, self._rule) else self._changeable.discard)(index)
+        self.seen = None if self._changeable else self._seen
         if not anew and not rates:
             return Change.NONE
         leaders, self.leaders = self.leaders, self._leaders()
