@@ -164,7 +164,7 @@ def test_a_backend_that_does_not_fetch(clip_norm, monkeypatch):
     opts = [fgt.Adam(parameters(), clip_norm=clip_norm) for _ in range(2)]
     for number in range(4 * STEPS):
         step(opts[0], opts[0].param_groups[0]["params"], number)
-    monkeypatch.setattr(native.Step, "step_fetching", lambda self, options, fetch: None)
+    monkeypatch.setattr(native.Step, "fetching", lambda self, options, fetch: None)
     for number in range(4 * STEPS):
         step(opts[1], opts[1].param_groups[0]["params"], number)
     for p, q in zip(*(opt.param_groups[0]["params"] for opt in opts), strict=True):

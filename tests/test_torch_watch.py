@@ -2,8 +2,10 @@
 
 import collections
 import copy
+import gc
 import io
 import pickle
+import weakref
 
 import pytest
 from torch_optim import copied, fgt, members, noise, torch
@@ -216,17 +218,22 @@ def test_a_step_that_is_interrupted_after_it_was_made_counts(cls, clip_norm, res
     for each in (opt, other):
         number = rested(each) if rests else 1
         step(each, number)
-    for name in ("step", "step_fetching"):
-        call = getattr(native.Step, name)
 
-        def interrupted(*arguments, call=call):
-            if call(*arguments) is not None:
-                raise KeyboardInterrupt
+    def interrupting(call):
+        def interrupted(*arguments):
+            assert call(*arguments) is not None
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(native.Step, name, interrupted)
+        return interrupted
+
+    again = opt.planner.again
+    assert (again is not None) == (rests and clip_norm is not None)
+    monkeypatch.setattr(native.Step, "step", interrupting(native.Step.step))
+    opt.planner.again = again and again._replace(make=interrupting(again.make))
     with pytest.raises(KeyboardInterrupt):
         step(opt, number + 1)
     monkeypatch.undo()
+    opt.planner.again = again
     step(other, number + 1)
     for each in (opt, other):
         step(each, number + 2)
@@ -283,3 +290,46 @@ def test_a_torch_that_does_not_tell_who_uses_memory(monkeypatch):
     opt = made()
     rested(opt)
     assert opt.planner.watch.is_on
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_nothing_of_an_optimizer_that_is_let_go_of_stays(clip_norm):
+    """Its state is freed at once, not when the garbage collector finds it."""
+    opt = made(clip_norm=clip_norm)
+    number = rested(opt)
+    step(opt, number)
+    state = [weakref.ref(value) for entry in opt.state.values() for value in entry.values()]
+    step(opt, number + 1)
+    for again in range(rested(opt), rested(opt) + 3):
+        step(opt, again)
+    assert (opt.planner.again is not None) == (clip_norm is not None)
+    gc.disable()
+    try:
+        del opt
+        assert state and not any(find() is not None for find in state)
+    finally:
+        gc.enable()
+
+
+def test_settings_and_scales_that_change_between_steps_that_are_made_again():
+    opt, plain, repeated = made(clip_norm=1.0), made(clip_norm=1.0), 0
+    for turn in range(3):
+        number = rested(opt, 1000 * turn)
+        rested(plain, 1000 * turn)
+        for k in range(24):
+            for each in (opt, plain):
+                each.clip_norm = 0.01 if k % 4 == turn else 1.0
+                each.param_groups[0]["lr"] = 0.02 if k % 5 == turn else 0.01
+                for i, p in enumerate(members(each)):
+                    p.grad = noise(p.shape, 100 * (number + k) + i)
+            plain.step()
+            if k % 3 == turn:
+                for p in members(opt):
+                    p.grad *= 8
+                opt.grad_scale = torch.tensor(8.0)
+            opt.step()
+            opt.__dict__.pop("grad_scale", None)
+            repeated += opt.planner.again is not None
+    assert repeated
+    for p, q in zip(members(opt), members(plain), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)

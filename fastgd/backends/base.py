@@ -221,10 +221,12 @@ class Plan(Protocol):
         nothing to tell.
         """
 
-    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
-        """As `step`, but the addresses of gradients are written by `fetch`, an fgd_fetch of csrc/fastgd.h and
-        its context, while the first gradients are measured already. None, and nothing has changed, when it
-        fails, or the backend does not call such functions."""
+    def fetching(self, options: Options, fetch: tuple[int, int]) -> Callable[[], Measured | None] | None:
+        """A function that does as `step`, but the addresses of gradients are written by `fetch`, an fgd_fetch
+        of csrc/fastgd.h and its context, while the first gradients are measured already. It returns None, and
+        nothing has changed, when that fails. Of no use after the next call of any method here.
+
+        None where the backend does not call such functions."""
 
     def settle(self) -> int:
         """How many of this plan's steps turned out to be skipped after `step` returned; each counts once.

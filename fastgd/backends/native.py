@@ -92,9 +92,6 @@ class Step:
         #: whether the norm was measured elsewhere
         self._told = False
         self._update = lib.fgd_update
-        #: as step_fetching was given it last
-        self._fetch: tuple[int, int] | None = None
-        self._pointers: tuple[Any, ...] = ()
         of = [item.block for item in work.items]
         self._compose(self._table, work.blocks, of, self._items)
 
@@ -158,20 +155,31 @@ class Step:
         code = program.then(update, *self._arguments) if program else update(*self._arguments)
         return self._found(code)
 
-    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
-        self._ready(options)
-        if fetch is not self._fetch:
-            self._fetch, (function, context) = fetch, fetch
-            self._pointers = ffi.cast("fgd_fetch", function), ffi.cast("void *", context)
-        code = lib.fgd_update_fetched(*self._arguments, *self._pointers)
-        return None if code == lib.FGD_ERROR_FETCH else self._found(code)
+    def fetching(self, options: Options, fetch: tuple[int, int]) -> Callable[[], Measured | None]:
+        self._set_options(options)
+        function, context = ffi.cast("fgd_fetch", fetch[0]), ffi.cast("void *", fetch[1])
+        arguments = (*self._arguments, function, context)
+        update, fold, found, failed = lib.fgd_update_fetched, self._fold, self._found, lib.FGD_ERROR_FETCH
+
+        def step() -> Measured | None:
+            fold()
+            code = update(*arguments)
+            return None if code == failed else found(code)
+
+        return step
 
     def _ready(self, options: Options) -> None:
         """Brings options and scalars up to date."""
         if options is not self._set:
-            set_options(self._options, options)
-            self._set, self._told = options, options.total_norm is not None
-            self._clips_units = not math.isinf(options.clip_unit)
+            self._set_options(options)
+        self._fold()
+
+    def _set_options(self, options: Options) -> None:
+        set_options(self._options, options)
+        self._set, self._told = options, options.total_norm is not None
+        self._clips_units = not math.isinf(options.clip_unit)
+
+    def _fold(self) -> None:
         counters = self._counters
         for group, fold, values, counter, carriers in self._folds:
             group.scalars = fold(values, counters[counter] + 1, carriers)

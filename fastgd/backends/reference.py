@@ -108,7 +108,7 @@ class _Plan:
             measured = measured._replace(clip_coef=smallest(unit_coefs))
         return measured
 
-    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+    def fetching(self, options: Options, fetch: tuple[int, int]) -> None:
         return None
 
     def settle(self) -> int:

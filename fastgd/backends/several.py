@@ -184,7 +184,7 @@ class _Plan:
         measured = _together(found, options)
         return measured if options.total_norm is None else _given(measured, options, options.total_norm)
 
-    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+    def fetching(self, options: Options, fetch: tuple[int, int]) -> None:
         return None
 
     def settle(self) -> int:

@@ -207,7 +207,7 @@ class StepPlan:
     def _set_steps(self) -> None:
         self._work.steps[self._counters] = self._base + self._made
 
-    def step_fetching(self, options: Options, fetch: tuple[int, int]) -> Measured | None:
+    def fetching(self, options: Options, fetch: tuple[int, int]) -> None:
         return None
 
     def settle(self) -> int:

@@ -7,8 +7,8 @@
 
 enum { SAME, OTHER_VALUES, OTHER_KEYS };
 
-/* Whether the dict has these keys and values, the very objects, in this order: a list [key, value, key, ...].
- * The places of other values are appended to `found`, as (number, place), unless it is NULL. -1: an error. */
+/* Whether the dict has these keys and values, the very objects, in this order: a list [key, value, key, ...],
+ * where `...` stands for any value. The places of other values are appended to `found`, as (number, place), unless it is NULL. -1: an error. */
 static int compare(PyObject *group, PyObject *parts, Py_ssize_t number, PyObject *found) {
     PyObject *key, *value;
     Py_ssize_t at = 0, place = 0;
@@ -17,7 +17,8 @@ static int compare(PyObject *group, PyObject *parts, Py_ssize_t number, PyObject
         return OTHER_KEYS;
     for (; PyDict_Next(group, &at, &key, &value); place += 2) {
         if (key != PyList_GetItem(parts, place)) return OTHER_KEYS;
-        if (value == PyList_GetItem(parts, place + 1)) continue;
+        PyObject *expected = PyList_GetItem(parts, place + 1);
+        if (value == expected || expected == Py_Ellipsis) continue;
         outcome = OTHER_VALUES;
         if (!found) break;
         PyObject *pair = Py_BuildValue("(nn)", number, place + 1);
@@ -52,6 +53,13 @@ int are_seen(PyObject *groups, PyObject *seen) {
     for (Py_ssize_t i = 0, n = PyList_Size(groups); i < n; i++)
         if (compare(PyList_GetItem(groups, i), PyList_GetItem(seen, i), i, NULL) != SAME) return 0;
     return 1;
+}
+
+PyObject *is_as_seen(PyObject *self, PyObject *arguments) {
+    PyObject *dict, *parts;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "OO", &dict, &parts)) return NULL;
+    return PyBool_FromLong(compare(dict, parts, 0, NULL) == SAME);
 }
 
 PyObject *are_as_seen(PyObject *self, PyObject *arguments) {

@@ -9,6 +9,7 @@ int are_seen(PyObject *groups, PyObject *seen);
 
 /* Python functions, which `methods` of _gather.c describes. */
 PyObject *differing(PyObject *self, PyObject *arguments);
+PyObject *is_as_seen(PyObject *self, PyObject *arguments);
 PyObject *are_as_seen(PyObject *self, PyObject *arguments);
 PyObject *stays(PyObject *self, PyObject *arguments);
 

@@ -81,7 +81,7 @@ class Gathered:
     def write_to(self, addresses: Array | None, tensors: list[torch.Tensor]) -> tuple[int, int] | None:
         """`look` is to write the addresses of the gradients that there are here, where none comes or goes.
 
-        Returns what Plan.step_fetching is to fetch them with, which counts up the versions of these tensors;
+        Returns what Plan.fetching is to fetch them with, which counts up the versions of these tensors;
         None where `look` is needed."""
         rows = b"".join(self._rows)
         where = address(self.present), address(self._at), address(self._near)

@@ -18,6 +18,7 @@ from fastgd.options import LASTING, step_options
 from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
+from fastgd.torch._gather import are_as_seen, is_as_seen
 from fastgd.torch.members import Member, members_of
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
 from fastgd.torch.planner import STATE, Planner
@@ -52,6 +53,14 @@ OF_ALL_GRADIENTS = ("clip_norm", "skip_nonfinite")
 _WHOLE = "fastgd"
 
 _FIXED = [name for name, (_, entry) in SETTINGS.items() if entry.fixed]
+
+
+class Outcome:
+    """What the last step has found, and whether it gives a norm."""
+
+    def __init__(self) -> None:
+        self.found: StepReport | Measured = UNREAD
+        self.gives_norm = False
 
 
 class Native(torch.optim.Optimizer):
@@ -105,9 +114,7 @@ class Native(torch.optim.Optimizer):
         self._options = Options()
         #: whether they ask for a measurement
         self._measures = False
-        #: what the last step has found, and whether it gives a norm
-        self._found: StepReport | Measured = UNREAD
-        self._gives_norm = False
+        self._outcome = Outcome()
         #: whether there are DTensors among the parameters
         self._has_wrappers = False
         #: what updates the parameters in the backward pass; None: `step` does
@@ -134,11 +141,11 @@ class Native(torch.optim.Optimizer):
     @property
     def report(self) -> StepReport:
         """What the last step did."""
-        found = self._found
+        outcome = self._outcome
+        found = outcome.found
         if isinstance(found, Measured):
-            self._found = found = StepReport(
-                found.norm if self._gives_norm else None, found.clip_coef, found.skipped, None
-            )
+            norm = found.norm if outcome.gives_norm else None
+            outcome.found = found = StepReport(norm, found.clip_coef, found.skipped, None)
         return found
 
     def eval(self) -> None:
@@ -294,39 +301,50 @@ class Native(torch.optim.Optimizer):
         self._update()
 
     def _update(self) -> None:
-        own = self.__dict__
+        own, planner, found = self.__dict__, self.planner, None
+        again, groups = planner.again, self.param_groups
+        if again is not None and is_as_seen(own, again.own) and are_as_seen(groups, again.groups):
+            planner.step_begins(again.plan)
+            measured = again.make()
+            if measured is not None:
+                self._note(again.plan, measured, self._options)
+                return
+            found = again.plan.gathered.fetched()
+        planner.again = None  # what follows may change what it calls
         scale, found_inf = own.get("grad_scale"), own.get("found_inf")
         options = self.options(1.0 if scale is None else float(scale))
         if found_inf is not None and float(found_inf):
-            self._found = UNREAD._replace(skipped=True)
+            self._outcome.found = UNREAD._replace(skipped=True)
             return
-        if self.planner.barred is not None or self.rule.average is not None:
+        if planner.barred is not None or self.rule.average is not None:
             reason = barred(self)
             if reason is not None:
                 raise RuntimeError(reason)
         if self.released is not None:
-            self._found = self.released.ended()
+            self._outcome.found = self.released.ended()
             return
         if self._has_wrappers:
             settle_gradients(m.tensor for m in self.members())
-        planner, found = self.planner, None
-        if self._measures:
-            plan = planner.as_seen(self.param_groups)
-            if plan is not None and plan.run is not None and plan.fetch is not None:
+        if self._measures and found is None:
+            plan = planner.as_seen(groups)
+            make = plan.run.fetching(options, plan.fetch) if plan and plan.run and plan.fetch else None
+            if plan is not None and make is not None:
                 planner.step_begins(plan)
-                measured = plan.run.step_fetching(options, plan.fetch)
+                measured = make()
                 if measured is not None:
                     self._note(plan, measured, options)
+                    if scale is None and found_inf is None:
+                        planner.repeat(own, plan, make)
                     return
                 found = plan.gathered.fetched()
-        plan = planner.prepare(self.param_groups, self.__dict__, options, found)
+        plan = planner.prepare(groups, own, options, found)
         if plan.has_pieces and self._measures:
             raise ValueError(OF_PIECES)
         if plan.is_sharded and self._measures:
             total = norm_over_ranks(plan.members, options, self.backend)
             options = options._replace(total_norm=total)
         if plan.run is None or not plan.members:
-            self._found = UNREAD
+            self._outcome.found = UNREAD
             return
         # before the step, because what it touches was just looked at; if the step fails it does no harm
         torch.autograd.graph.increment_version(plan.tensors)
@@ -341,12 +359,12 @@ class Native(torch.optim.Optimizer):
         """A step was made: keeps what it has found, and brings states up to date."""
         if isinstance(made, Measured):
             # the report is made when it is read; what is not finite has to be looked for in these gradients
-            self._found = made if made.nonfinite is None else self._reported(plan, made, options)
-            self._gives_norm = self._measures
+            self._outcome.found = made if made.nonfinite is None else self._reported(plan, made, options)
+            self._outcome.gives_norm = self._measures
         else:
             if options.skip_nonfinite and plan.run is not None:
                 plan.run.settle()
-            self._found = PendingReport.of(lambda: self._reported(plan, made.read(), options))
+            self._outcome.found = PendingReport.of(lambda: self._reported(plan, made.read(), options))
         self.planner.step_made()
 
     def _reported(self, plan: Prepared, measured: Measured, options: Options) -> StepReport:
@@ -365,7 +383,7 @@ class Native(torch.optim.Optimizer):
         step = self.torch_class.step
         getattr(step, "__wrapped__", step)(self) if getattr(step, "hooked", False) else step(self)
         self.planner.forget()
-        self._found = UNREAD
+        self._outcome.found = UNREAD
 
 
 _hooked = torch.optim.Optimizer.profile_hook_step(Native._step)

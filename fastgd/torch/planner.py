@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from fastgd import backends
 from fastgd.arrays import Array, Spans, addresses, first_overlap, overlaps_itself
-from fastgd.backends.base import Item, Options, Work
+from fastgd.backends.base import Item, Measured, Options, Work
 from fastgd.kept import Active, Kept, check_rounding, element_order
 from fastgd.memory import check_together as check_one_memory
 from fastgd.memory import memory_of
@@ -24,12 +24,15 @@ from fastgd.torch.sharded_state import check_cut, is_piece, piece_number
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, is_complete, kept_arrays, names_in
 from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
-from fastgd.torch.values import PARAMS, Change, Values
+from fastgd.torch.values import PARAMS, Change, Values, parts_of
 from fastgd.torch.watch import Named, Seen, Watch
 
 #: where an optimizer has its state in its __dict__, which planners are given: a reference to the state itself
 #: would be one more that somebody may change it by
 STATE = "state"
+
+#: where it has this module's planner, and its state
+HELD = ("planner", STATE)
 
 
 class Ready(NamedTuple):
@@ -41,6 +44,17 @@ class Ready(NamedTuple):
     grad: Array
     #: the rows that the gradient is of; None: all
     rows: Array | None = None
+
+
+class Again(NamedTuple):
+    """How the last step is made again while the optimizer's attributes and its groups' values are these."""
+
+    #: keys and values in turns, as `_gather.is_as_seen` takes them
+    own: list[Any]
+    groups: list[list[Any]]
+    plan: Prepared
+    #: as Plan.fetching gives it
+    make: Callable[[], Measured | None]
 
 
 class Planner:
@@ -61,6 +75,8 @@ class Planner:
         self._behind: Prepared | None = None
         #: why no step can be made for now
         self.barred: str | None = None
+        #: None: the next step has to be prepared
+        self.again: Again | None = None
 
     def prepare(
         self, groups: Sequence[Group], owner: Mapping[str, Any], options: Options, found: int | None = None
@@ -70,6 +86,7 @@ class Planner:
         owner: has the state, under STATE. found: what has been found where the plan was looked at since
         `as_seen`. Unless all is found to be right, nothing is changed but that state may have been made.
         """
+        self.again = None
         if self.watch.is_on:
             self._catch_up()  # a step may have been interrupted after it was made
         plan, self._plan = self._plan, None
@@ -85,6 +102,16 @@ class Planner:
         if plan is None or self.watch.is_on or seen is None or not are_as_seen(groups, seen):
             return None
         return plan
+
+    def repeat(self, own: Mapping[str, Any], plan: Prepared, make: Callable[[], Measured | None]) -> None:
+        """A step of this plan, which `as_seen` gave, was made so; the next may be made again.
+
+        own: the optimizer's __dict__.
+        """
+        if self.values.seen is not None and self.rule.average is None and not self.watch.is_on:
+            # who exchanges these is noticed otherwise; references to them would keep the state in memory
+            parts = parts_of({name: ... if name in HELD else value for name, value in own.items()})
+            self.again = Again(parts, self.values.seen, plan, make)
 
     def _will_do(
         self,
@@ -144,6 +171,7 @@ class Planner:
 
     def alarm(self) -> None:
         """Somebody has asked for the state."""
+        self.again = None
         self.watch.alarm()
         self._catch_up()
 

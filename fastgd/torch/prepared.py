@@ -88,7 +88,7 @@ class Prepared:
         self._active: Array = gathered.active()
         #: whether it will do for these very gradients alone
         self.is_for_once = False
-        #: as Plan.step_fetching takes it; None where gradients have to be looked at first
+        #: as Plan.fetching takes it; None where gradients have to be looked at first
         self.fetch: tuple[int, int] | None = None
 
     def begin(self) -> None:

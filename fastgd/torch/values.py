@@ -58,7 +58,7 @@ class Values:
             self._number(i): checked(self._rule, group, self._number(i)) for i, group in enumerate(asked)
         }
         self.of = found
-        self._seen = [_parts(group) for group in asked]
+        self._seen = [parts_of(group) for group in asked]
         self._changeable = {i for i, group in enumerate(asked) if is_changeable(group, self._rule)}
         self.seen = None if self._changeable else self._seen
         self._kinds.clear()
@@ -94,7 +94,7 @@ class Values:
             if not alike(self._rule, self.of[number], new):
                 return Change.ALL
             self.of[number].update(new)
-            self._seen[index] = _parts(group)
+            self._seen[index] = parts_of(group)
             self._kind_of[number] = self._kind(new)
             (self._changeable.add if is_changeable(group, self._rule) else self._changeable.discard)(index)
         self.seen = None if self._changeable else self._seen
@@ -125,5 +125,6 @@ class Values:
         }
 
 
-def _parts(group: Group) -> list[Any]:
+def parts_of(group: Mapping[str, Any]) -> list[Any]:
+    """Keys and values in turns."""
     return [part for pair in group.items() for part in pair]
