@@ -70,7 +70,4 @@ int fgd_set_cache_size(int64_t bytes) {
     return FGD_OK;
 }
 
-int fgd_caches_hold_all_but(double bytes, double state) {
-    const double size = (double)fgd_get_cache_size();
-    return bytes + state > 0.75 * size && bytes <= size;
-}
+int fgd_is_beyond_caches(double bytes) { return bytes > 0.75 * (double)fgd_get_cache_size(); }

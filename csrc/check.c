@@ -132,11 +132,11 @@ int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors) {
     return plus(words * 8, matrices ? plus(matrices, FGD_MATRIX_ALIGNMENT) : 0);
 }
 
-/* Bytes of state that an update of this tensor works on. */
-static double state_bytes(const job *j, const fgd_tensor *t) {
+/* Bytes of the parameter, its gradient and its state. */
+static double bytes_of(const job *j, const fgd_tensor *t) {
     const fgd_group *group = &j->groups[t->group];
     const fgd_rule *rule = fgd_rule_at(group->rule);
-    int64_t item = 0;
+    int64_t item = fgd_item_size(t->dtype) + fgd_item_size(t->grad_dtype);
     for (int k = 0; k < rule->n_slots; k++)
         if (fgd_uses_slot(rule, group, k)) item += fgd_item_size(t->state_dtype[k]);
     return (double)t->size * (double)item;
@@ -144,7 +144,7 @@ static double state_bytes(const job *j, const fgd_tensor *t) {
 
 static void lay_out(job *j, void *workspace) {
     int64_t elements = 0;
-    double bytes = 0, state = 0; /* more than an integer holds is no error here */
+    double bytes = 0; /* more than an integer holds is no error here */
     j->first_chunk = workspace;
     j->first_unit = j->first_chunk + j->n_tensors + 1;
     j->first_moment = j->first_unit + j->n_tensors + 1;
@@ -153,10 +153,7 @@ static void lay_out(job *j, void *workspace) {
         j->first_chunk[t + 1] = j->first_chunk[t] + fgd_chunks_of(j->tensors[t].size);
         j->first_unit[t + 1] = j->first_unit[t] + fgd_units_of(&j->tensors[t]);
         elements += j->tensors[t].size;
-        if (j->write == WRITE_UPDATE) {
-            const int64_t item = fgd_item_size(j->tensors[t].dtype) + fgd_item_size(j->tensors[t].grad_dtype);
-            bytes += (double)j->tensors[t].size * (double)item, state += state_bytes(j, &j->tensors[t]);
-        }
+        if (j->write == WRITE_UPDATE) bytes += bytes_of(j, &j->tensors[t]);
         if (j->factored)
             j->first_moment[t + 1] = j->first_moment[t] + fgd_moments_words(&j->tensors[t]);
     }
@@ -172,7 +169,7 @@ static void lay_out(job *j, void *workspace) {
         j->matrices = (char *)end + (past ? FGD_MATRIX_ALIGNMENT - past : 0);
     }
     j->threads = fgd_threads_for(elements);
-    j->streams = fgd_caches_hold_all_but(bytes, state);
+    j->streams = fgd_is_beyond_caches(bytes);
     for (int64_t t = 0; t < j->n_tensors && (j->trial || j->options->scope != FGD_SCOPE_ALL); t++)
         j->factors[t] = (factors){1, 1, 1};
 }

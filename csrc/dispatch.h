@@ -47,8 +47,8 @@ static inline fgd_update_kernel fgd_update_for(const fgd_kernels *kernels, int r
 /* Threads worth starting for this many element updates: 1 for little work and in a forked child. */
 int fgd_threads_for(int64_t elements);
 
-/* cache.c: whether these bytes would still be in the caches at the next step, if only state were not. */
-int fgd_caches_hold_all_but(double bytes, double state);
+/* cache.c: whether of so many bytes, read once a step, the first are gone from the caches at the next. */
+int fgd_is_beyond_caches(double bytes);
 
 /* Calls work(what, part, parts) in every thread of a team that is opened for it; threads of 1: just so. */
 void fgd_in_parts(int threads, void (*work)(const void *what, int part, int parts), const void *what);

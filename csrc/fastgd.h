@@ -137,8 +137,8 @@ int fgd_get_num_threads(void);
 int fgd_set_num_threads(int n);
 
 /* Bytes that the last caches of so many threads hold together; INT64_MAX where the CPU does not tell. A step
- * whose parameters and gradients they hold, but not its state as well (three quarters of them count), leaves
- * state out of them, so that it does not drive out what is read between two steps. */
+ * over more than three quarters of it leaves state out of them, so that it does not drive out what is read
+ * between two steps. */
 int64_t fgd_get_cache_size(void);
 /* From 0 on, or -1: as the CPU tells. Results do not depend on it. */
 int fgd_set_cache_size(int64_t bytes);

@@ -64,8 +64,8 @@ def set_num_threads(n: int) -> None:
 def get_cache_size() -> int | None:
     """Bytes that the last caches of the threads in use hold together; None where the CPU does not tell.
 
-    A step whose parameters and gradients they hold, but not its state as well (three quarters of them count),
-    leaves state out of them, so that it does not drive out what is read between two steps.
+    A step over more than three quarters of it leaves state out of them, so that it does not drive out what is
+    read between two steps.
     """
     size = int(lib.fgd_get_cache_size())
     return None if size == UNKNOWN else size

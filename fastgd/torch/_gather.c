@@ -313,7 +313,8 @@ static PyMethodDef methods[] = {
     {"fetched", fetched, METH_O,
      "fetched(looking) -> as `collect`; None where `fetching` was not called since the last time"},
     {"is_as_seen", is_as_seen, METH_VARARGS,
-     "is_as_seen(dict, parts) -> bool\n\nWhether it has these keys and values: [key, value, ...]; `...`: any value."},
+     "is_as_seen(dict, parts) -> bool\n\n"
+     "Whether it has these keys and values: [key, value, ...], where `...` stands for any value."},
     {"are_as_seen", are_as_seen, METH_VARARGS,
      "are_as_seen(groups, seen) -> bool\n\nWhether `differing` would find nothing."},
     {"stays", stays, METH_VARARGS,

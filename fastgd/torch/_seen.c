@@ -8,7 +8,8 @@
 enum { SAME, OTHER_VALUES, OTHER_KEYS };
 
 /* Whether the dict has these keys and values, the very objects, in this order: a list [key, value, key, ...],
- * where `...` stands for any value. The places of other values are appended to `found`, as (number, place), unless it is NULL. -1: an error. */
+ * where `...` stands for any value. The places of other values are appended to `found`, as (number, place),
+ * unless it is NULL. -1: an error. */
 static int compare(PyObject *group, PyObject *parts, Py_ssize_t number, PyObject *found) {
     PyObject *key, *value;
     Py_ssize_t at = 0, place = 0;

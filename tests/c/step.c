@@ -173,12 +173,6 @@ void every_step(void (*visit)(const step *s)) {
     }
 }
 
-static int64_t gradients_and_parameters(void) {
-    int64_t bytes = 0;
-    for (int t = 0; t < TENSORS; t++) bytes += 2 * tensor_size(t) * tensor_item(t);
-    return bytes;
-}
-
 image step_run(const step *s, const fgd_options *options, manner how, fgd_report *report) {
     static field fields[TENSORS][MAX_OPERANDS];
     fgd_tensor tensors[TENSORS];
@@ -189,7 +183,7 @@ image step_run(const step *s, const fgd_options *options, manner how, fgd_report
     if (how.isa >= 0) fgd_set_isa(how.isa);
     fgd_set_num_threads(how.threads);
     /* even numbers of threads leave state out of the caches */
-    fgd_set_cache_size(how.threads % 2 ? INT64_MAX : gradients_and_parameters());
+    fgd_set_cache_size(how.threads % 2 ? INT64_MAX : 0);
     for (int t = 0; t < TENSORS; t++) {
         fgd_tensor *c = &tensors[t];
         *c = tensor_of(tensor_size(t), t % 2 ? FGD_F64 : FGD_F32);
