@@ -26,6 +26,7 @@ INLINE REAL transformed(REAL g, const gradient_transform t) {
 /* Structs of one rule: its state, its scalars, and its switches with the constant `always`; `resume` is 1
  * in the second of two passes, when the slots have been updated already. */
 #define FIELD_REAL_SLOT(name, when, sign) REAL name;
+#define SLOT_COUNT(name, when, sign) +1
 #define FIELD_REAL(name) REAL name;
 #define FIELD_INT(name) int name;
 #define STRUCTS(rule)                                                           \

@@ -55,7 +55,6 @@ static void update_clipped(fgd_update_kernel update, int n_slots, int64_t n, voi
     rule##_slots(SLOT_LOAD)                                                     \
     rule##_body(p + i, g[i] * factor, &x, &s, on);                              \
     rule##_slots(SLOT_STORE)
-#define SLOT_COUNT(name, when, sign) +1
 #define CALL_LOOP(rule, mask) rule##_loop(n, param, grad, slots, scalars, mask, factor, prepare->streams)
 #define LOOPS(rule)                                                             \
     INLINE void rule##_loop(int64_t n, REAL *restrict p, const REAL *restrict g, void *const *slots, \

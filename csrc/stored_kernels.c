@@ -139,7 +139,6 @@ INLINE uint16_t put_bf16(float x, int random, uint32_t bits) {
         if (at < n)                                                             \
             rule##_codes_block(at, n - at, p, g, slots, scales, scalars, switches, t, random_state, noise); \
     }
-#define SLOT_COUNT(name, when, sign) +1
 
 #define CODES_LOOP(rule, mask, random_state) \
     rule##_codes_loop(n, param, grad, slots, scales, scalars, mask, t, random_state, noise)

@@ -19,12 +19,14 @@ from fastgd.report import PendingReport, StepReport
 from fastgd.rules import Rule, resolved
 from fastgd.settings import DEFAULTS, SETTINGS
 from fastgd.torch._gather import are_as_seen, is_as_seen
+from fastgd.torch.again import STATE
+from fastgd.torch.loading import left_alone, taken
 from fastgd.torch.members import Member, members_of
 from fastgd.torch.modes import TRAINING, barred, holding_averages, set_training
-from fastgd.torch.planner import STATE, Planner
+from fastgd.torch.planner import Planner
 from fastgd.torch.prepared import Prepared
 from fastgd.torch.settings import checked
-from fastgd.torch.sharded_state import OF_PIECES, check_cut, settle_gradients, shown, taken_in
+from fastgd.torch.sharded_state import OF_PIECES, check_cut, settle_gradients, shown
 from fastgd.torch.tensors import is_wrapper
 from fastgd.torch.total import norm_over_ranks
 
@@ -229,7 +231,7 @@ class Native(torch.optim.Optimizer):
             params = [p for group in state["param_groups"] for p in group["params"]]
             self._has_wrappers = any(map(is_wrapper, params))
         before = {id(group["params"]): group for group in self.__dict__.get("param_groups", [])}
-        state["state"] = _unwrapped(state["state"])
+        state["state"] = taken(state["state"])
         for group in state.get("param_groups", []):
             for name, default in self._own_defaults.items():
                 group.setdefault(name, default)
@@ -256,7 +258,7 @@ class Native(torch.optim.Optimizer):
         dtype, and converted where it comes in another; rounding stays as it is, too.
         """
         # the last of the hooks: what torch would cast to the parameter's dtype is put out of its sight
-        handle = self.register_load_state_dict_pre_hook(_wrapped)
+        handle = self.register_load_state_dict_pre_hook(left_alone)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -387,33 +389,3 @@ class Native(torch.optim.Optimizer):
 
 
 _hooked = torch.optim.Optimizer.profile_hook_step(Native._step)
-
-
-class _Given:
-    """A state of load_state_dict that torch is to leave as it is."""
-
-    def __init__(self, entry: Any) -> None:
-        self.entry = entry
-
-    def __deepcopy__(self, memo: Any) -> _Given:
-        return self
-
-
-def _wrapped(opt: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    return {**state_dict, "state": {key: _Given(entry) for key, entry in state_dict["state"].items()}}
-
-
-def _unwrapped(state: Any) -> Any:
-    """The state with copies of what was loaded."""
-    for key, entry in state.items():
-        if isinstance(entry, _Given):
-            state[key] = taken_in(key, _copied(entry.entry))
-    return state
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _copied(v) for key, v in value.items()}
-    return value

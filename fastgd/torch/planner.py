@@ -16,6 +16,7 @@ from fastgd.memory import memory_of
 from fastgd.report import NonFinite
 from fastgd.rules import Rule
 from fastgd.torch._gather import ANEW, AS_BEFORE, OTHER_GROUPS, are_as_seen
+from fastgd.torch.again import STATE, Again, again
 from fastgd.torch.counts import Counts
 from fastgd.torch.gathering import Gathered
 from fastgd.torch.members import Group, Member, members_of
@@ -24,15 +25,8 @@ from fastgd.torch.sharded_state import check_cut, is_piece, piece_number
 from fastgd.torch.sparse import rows_of
 from fastgd.torch.state import conform, is_complete, kept_arrays, names_in
 from fastgd.torch.tensors import array_of, grad_beside, is_wrapper, local
-from fastgd.torch.values import PARAMS, Change, Values, parts_of
+from fastgd.torch.values import PARAMS, Change, Values
 from fastgd.torch.watch import Named, Seen, Watch
-
-#: where an optimizer has its state in its __dict__, which planners are given: a reference to the state itself
-#: would be one more that somebody may change it by
-STATE = "state"
-
-#: where it has this module's planner, and its state
-HELD = ("planner", STATE)
 
 
 class Ready(NamedTuple):
@@ -44,17 +38,6 @@ class Ready(NamedTuple):
     grad: Array
     #: the rows that the gradient is of; None: all
     rows: Array | None = None
-
-
-class Again(NamedTuple):
-    """How the last step is made again while the optimizer's attributes and its groups' values are these."""
-
-    #: keys and values in turns, as `_gather.is_as_seen` takes them
-    own: list[Any]
-    groups: list[list[Any]]
-    plan: Prepared
-    #: as Plan.fetching gives it
-    make: Callable[[], Measured | None]
 
 
 class Planner:
@@ -109,9 +92,7 @@ class Planner:
         own: the optimizer's __dict__.
         """
         if self.values.seen is not None and self.rule.average is None and not self.watch.is_on:
-            # who exchanges these is noticed otherwise; references to them would keep the state in memory
-            parts = parts_of({name: ... if name in HELD else value for name, value in own.items()})
-            self.again = Again(parts, self.values.seen, plan, make)
+            self.again = again(own, self.values.seen, plan, make)
 
     def _will_do(
         self,
