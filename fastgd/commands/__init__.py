@@ -5,6 +5,7 @@ import rich  # noqa: F401  (every command prints with it: its absence is told be
 
 from fastgd.commands.bench import bench
 from fastgd.commands.info import info
+from fastgd.commands.lab import lab
 from fastgd.commands.train import train
 from fastgd.commands.verify import verify
 from fastgd.version import __version__
@@ -18,5 +19,5 @@ def fastgd() -> None:
     """Native gradient descent: train a model, measure, verify, see what this machine offers."""
 
 
-for command in (train, bench, verify, info):
+for command in (train, lab, bench, verify, info):
     fastgd.add_command(command)
