@@ -38,6 +38,7 @@ _LAZY = {
     "LossScaler": "fastgd.scaling",
     "averaging": "fastgd.averaging",
     "cuda": "fastgd.cuda",
+    "curvature": "fastgd.curvature",
     "jit": "fastgd.own",
     "nn": "fastgd.nn",
     "verify": "fastgd.verification",

@@ -23,6 +23,7 @@ from fastgd.version import __version__ as __version__
 from fastgd.scaling import LossScaler as LossScaler
 from fastgd import averaging as averaging
 from fastgd import cuda as cuda
+from fastgd import curvature as curvature
 from fastgd.own import jit as jit
 from fastgd import nn as nn
 from fastgd.verification import verify as verify
