@@ -41,6 +41,7 @@ _LAZY = {
     "curvature": "fastgd.curvature",
     "jit": "fastgd.own",
     "nn": "fastgd.nn",
+    "schedules": "fastgd.schedules",
     "verify": "fastgd.verification",
 }
 

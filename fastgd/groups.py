@@ -37,8 +37,9 @@ class Parameter:
 class ParamGroup(MutableMapping[str, Any]):
     """Hyperparameters and settings by name, as a dict; `group["lr"] = 1e-4` holds from the next step on.
 
-    A value out of range is refused where it is set, with ValueError or TypeError. "params" is the list of the
-    group's parameters as they were given; it cannot be set, nor can what state is stored in.
+    A value out of range is refused where it is set, with ValueError or TypeError. `group["lr"]` may be a
+    function of the step, such as those of fastgd.schedules: see docs/schedules.md. "params" is the list of
+    the group's parameters as they were given; it cannot be set, nor can what state is stored in.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def _checked(self, name: str, value: Any) -> Any:
         try:
+            if callable(value) and name in self.rule.defaults and self.rule.hyperparameter(name).folded:
+                check_value(self.rule, name, value(0))
+                return value
             return check_value(self.rule, name, value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"group {self._number}: {error}") from None
@@ -92,9 +96,10 @@ class ParamGroup(MutableMapping[str, Any]):
             raise ValueError(
                 f"group {self._number}: {name} is {old!r} from the making of the optimizer on; make a new one"
             )
-        # what may turn a switch on or off makes the plan be built again. It is announced before, lest
-        # Ctrl-C comes in between, and after, lest a step in another thread does
-        affects_plan = checked != old and not (of.folded and None not in (old, checked))
+        # what may turn a switch on or off makes the plan be built again, and so does a function of the step.
+        # It is announced before, lest Ctrl-C comes in between, and after, lest a step in another thread does
+        is_number = of.folded and not any(value is None or callable(value) for value in (old, checked))
+        affects_plan = checked != old and not is_number
         if affects_plan:
             self._changed(self._number)
         self.values_in_place[name] = checked

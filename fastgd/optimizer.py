@@ -23,7 +23,7 @@ from fastgd.modes import AVERAGED, EVALUATING, holding_averages, set_training
 from fastgd.options import asked_with, step_options
 from fastgd.planner import Planner
 from fastgd.report import StepReport
-from fastgd.rules import RULES, Rule
+from fastgd.rules import RULES, Rule, at_step
 from fastgd.settings import DEFAULTS
 from fastgd.state import checked_state, snapshot, summary
 from fastgd.storage import arithmetic
@@ -112,6 +112,23 @@ class Optimizer:
         with self._lock:
             self._planner.settle()
             return self._planner.skipped
+
+    def learning_rates(self) -> list[float]:
+        """The learning rate of the next step, for each group: its `lr`, or what that gives as a function.
+
+        A group whose parameters have made different numbers of steps counts the most of them. Raises
+        ValueError for a rule of one's own that has no `lr`.
+        """
+        if "lr" not in self.rule.defaults:
+            raise ValueError(f"{self.rule.title} has no lr")
+        with self._lock:
+            self._planner.settle()
+            rates, first = [], 0
+            for group in self.param_groups:
+                numbers = range(first, first := first + len(group.members))
+                step = self._planner.steps_of(list(numbers)) + 1
+                rates.append(float(at_step(self.rule, group.values_in_place, step)["lr"]))
+            return rates
 
     @property
     def training(self) -> bool:

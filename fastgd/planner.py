@@ -87,6 +87,10 @@ class Planner:
         self._written = [what for what, _ in written]
         self._spans = Spans([array for _, array in written])
 
+    def steps_of(self, numbers: Sequence[int]) -> int:
+        """How many steps these parameters have made: the most of any."""
+        return int(self.steps[numbers].max()) if len(numbers) else 0
+
     def values_of(self, i: int) -> Mapping[str, Any]:
         """The hyperparameters and settings of a parameter, and the traits that its rule asks for."""
         p = self.parameters[i]

@@ -16,7 +16,7 @@ from fastgd.checks import finite, flag, named, whole
 from fastgd.groups import Parameter
 from fastgd.kept import Kept, residual_dtype, slot_dtype
 from fastgd.memory import like, memory_of, on_host, placed, to_host
-from fastgd.rules import Carried, Rule, Slot
+from fastgd.rules import Carried, Rule, Slot, at_step
 from fastgd.settings import CODED, DEFAULTS, SETTINGS, check_together, check_value
 from fastgd.storage import arithmetic, decode, encode, load, store
 
@@ -51,7 +51,8 @@ def snapshot(opt: Optimizer) -> dict[str, Any]:
     first = 0
     for group in opt.param_groups:
         numbers = list(range(first, first + len(group.members)))
-        groups.append({**group.values_in_place, "params": numbers})
+        values = at_step(opt.rule, group.values_in_place, max(planner.steps_of(numbers), 1))
+        groups.append({**values, "params": numbers})
         first += len(numbers)
     head = {"rule": opt.rule.name, "version": VERSION, "seed": planner.seed}
     if opt.rule.average:
@@ -171,6 +172,8 @@ def _groups(opt: Optimizer, given: Any, absent: Mapping[str, Any]) -> list[dict[
         try:
             for name in own.values_in_place:
                 values[name] = check_value(opt.rule, name, group[name])
+                if callable(own.values_in_place[name]):  # a schedule is no state
+                    values[name] = own.values_in_place[name]
             check_together(opt.rule, values)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{what}: {error}") from None

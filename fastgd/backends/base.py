@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastgd.arrays import Array
-from fastgd.rules import Hyperparameters, Rule
+from fastgd.rules import Hyperparameters, Rule, at_step
 from fastgd.storage import BLOCK as BLOCK
 
 
@@ -146,15 +146,22 @@ class Block(NamedTuple):
     carriers: Carriers | tuple[()] = ()
 
 
-def folding(rule: Rule) -> Callable[[Hyperparameters, int, Any], tuple[float, ...]]:
+def folding(
+    rule: Rule, values: Mapping[str, Any]
+) -> Callable[[Hyperparameters, int, Any], tuple[float, ...]]:
     """(hyperparameters, step counted from 1, carriers of a block) -> the scalars of the step.
 
-    It is rule.fold itself for a rule that carries nothing. May be called again for the same step.
+    values: the hyperparameters now; which of them are functions of the step must stay so. It is rule.fold
+    itself for a rule that carries nothing where all are numbers. May be called again for the same step.
     """
-    if not rule.carried:
+    changing = any(callable(values[name]) for name in rule.defaults)
+    if not rule.carried and not changing:
         return rule.fold
 
     def fold(h: Hyperparameters, step: int, carriers: Carriers) -> tuple[float, ...]:
+        h = at_step(rule, h, step)
+        if not rule.carried:
+            return rule.fold(h, step, ())
         numbers, members = carriers
         before = tuple(numbers[members[0], (step - 1) % 2].tolist())
         numbers[members, step % 2] = rule.carry(h, step, before)

@@ -118,7 +118,7 @@ class Step:
             group.rule = self._kernel_of(block, members[i])
             _set_group(group, block)
             group.seed = self._seed
-            self._folds.append((group, folding(block.rule), values, block.counter, block.carriers))
+            self._folds.append((group, folding(block.rule, values), values, block.counter, block.carriers))
             if values["ema_decay"] is not None:
                 self._averaging.append((group, values))
         tables = (self._groups, len(blocks), table.rows, table.count)

@@ -144,7 +144,7 @@ class _Plan:
     def _step_of(self, i: int) -> Step:
         block, work = self._work.blocks[i], self._work
         number = int(work.steps[block.counter]) + 1
-        folded = folding(block.rule)(block.values, number, block.carriers)
+        folded = folding(block.rule, block.values)(block.values, number, block.carriers)
         scalars = dict(zip(block.rule.scalars, folded, strict=True))
         return Step(block, self._on[i], scalars, number, work.seed)
 

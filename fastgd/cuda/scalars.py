@@ -14,6 +14,7 @@ import numpy as np
 from fastgd.backends.base import Block, Carriers, Work
 from fastgd.cuda.driver import Driver
 from fastgd.cuda.passes import BESIDE
+from fastgd.rules import at_step
 
 #: steps that rows are made for at once, at most
 MOST = 64
@@ -41,9 +42,10 @@ class Scalars:
 
     def values(self) -> tuple[Any, ...]:
         """All that rows are folded from and that may change in place."""
-        return tuple(
-            block.values[name] for block in self._blocks for name in (*block.rule.defaults, "ema_decay")
-        )
+        names = [(block, name) for block in self._blocks for name in (*block.rule.defaults, "ema_decay")]
+        found = [block.values[name] for block, name in names]
+        # a schedule that follows a score, which may change though it stays the same object
+        return *found, *(list(v.state_dict().values()) for v in found if hasattr(v, "state_dict"))
 
     def cover(self, first: int, last: int, stream: int) -> bool:
         """Sees to it that there are rows for the steps `first` to `last`; whether they were made anew."""
@@ -86,7 +88,8 @@ class Scalars:
                 numbers, members = block.carriers
                 number = base + made + 1
                 before = tuple(numbers[members[0], (number - 1) % 2].tolist())
-                numbers[members, number % 2] = block.rule.carry(block.values, number, before)
+                at = at_step(block.rule, block.values, number)
+                numbers[members, number % 2] = block.rule.carry(at, number, before)
 
     @property
     def carries(self) -> bool:
@@ -102,6 +105,7 @@ def _folded(block: Block, made: int, count: int) -> Sequence[Sequence[float]]:
         carried = tuple(numbers[members[0], made % 2].tolist())
     found = []
     for number in range(made + 1, made + count + 1):
-        found.append(rule.fold(values, number, carried))
-        carried = rule.carry(values, number, carried)
+        at = at_step(rule, values, number)
+        found.append(rule.fold(at, number, carried))
+        carried = rule.carry(at, number, carried)
     return found

@@ -32,6 +32,7 @@ from fastgd.cuda.units import UNIT_BYTES, least_coef_text, pieces_in, unit_coefs
 from fastgd.cuda.update import update_text
 from fastgd.cuda.writer import Text
 from fastgd.memory import memory_of
+from fastgd.rules import at_step
 
 if TYPE_CHECKING:
     from fastgd.cuda.judge import Judge
@@ -212,7 +213,7 @@ class Stages:
             self._launch(polynomial_text(variant, WIDE), blocks_for(n * n, WIDE), arguments)
             return square
 
-        folded = variant.of.fold(block.values, 1, variant.of.carried_at_first)
+        folded = variant.of.fold(at_step(variant.of, block.values, 1), 1, variant.of.carried_at_first)
         steps = int(folded[variant.of.scalars.index(orthogonal.steps)])
         turned = orthogonal.turned(matrix, polynomial, steps)
         self._rows[k, COLUMN["turned"]] = turned.pointer

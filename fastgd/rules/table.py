@@ -95,7 +95,8 @@ class Hyperparameter(NamedTuple):
     type: str | None = None
     #: whether it holds from the making of an optimizer on
     fixed: bool = False
-    #: whether another number in place of one changes nothing but scalars that are folded at every step
+    #: whether another number in place of one changes nothing but scalars that are folded at every step; then
+    #: it may be a function of the step, too (fastgd.schedules)
     folded: bool = False
 
 
@@ -247,13 +248,30 @@ def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:
     return named(name, rule.hyperparameter(name).check, value)
 
 
+def at_step(rule: Rule, values: Mapping[str, Any], step: int) -> Mapping[str, Any]:
+    """Hyperparameters as they are in a step counted from 1: functions of it, which count from 0, evaluated.
+
+    TypeError or ValueError, naming hyperparameter and step, for what a function gives that is out of range.
+    """
+    rates = {name: values[name](step - 1) for name in rule.defaults if callable(values[name])}
+    if not rates:
+        return values
+    for name, value in rates.items():
+        rates[name] = named(f"{name} at step {step - 1}", rule.hyperparameter(name).check, value)
+    return ChainMap(rates, values)  # type: ignore[arg-type]  # it writes to the first only, and nobody does
+
+
 def resolved(rule: Rule, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of a new group, with another's value in place of None where that is what None means."""
+    """Hyperparameters of a new group, with another's value in place of None where that is what None means.
+
+    In place of a function of the step stands its `peak`, or its first value where it has none.
+    """
     result = dict(values)
     for name in result.keys() & rule.defaults.keys():
         like = rule.hyperparameter(name).like
         if like is not None and result[name] is None:
-            result[name] = result[like]
+            of = result[like]
+            result[name] = getattr(of, "peak", of(0)) if callable(of) else of
     return result
 
 
