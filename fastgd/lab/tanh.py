@@ -2,8 +2,8 @@
 
 The loss log cosh(w) is a bowl near 0 and a slope far from it. From w = 10 each step is first as long as the
 learning rate, for tanh(10) is 1 to eight digits, and later in proportion to w: a straight line, then an
-exponential. The end is known up to terms of the rate's size: sinh(w_t) = sinh(w_0) exp(-rate t), the solution of
-the differential equation dw/dt = -tanh(w) that small steps follow.
+exponential. The end is known up to terms of the rate's size: sinh(w_t) = sinh(w_0) exp(-rate t), the solution
+of the differential equation dw/dt = -tanh(w) that small steps follow.
 """
 
 from __future__ import annotations
