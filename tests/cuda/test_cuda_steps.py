@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastgd
+from fastgd import schedules
 from fastgd.cuda import before_replay, driver
 from fastgd.cuda.memory import memory
 from fastgd.cuda.simulation import SIMULATED
@@ -83,6 +84,41 @@ def test_a_graph_that_is_replayed(rule):
         report = before_replay(opt)
         graph.replay()
         assert tuple(report) == tuple(reference.step(draw(step), **asked))
+    assert_same(opt, reference)
+
+
+@needs_simulator
+@pytest.mark.parametrize("rule", (fastgd.NAdam, fastgd.AdamWScheduleFree, fastgd.LAMB))
+def test_a_function_of_the_step_counts_what_is_not_skipped(rule):
+    opt, reference = models(rule=rule, lr=schedules.OneCycle(0.1, 12))
+    asked = {"clip_norm": 0.5, "skip_nonfinite": True}
+    for step in range(9):
+        grads = draw(step, bad=(2, 3, 6))
+        opt.step([placed(memory(0), g) for g in grads], **asked)
+        reference.step(grads, **asked)
+    assert opt.learning_rates() == reference.learning_rates()
+    assert opt.learning_rates() == [schedules.OneCycle(0.1, 12)(6)]
+    assert_same(opt, reference)
+
+
+@needs_simulator
+def test_a_function_of_the_step_in_a_graph():
+    plateau = schedules.ReduceOnPlateau(schedules.Exponential(0.1, 0.9), patience=0)
+    opt, reference = models(lr=plateau)
+    grads = [placed(memory(0), g) for g in draw(0)]
+    opt.step(grads, clip_norm=0.5)
+    reference.step(draw(0), clip_norm=0.5)
+    graph = Graph()
+    with graph.capture():
+        opt.step(grads, clip_norm=0.5)
+    for step in range(1, 6):
+        if step == 3:
+            plateau.update(1.0)
+            assert plateau.update(1.0)
+        put(grads, draw(step))
+        before_replay(opt)
+        graph.replay()
+        reference.step(draw(step), clip_norm=0.5)
     assert_same(opt, reference)
 
 
