@@ -1,0 +1,49 @@
+"""The pages of the C ABI: the public headers, with their introductions as text and their sections as headings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from docstrings import prose
+
+CSRC = Path(__file__).parent.parent / "csrc"
+
+#: fastgd.h and the header that it includes
+HEADERS = ("fastgd.h", "fastgd_layers.h")
+
+_COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
+_SECTION = re.compile(r"^/\* -+ (.*?) -+ \*/$", re.MULTILINE)
+#: what only a compiler needs
+_FRAME = re.compile(
+    r"^#ifdef __cplusplus\n.*?^#endif\n|^#(?:ifndef|endif|define FASTGD\w*_H).*\n", re.M | re.S
+)
+
+
+def _text(comment: str) -> str:
+    return prose(re.sub(r"^ \*", "", comment, flags=re.MULTILINE))
+
+
+def _block(code: str) -> list[str]:
+    code = re.sub(r"\n{3,}", "\n\n", code).strip()
+    return (
+        [".. code-block:: c", "", *(f"    {line}".rstrip() for line in code.splitlines()), ""] if code else []
+    )
+
+
+def page(name: str) -> list[str]:
+    """Its first comments, up to the first declaration, as prose; then code under the headings of its sections."""
+    text = _FRAME.sub("", (CSRC / name).read_text())
+    before, _, declared = text.partition(
+        '/* cdef begin: from here to "cdef end" the text is also read by cffi */'
+    )
+    declared, _, _ = declared.partition("/* cdef end */")
+    lines = [name, "=" * len(name), ""]
+    for comment in _COMMENT.findall(before):
+        lines += [_text(comment), ""]
+    first, *rest = _SECTION.split(declared)
+    if first.strip():
+        lines += ["Constants and kinds", "-------------------", "", *_block(first)]
+    for heading, code in zip(rest[::2], rest[1::2], strict=True):
+        lines += [heading, "-" * len(heading), "", *_block(code)]
+    return lines
