@@ -1,6 +1,7 @@
 """Averages of parameters beside an optimizer: stochastic weight averaging and Lookahead, made of moves.
 
-An exponential moving average costs no pass of its own: every optimizer takes `ema_decay=`.
+An exponential moving average costs no pass of its own: every optimizer takes `ema_decay=`. Batch norm's
+statistics for averaged weights and means over ensembles have files of their own, and their names here.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from fastgd import backends
 from fastgd.arrays import Array, Spans, addresses, as_arrays, memory_order, owned_arrays
 from fastgd.backends.base import Block, Item, Options, Work
 from fastgd.checks import finite, named, number, whole
+from fastgd.ensembles import mean_prediction
 from fastgd.interrupts import uninterrupted
 from fastgd.memory import check_together, like, memory_of, on_host, to_host
 from fastgd.modes import holding, moving
+from fastgd.nn.batch_statistics import refresh_batch_norm
 from fastgd.rules import LERP
 from fastgd.settings import DEFAULTS
 from fastgd.storage import arithmetic, load
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from fastgd.optimizer import Optimizer
     from fastgd.report import StepReport
 
-__all__ = ["Lookahead", "StochasticWeightAverage", "lerp_"]
+__all__ = ["Lookahead", "StochasticWeightAverage", "lerp_", "mean_prediction", "refresh_batch_norm"]
 
 
 def lerp_(arrays: Iterable[Any], towards: Iterable[Any], weight: float, *, backend: str = "auto") -> None:
@@ -96,7 +99,7 @@ class StochasticWeightAverage:
         with swa.applied():       # the parameters hold the mean
             accuracy = evaluate(model)
 
-    Statistics of batch norm belong to the parameters they were taken with: take them again before evaluating.
+    Statistics of batch norm belong to the parameters they were taken with: see `refresh_batch_norm`.
     """
 
     def __init__(self, opt: Optimizer) -> None:

@@ -38,6 +38,11 @@ class Layer(ABC):
         """The activation this layer is, for the layer before to do in its own operation."""
         return None
 
+    @property
+    def inside(self) -> tuple[Layer, ...]:
+        """The layers it is made of, such as a Residual's."""
+        return ()
+
     def parameters(self) -> dict[str, Array]:
         """The trainable arrays by name, in a fixed order. They stay the same objects for the layer's life."""
         return {}
@@ -89,6 +94,9 @@ class LossPass(ABC):
 
 class Loss(ABC):
     """A number to make small, from the model's output and a target."""
+
+    #: What turns the model's output into what it predicts: "identity", "softmax" or "sigmoid".
+    link: ClassVar[str] = "identity"
 
     @abstractmethod
     def bind(self, to: Builder, prediction: Value) -> LossPass:

@@ -12,8 +12,9 @@ from fastgd.nn.base import Backward, Layer, Loss, LossPass
 from fastgd.nn.kernels import Kernels, OperationFailed, Program
 from fastgd.nn.program import Argument, Builder, Op, Shape, Value
 
-#: what a program is for: outputs, the loss alone, or the loss and its gradients
-FORWARD, LOSS, TRAIN = "forward", "loss", "train"
+#: what a program is for: outputs, the loss alone, the loss and its gradients, or what training's forward pass
+#: leaves in buffers
+FORWARD, LOSS, TRAIN, BUFFERS = "forward", "loss", "train", "buffers"
 
 
 class Compiled(NamedTuple):
@@ -116,10 +117,10 @@ def compiled(
 ) -> Compiled:
     """The program for inputs x of this shape and dtype. Without a loss, for outputs only.
 
-    purpose: FORWARD, LOSS or TRAIN. gradients: where TRAIN leaves those of the parameters.
+    purpose: FORWARD, LOSS, TRAIN or BUFFERS. gradients: where TRAIN leaves those of the parameters.
     """
     ids = {id(p): g for p, g in zip(parameters, gradients, strict=True)} if purpose == TRAIN else {}
-    to = Builder(kernels, dtype, training=purpose == TRAIN, gradients=ids)
+    to = Builder(kernels, dtype, training=purpose in (TRAIN, BUFFERS), gradients=ids)
     if has_lengths:
         to.lengths = to.input("lengths", (x[0][0],), np.int64)
     inputs = to.input("x", *x)
@@ -127,7 +128,7 @@ def compiled(
     if output.storage is inputs.storage:
         output = copied(to, output)
     loss_pass = None
-    if purpose == FORWARD or loss is None:
+    if purpose in (FORWARD, BUFFERS) or loss is None:
         to.keep(output)
     else:
         loss_pass = loss.bind(to, output)

@@ -112,6 +112,8 @@ class CrossEntropyLoss(Loss):
     Logits may be of any size. Raises TypeError or ValueError for arguments that are none.
     """
 
+    link = "softmax"
+
     def __init__(
         self,
         weight: Any = None,
@@ -258,6 +260,8 @@ class BCEWithLogitsLoss(ElementLoss):
     """
 
     kind = "binary_cross_entropy"
+
+    link = "sigmoid"
 
     def __init__(self, pos_weight: float = 1.0, *, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)

@@ -50,7 +50,7 @@ class Residual(Layer):
         one = isinstance(shortcut, Layer)
         several = [shortcut] if one or not isinstance(shortcut, Iterable) else shortcut
         self._shortcut = () if shortcut is None else _checked(several, "shortcut")
-        inside = [*self._layers, *self._shortcut]
+        inside = self.inside
         for i, layer in enumerate(inside):
             if any(layer is other for other in inside[:i]):
                 raise ValueError(f"{layer} is in a Residual twice; make a layer for each place")
@@ -66,6 +66,10 @@ class Residual(Layer):
     def shortcut(self) -> tuple[Layer, ...]:
         """The shortcut's layers; none where it is x itself."""
         return self._shortcut
+
+    @property
+    def inside(self) -> tuple[Layer, ...]:
+        return self._layers + self._shortcut
 
     @property
     def input_dtype(self) -> np.dtype[Any] | None:  # type: ignore[override]  # known from its layers only
