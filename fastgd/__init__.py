@@ -35,11 +35,14 @@ from fastgd.version import __version__
 
 #: names that are imported when first used
 _LAZY = {
+    "EarlyStopping": "fastgd.stopping",
     "LossScaler": "fastgd.scaling",
     "averaging": "fastgd.averaging",
+    "chance": "fastgd.chance",
     "cuda": "fastgd.cuda",
     "curvature": "fastgd.curvature",
     "jit": "fastgd.own",
+    "landscape": "fastgd.landscape",
     "nn": "fastgd.nn",
     "schedules": "fastgd.schedules",
     "verify": "fastgd.verification",

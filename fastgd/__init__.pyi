@@ -20,11 +20,14 @@ from fastgd.report import NonFinite as NonFinite
 from fastgd.report import StepReport as StepReport
 from fastgd.rows import Rows as Rows
 from fastgd.version import __version__ as __version__
+from fastgd.stopping import EarlyStopping as EarlyStopping
 from fastgd.scaling import LossScaler as LossScaler
 from fastgd import averaging as averaging
+from fastgd import chance as chance
 from fastgd import cuda as cuda
 from fastgd import curvature as curvature
 from fastgd.own import jit as jit
+from fastgd import landscape as landscape
 from fastgd import nn as nn
 from fastgd import schedules as schedules
 from fastgd.verification import verify as verify

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ def hessian_vector_product(
     params: arrays, tensors, nn.Sequential or a torch module, float32 or float64. They are moved in place
         while gradients are taken, and put back bit for bit.
     gradients: takes no arguments and returns one gradient for each parameter where they are now, None for
-        zeros: `lambda: model.loss_and_grad(x, y)[1]`. Every call must see the same data and masks.
+        zeros: `lambda: model.loss_and_grad(x, y)[1]`. Every call must see the same data; with an
+        nn.Sequential as params, its dropout draws the same masks, and running statistics do not drift.
     vector: one array for each parameter.
     eps: Default: u^(1/3) (1 + |w|) / |v|, where u is the rounding error of the least precise parameter, as
         for any central difference (Nocedal and Wright 2006, section 8.1).
@@ -49,8 +51,8 @@ def hessian_vector_product(
     if not np.isfinite(direction).all():
         raise ValueError("vector holds NaN or infinity")
     eps = named("eps", optional(_positive), eps)
-    with hessian.weights.kept():
-        return hessian.weights.split(hessian.times(direction, eps))
+    with hessian.weights.moving() as move_to:
+        return hessian.weights.split(hessian.times(move_to, direction, eps))
 
 
 def eigenvalues(
@@ -87,17 +89,19 @@ def eigenvalues(
     seed = named("seed", whole(0), seed)
     tol = named("tol", number(0), tol)
     max_restarts = named("max_restarts", whole(1), max_restarts)
-    with hessian.weights.kept():
+    with hessian.weights.moving() as move_to:
+        times = partial(hessian.times, move_to)
         if size <= max(SMALL, 2 * k + 1):
-            values, vectors = hessian.dense()
+            values, vectors = _dense(times, size)
         else:
-            values, vectors = hessian.lanczos(k, end, seed, tol, max_restarts)
+            start = np.random.default_rng(seed).standard_normal(size)
+            values, vectors = _lanczos(times, k, end, start, tol, max_restarts)
     order = np.argsort(sign * values, kind="stable")[:k]
     return values[order], [hessian.weights.split(vectors[:, i].copy()) for i in order]
 
 
 class _Hessian:
-    """The Hessian at the weights as they were when it was made; its products leave them elsewhere."""
+    """The Hessian at the weights as they were when it was made."""
 
     def __init__(self, params: Any, gradients: Gradients) -> None:
         self.weights = Weights(params)
@@ -115,47 +119,51 @@ class _Hessian:
         #: the length of a step
         self.length = rounding ** (1 / 3) * (1 + float(np.linalg.norm(self.at)))
 
-    def gradient(self, at: Array) -> Array:
-        self.weights.set(at)
-        gradient = self.weights.joined(self.gradients(), "gradient")
-        for i, part in enumerate(self.weights.split(gradient)):
-            if not np.isfinite(part).all():
-                raise ValueError(f"gradient {i} is NaN or infinite at these weights or beside them")
-        return gradient
-
-    def times(self, vector: Array, eps: float | None = None) -> Array:
+    def times(self, move_to: Callable[[Array], None], vector: Array, eps: float | None = None) -> Array:
+        """H v. move_to: of the weights, which are left elsewhere."""
         norm = float(np.linalg.norm(vector))
         if norm == 0:
             return np.zeros_like(vector)
         step = self.length / norm if eps is None else eps
-        ahead = self.gradient(self.at + step * vector)
-        return (ahead - self.gradient(self.at - step * vector)) / (2 * step)
+        move_to(self.at + step * vector)
+        ahead = self._gradient()
+        move_to(self.at - step * vector)
+        return (ahead - self._gradient()) / (2 * step)
 
-    def dense(self) -> tuple[Array, Array]:
-        """All eigenvalues and, as columns, eigenvectors."""
-        rows = np.array([self.times(unit) for unit in np.eye(self.weights.size)])
-        values, vectors = np.linalg.eigh((rows + rows.T) / 2)
-        return values, vectors
+    def _gradient(self) -> Array:
+        gradient = self.weights.joined(self.gradients(), "gradient")
+        for i, part in enumerate(self.weights.split(gradient)):
+            if not np.isfinite(part).all():
+                raise ValueError(f"gradient {i} is NaN or infinite near these weights")
+        return gradient
 
-    def lanczos(self, k: int, end: str, seed: int, tol: float, restarts: int) -> tuple[Array, Array]:
-        """k eigenvalues at that end and, as columns, eigenvectors."""
-        try:
-            from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"eigenvalues of more than {SMALL} parameters need SciPy: pip install scipy", name=error.name
-            ) from None
-        n = self.weights.size
-        operator = LinearOperator((n, n), matvec=self.times, dtype=np.float64)
-        start = np.random.default_rng(seed).standard_normal(n)
-        try:
-            values, vectors = eigsh(operator, k, which=end, v0=start, tol=tol, maxiter=restarts)
-        except ArpackNoConvergence as error:
-            raise RuntimeError(
-                f"{len(error.eigenvalues)} of {k} eigenvalues converged in {restarts} restarts: raise tol or "
-                "max_restarts, and see that every call of gradients sees the same data"
-            ) from None
-        return values, vectors
+
+def _dense(times: Callable[[Array], Array], size: int) -> tuple[Array, Array]:
+    """All eigenvalues and, as columns, eigenvectors."""
+    rows = np.array([times(unit) for unit in np.eye(size)])
+    values, vectors = np.linalg.eigh((rows + rows.T) / 2)
+    return values, vectors
+
+
+def _lanczos(
+    times: Callable[[Array], Array], k: int, end: str, start: Array, tol: float, restarts: int
+) -> tuple[Array, Array]:
+    """k eigenvalues at that end and, as columns, eigenvectors."""
+    try:
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"eigenvalues of more than {SMALL} parameters need SciPy: pip install scipy", name=error.name
+        ) from None
+    operator = LinearOperator((len(start), len(start)), matvec=times, dtype=np.float64)
+    try:
+        values, vectors = eigsh(operator, k, which=end, v0=start, tol=tol, maxiter=restarts)
+    except ArpackNoConvergence as error:
+        raise RuntimeError(
+            f"{len(error.eigenvalues)} of {k} eigenvalues converged in {restarts} restarts: raise tol or "
+            "max_restarts, and see that every call of gradients sees the same data"
+        ) from None
+    return values, vectors
 
 
 def _positive(value: Any) -> float:

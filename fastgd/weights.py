@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,11 +52,6 @@ class Weights:
                 raise ValueError(f"parameter {i} holds NaN or infinity")
         return vector
 
-    def set(self, vector: Array) -> None:
-        """Writes a vector [size] into the parameters, each rounded once to its own dtype."""
-        for array, part in zip(self.arrays, self.split(vector), strict=True):
-            memory_of(array).write(array, np.asarray(store(part, array.dtype)))
-
     def split(self, vector: Array) -> list[Array]:
         """The parts of a vector [size] in the shapes of the parameters; views."""
         parts = np.split(vector, self._ends[:-1])
@@ -79,16 +74,29 @@ class Weights:
         return _joined(parts)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """When the block ends, however it does, parameters and buffers are what they were, bit for bit."""
-        arrays = self.arrays + self.buffers
-        before = [to_host(array) for array in arrays]
+    def moving(self) -> Iterator[Callable[[Array], None]]:
+        """Yields what writes a vector [size] into the parameters, each rounded once to its own dtype.
+
+        With every move, buffers are what they were before the block, so that the order of moves does not
+        matter. When the block ends, however it does, parameters and buffers are what they were, bit for bit.
+        """
+        params, buffers = [list(map(to_host, arrays)) for arrays in (self.arrays, self.buffers)]
+
+        def move_to(vector: Array) -> None:
+            parts = zip(self.arrays, self.split(vector), strict=True)
+            _write(self.arrays, [np.asarray(store(part, array.dtype)) for array, part in parts])
+            _write(self.buffers, buffers)
+
         try:
-            yield
+            yield move_to
         finally:
             with uninterrupted():
-                for array, bits in zip(arrays, before, strict=True):
-                    memory_of(array).write(array, bits)
+                _write(self.arrays + self.buffers, params + buffers)
+
+
+def _write(arrays: Sequence[Array], values: Sequence[Array]) -> None:
+    for array, own in zip(arrays, values, strict=True):
+        memory_of(array).write(array, own)
 
 
 def _of(model: Any) -> tuple[Any, list[Any]]:
