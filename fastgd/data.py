@@ -44,6 +44,7 @@ class Dataset:
     x_train, x_test: float32 [n, features]. y_train, y_test: int64 labels [n] of a classification, or
     float32 [n, targets] of a regression, standardised: an error times scaling.y_std is in the data's units.
     Of text both are int64 [n, characters]: see fastgd.text. shape: of an example, as in fastgd.tables.Table.
+    x_validation, y_validation: a part that is neither trained nor tested on, if one was held out.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Dataset:
     y_test: Array
     scaling: Scaling
     shape: tuple[int, ...] | None = None
+    x_validation: Array | None = None
+    y_validation: Array | None = None
 
     @property
     def n_features(self) -> int:
@@ -141,18 +144,25 @@ def prepare(
 
 
 def batches(
-    n: int, batch_size: BatchSize, rng: np.random.Generator, start: int = 0
+    n: int,
+    batch_size: BatchSize,
+    rng: np.random.Generator,
+    start: int = 0,
+    *,
+    replacement: bool = False,
 ) -> Iterator[NDArray[np.int64]]:
-    """The mini-batches of one epoch: a permutation of range(n) cut into pieces, the last may be shorter.
+    """The mini-batches of one epoch: n of the numbers below n, cut into pieces, the last may be shorter.
 
     batch_size: "full" for batch, 1 for stochastic, any other number for mini-batch gradient descent.
     start: the number of examples of this epoch that have been used already. Default 0.
+    replacement: False (default): a permutation, each example once. True: n independent draws, among which an
+    example may be several times or, with a probability that goes to 1 / e, not at all.
     Raises ValueError for a batch size below 1.
     """
     size = n if batch_size == "full" else batch_size
     if size < 1:
         raise ValueError(f"the batch size must be at least 1, not {size}")
-    order = rng.permutation(n)
+    order = rng.integers(n, size=n) if replacement and n else rng.permutation(n)
     return (order[first : first + size] for first in range(start, n, size))
 
 
