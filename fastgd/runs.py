@@ -17,13 +17,16 @@ from fastgd.arrays import Array
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
 from fastgd.nn.activations import ACTIVATIONS
+from fastgd.practice import Practice, base_rate, needs_validation
 from fastgd.rules import RULES
+from fastgd.schedules.recipes import Run, from_text
 
 __all__ = ["Checkpoint", "Epoch", "Position", "Result", "Settings", "SettingsError"]
 __all__ += ["begin", "load_checkpoint", "restore", "save_checkpoint"]
 
 FORMAT = "fastgd.training"
-VERSION = 1
+#: that is written. Version 1 had neither schedules nor what else `practice` keeps
+VERSION = 2
 
 
 class SettingsError(ValueError):
@@ -45,6 +48,11 @@ class Settings:
     clip_norm: the largest global L2 norm of the gradients, clip_value: the largest absolute value of an
     element; None for no limit. skip_nonfinite: go on after a step whose gradients held NaN or infinity
     (nothing is changed by it) instead of ending. seed: of the split, the initial weights and the order.
+    schedule: the learning rate over the run, as text (`fastgd.schedules.recipes.from_text`); None: it stays.
+    early_stopping: end after so many epochs without a better validation loss, with the best weights; None:
+    never. swa: the share of the epochs, the last ones, after which weights are averaged, to be the model's in
+    the end; None: they are not. validation_size: the share of the training part that is held out for the
+    validation loss; None: a tenth where something follows that loss, else nothing.
     """
 
     data: str = "digits"
@@ -66,6 +74,10 @@ class Settings:
     clip_value: float | None = None
     skip_nonfinite: bool = False
     seed: int = 0
+    schedule: str | None = None
+    early_stopping: int | None = None
+    swa: float | None = None
+    validation_size: float | None = None
 
     def check(self) -> None:
         """Raises SettingsError for a value that is out of range."""
@@ -95,13 +107,40 @@ class Settings:
         for name, limit in (("clip_norm", self.clip_norm), ("clip_value", self.clip_value)):
             if limit is not None and not limit > 0:
                 raise SettingsError(f"{name} must be greater than 0, not {limit}")
+        self._check_practice()
+
+    def _check_practice(self) -> None:
+        if self.schedule is not None:
+            if not RULES[self.optimizer].hyperparameter("lr").folded:
+                raise SettingsError(f"{self.optimizer} has no learning rate that could follow a schedule")
+            try:
+                from_text(self.schedule, base_rate(self), Run(1, 1))
+            except ValueError as error:
+                raise SettingsError(str(error)) from None
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise SettingsError(
+                f"early_stopping is a number of epochs, at least 1, not {self.early_stopping}"
+            )
+        if self.swa is not None and not 0 < self.swa <= 1:
+            raise SettingsError(f"swa is a share of the epochs, above 0 and at most 1, not {self.swa}")
+        if self.swa is not None and self.early_stopping is not None:
+            raise SettingsError("swa and early_stopping both choose the weights in the end: give one of them")
+        if self.swa is not None and RULES[self.optimizer].average is not None:
+            raise SettingsError(f"{self.optimizer} averages the weights itself: swa has nothing to add")
+        if self.validation_size is not None and not 0 <= self.validation_size < 1:
+            raise SettingsError(f"validation_size must be at least 0 and below 1, not {self.validation_size}")
+        if self.validation_size == 0 and needs_validation(self):
+            raise SettingsError(
+                "validation_size is 0, and early stopping and plateaus follow the validation loss"
+            )
 
 
 @dataclass
 class Epoch:
     """One pass over the training part, or as much of it as there was before an interruption.
 
-    train_loss: the mean over its examples while they were trained on. seconds: of training, without the
+    train_loss: the mean over its examples while they were trained on. validation_loss: at its end, NaN where
+    there is no validation part. lr: the learning rate of its first step. seconds: of training, without the
     evaluation. scores: what `fastgd.training.evaluate` gave at its end.
     """
 
@@ -112,6 +151,8 @@ class Epoch:
     skipped: int = 0
     train_loss: float = math.nan
     largest_grad_norm: float = 0.0
+    validation_loss: float = math.nan
+    lr: float = math.nan
     seconds: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -143,7 +184,9 @@ class Result:
 
     grad_norms: global L2 norm of each step's gradients before clipping. scores: of the test part, see
     `fastgd.training.evaluate`. interrupted: Ctrl-C ended the training. problem: the sentence that says why
-    training could not go on, else None. history and grad_norms include the runs before a resumption.
+    training could not go on, else None. stopped: the sentence that says why it ended before its last epoch
+    though it could have gone on, else None. history and grad_norms include the runs before a resumption.
+    practice: schedule, early stopping, average and monitor, once the training has begun.
     """
 
     settings: Settings
@@ -156,6 +199,8 @@ class Result:
     scores: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
     problem: str | None = None
+    stopped: str | None = None
+    practice: Practice | None = None
 
     @property
     def steps(self) -> int:
@@ -192,6 +237,7 @@ class Checkpoint:
     scaling: Scaling
     history: list[Epoch]
     grad_norms: list[float]
+    practice: dict[str, Any] = field(default_factory=dict)
 
 
 def resumed_settings(saved: Checkpoint) -> Settings:
@@ -266,6 +312,7 @@ def save_checkpoint(path: str | os.PathLike[str], result: Result) -> None:
         "scaling": asdict(result.dataset.scaling),
         "history": [asdict(epoch) for epoch in result.history],
         "grad_norms": np.array(result.grad_norms, np.float64),
+        "practice": result.practice.state_dict() if result.practice else {},
     }
     save_file(path, *pack_state(state))
 
@@ -275,7 +322,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     state = unpack_state(*load_file(path))
     if state.get("format") != FORMAT:
         raise CheckpointError(f"cannot load {os.fspath(path)}: it holds no training run")
-    if state.get("version") != VERSION:
+    if state.get("version") not in range(1, VERSION + 1):
         raise CheckpointError(
             f"cannot load {os.fspath(path)}: it has version {state.get('version')} and this is {VERSION}"
         )
@@ -288,6 +335,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             scaling=Scaling(**state["scaling"]),
             history=[Epoch(**epoch) for epoch in state["history"]],
             grad_norms=state["grad_norms"].tolist(),
+            practice=state.get("practice", {}),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"cannot load {os.fspath(path)}: the run in it is damaged ({error})") from error

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastgd import nn
 from fastgd.data import Dataset, batches, load
+from fastgd.practice import Practice, hold_out
 from fastgd.runs import (
     Checkpoint,
     Epoch,
@@ -53,13 +54,16 @@ def train(
     dataset: Dataset | None = None,
     resume: Checkpoint | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    monitor: bool = False,
 ) -> Result:
     """Trains a model with mini-batch gradient descent.
 
     settings: Default: those of `resume`, with the epochs it has left if it was interrupted, else Settings().
     dataset: Default: loaded as the settings say.
-    resume: a checkpoint to go on from; N epochs and then M more give the same bits as N + M at once.
+    resume: a checkpoint to go on from; N epochs and then M more give the same bits as N + M at once, but for
+    a schedule that is fitted to the length of the run: then those that an interrupted run has left do.
     on_step: called after every step.
+    monitor: whether a fastgd.monitor.Monitor watches; it is then the result's `practice.monitor`.
 
     Ctrl-C ends the training after the current step; a second one interrupts at once. Training also ends,
     with the reason in the result's `problem`, when the loss is not finite or, unless settings.skip_nonfinite,
@@ -86,16 +90,29 @@ def train(
             seed=settings.seed,
             scaling=resume.scaling if resume else None,
         )
+    dataset = hold_out(settings, dataset)
     result = restore(settings, dataset, resume) if resume else begin(settings, dataset)
     last_epoch = result.position.last_epoch = result.position.epoch + settings.epochs
+    practice = result.practice = Practice(
+        settings, dataset, result.model, result.optimizer, last_epoch, monitor
+    )
+    practice.load_state_dict(resume.practice if resume else {})
     # What overflows is told in words below, not by NumPy's warnings.
     with deferred_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore"):
-        while result.position.epoch < last_epoch and not (result.interrupted or result.problem):
+        while result.position.epoch < last_epoch and not ended(result):
             run_epoch(result, last_epoch, interrupted, on_step)
             result.interrupted = interrupted()
+        if not (result.interrupted or result.problem) and practice.finish():
+            result.scores = evaluate(result.model, dataset)
         if not result.scores:
-            result.scores = evaluate_average(result)
+            with averaged_weights(result):
+                result.scores = evaluate(result.model, dataset)
     return result
+
+
+def ended(result: Result) -> bool:
+    """Whether something has ended the training."""
+    return result.interrupted or result.problem is not None or result.stopped is not None
 
 
 def run_epoch(
@@ -106,9 +123,12 @@ def run_epoch(
 ) -> None:
     """Trains to the end of the epoch, or to an interruption or problem, and evaluates."""
     settings, dataset, position = result.settings, result.dataset, result.position
+    assert result.practice is not None
+    step_of_run = result.practice.step
     is_continued = result.history and result.history[-1].epoch == position.epoch + 1
     epoch = result.history[-1] if is_continued else Epoch(position.epoch + 1)
     if not is_continued:
+        epoch.lr = result.optimizer.learning_rates()[0]
         result.history.append(epoch)
     rng = generator_from(position.generator)
     n = position.n_train
@@ -122,10 +142,9 @@ def run_epoch(
         np.take(dataset.x_train, rows, axis=0, out=batch_x, mode="clip")
         np.take(dataset.y_train, rows, axis=0, out=batch_y, mode="clip")
         # Always skipping also measures always, and leaves a healthy model when training has to end here.
-        step = result.model.train_step(
+        step = step_of_run(
             batch_x,
             batch_y,
-            result.optimizer,
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
             skip_nonfinite=True,
@@ -145,7 +164,17 @@ def run_epoch(
         position.generator = dict(rng.bit_generator.state)
         if epoch.examples == 0 and not result.problem:
             result.problem = f"every step of epoch {epoch.epoch} had gradients that are not finite"
-    epoch.scores = result.scores = evaluate_average(result)
+    with averaged_weights(result):
+        epoch.scores = result.scores = evaluate(result.model, dataset)
+        is_complete = position.epoch == epoch.epoch
+        loss = None
+        if dataset.x_validation is not None:
+            found = result.model.evaluate(
+                dataset.x_validation, dataset.y_validation, batch_size=EVALUATION_ROWS
+            )
+            loss = epoch.validation_loss = found.loss
+        if is_complete and not result.problem:
+            result.stopped = result.practice.after_epoch(epoch.epoch, loss)
 
 
 def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
@@ -170,13 +199,14 @@ def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:
     return None
 
 
-def evaluate_average(result: Result) -> dict[str, float]:
-    """`evaluate` with the average that the optimizer may keep of the weights; these are then as they were."""
+@contextlib.contextmanager
+def averaged_weights(result: Result) -> Iterator[None]:
+    """Within it the weights are the average that the optimizer may keep; afterwards what they were."""
     optimizer = result.optimizer
     weights = [np.array(p) for p in optimizer.parameters()] if optimizer.rule.average else []
     optimizer.eval()
     try:
-        return evaluate(result.model, result.dataset)
+        yield
     finally:
         optimizer.train()
         for parameter, value in zip(optimizer.parameters(), weights, strict=False):

@@ -104,6 +104,11 @@ class Schedule:
         """No rate is above it."""
         raise NotImplementedError
 
+    @property
+    def cyclic(self) -> bool:
+        """Whether it rises to its peak again and again."""
+        return False
+
     def values(self, n: int) -> NDArray[np.float64]:
         """The rates of the first n steps."""
         return np.array([self(step) for step in range(n)], np.float64)
@@ -158,6 +163,10 @@ class Warmup(Schedule):
     def peak(self) -> float:
         return self.schedule.peak
 
+    @property
+    def cyclic(self) -> bool:
+        return self.schedule.cyclic
+
 
 @dataclass(frozen=True)
 class PerEpoch(Schedule):
@@ -172,6 +181,10 @@ class PerEpoch(Schedule):
     @property
     def peak(self) -> float:
         return self.schedule.peak
+
+    @property
+    def cyclic(self) -> bool:
+        return self.schedule.cyclic
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class WarmRestarts(Decaying):
             period *= self.multiplier
         return Cosine(self.lr, period, self.end)(step)
 
+    @property
+    def cyclic(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Triangular(Schedule):
@@ -69,6 +73,10 @@ class Triangular(Schedule):
     @property
     def peak(self) -> float:
         return self.high
+
+    @property
+    def cyclic(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
