@@ -2,17 +2,20 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from starts import counting, descend, diverse, environment
 
 from fastgd import chance
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "chance.md"
 
 
 def test_results_are_sorted_and_do_not_depend_on_the_number_of_processes():
@@ -109,9 +112,12 @@ TRAIN = "from fastgd import chance\ndef train(seed):\n    return 1.0 / (1 + seed
 CALL = "print([r.value for r in chance.restarts(train, range(2))])\n"
 
 
-def test_a_script(tmp_path):
-    ended = run(script(tmp_path, TRAIN + f'if __name__ == "__main__":\n    {CALL}'))
-    assert ended.stdout == "[1, 0]\n", ended.stderr
+def test_the_script_of_the_docs(tmp_path):
+    (text,) = re.findall(r"^``` python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    ended = run(script(tmp_path, text.replace("seeds=range(4)", "seeds=range(2)")))
+    found = re.fullmatch(r"seed [01] has a loss of (\S+), the worst one of (\S+)\n", ended.stdout)
+    assert found, ended.stderr
+    assert 0 < float(found[1]) < float(found[2])
 
 
 def test_a_script_that_would_start_itself_says_so(tmp_path):
