@@ -5,45 +5,64 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastgd.runs import Result
 
-__all__ = ["save_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["curves", "save_curves"]
 
 MOST_POINTS = 4000
-WIDTH, HEIGHT, DPI = 10.0, 8.4, 100
+WIDTH, HEIGHT_OF_EACH, DPI = 10.0, 2.8, 100
 
 
 def save_curves(path: str | os.PathLike[str], result: Result) -> None:
-    """Saves training loss, test score and gradient norm over the epochs as a picture 1000 pixels wide.
+    """Saves `curves` as a picture 1000 pixels wide.
 
     path: its suffix chooses the format (.png, .svg, .pdf). Raises ModuleNotFoundError without matplotlib,
     ValueError for an unknown suffix and OSError where the file cannot be written.
     """
+    curves(result).savefig(path)
+
+
+def curves(result: Result) -> Figure:
+    """Losses, test score, gradient norm and, where there is a schedule, the learning rate over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    scheduled = result.settings.schedule is not None
+    count = 4 if scheduled else 3
+    figure = Figure(figsize=(WIDTH, count * HEIGHT_OF_EACH), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    loss_axes, score_axes, norm_axes = figure.subplots(3, 1, sharex=True)
+    every = figure.subplots(count, 1, sharex=True)
+    loss_axes, score_axes, norm_axes = every[:3]
     settings, dataset = result.settings, result.dataset
     batch = f"batch size {settings.batch_size}"
     figure.suptitle(f"{Path(dataset.name).name}: {settings.optimizer}, {batch}, {result.steps} steps")
     epochs = [epoch.epoch for epoch in result.history]
     loss_axes.plot(epochs, [epoch.train_loss for epoch in result.history], ".-", label="training loss")
+    if result.dataset.x_validation is not None:
+        losses = [epoch.validation_loss for epoch in result.history]
+        loss_axes.plot(epochs, losses, ".--", color="tab:orange", label="validation loss")
     loss_axes.set_ylabel(loss_unit(result))
     draw_scores(score_axes, result, epochs)
     draw_norms(norm_axes, result)
-    norm_axes.set_xlabel("epoch")
-    norm_axes.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (loss_axes, score_axes, norm_axes):
+    if scheduled:
+        rates = [epoch.lr for epoch in result.history]
+        label = f"learning rate at the beginning of each epoch: {result.settings.schedule}"
+        every[3].step(epochs, rates, ".-", where="post", color="tab:brown", label=label)
+        every[3].set_ylabel("learning rate")
+    every[-1].set_xlabel("epoch")
+    every[-1].xaxis.get_major_locator().set_params(integer=True)
+    for axes in every:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
-    figure.savefig(path)
+    return figure
 
 
 def loss_unit(result: Result) -> str:

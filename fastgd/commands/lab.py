@@ -70,9 +70,9 @@ def lab(names: tuple[str, ...], out: Path) -> None:
             outcomes.append(outcome)
             show(console, outcome)
         if len(names) > 1:
-            from fastgd.lab.page import save_page
+            from fastgd.lab.page import save_gallery
 
-            save_page(out / PAGE, outcomes)
+            save_gallery(out / PAGE, outcomes)
             console.print(f"all of them: {out / PAGE}", highlight=False)
     except OSError as error:
         raise click.ClickException(f"cannot write to {out}: {error.strerror or error}") from error

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastgd.text import sample
 from fastgd.training import Result
+
+if TYPE_CHECKING:
+    from fastgd.monitor import Monitor
 
 SHOWN_EPOCHS = 10
 
@@ -52,18 +55,23 @@ def print_epochs(result: Result) -> None:
         return
     shown = sorted({round(i * (n - 1) / (SHOWN_EPOCHS - 1)) for i in range(SHOWN_EPOCHS)})
     scores = present(result.history[-1].scores)
-    table = Table("epoch", "training loss", *(title for _, (title, _) in scores))
+    validates = result.dataset.x_validation is not None
+    losses = ("training loss", "validation loss") if validates else ("training loss",)
+    table = Table("epoch", *losses, *(title for _, (title, _) in scores))
     for column in table.columns:
         column.justify = "right"
     for epoch in (result.history[i] for i in shown):
         values = [show(epoch.scores[name]) if name in epoch.scores else "" for name, (_, show) in scores]
-        table.add_row(str(epoch.epoch), f"{epoch.train_loss:.4g}", *values)
+        found = [epoch.train_loss, epoch.validation_loss][: len(losses)]
+        table.add_row(str(epoch.epoch), *(f"{loss:.4g}" for loss in found), *values)
     Console().print(table)
 
 
 def rows(result: Result) -> list[tuple[str, str]]:
     found = summary(result)
     lines = [("training loss", f"{found['train_loss']:.4g}")]
+    if result.dataset.x_validation is not None:
+        lines.append(("validation loss in the end", f"{found['validation_loss']:.4g}"))
     lines += [(title, show(result.scores[name])) for name, (title, show) in present(result.scores)]
     lines += [
         ("time per epoch", f"{1000 * result.seconds_per_epoch:.3g} ms"),
@@ -73,6 +81,8 @@ def rows(result: Result) -> list[tuple[str, str]]:
     ]
     if result.skipped_steps:
         lines.append(("steps skipped", str(result.skipped_steps)))
+    if result.settings.schedule is not None:
+        lines.append(("learning rate in the end", f"{result.optimizer.learning_rates()[0]:.3g}"))
     if result.interrupted:
         lines.append(("interrupted in epoch", str(result.history[-1].epoch)))
     return lines
@@ -92,6 +102,7 @@ def summary(result: Result) -> dict[str, Any]:
         },
         "settings": asdict(result.settings),
         "train_loss": history[-1].train_loss if history else math.nan,
+        "validation_loss": history[-1].validation_loss if history else math.nan,
         **{f"test_{name}": score for name, score in result.scores.items()},
         "seconds_per_epoch": result.seconds_per_epoch,
         "steps": result.steps,
@@ -101,8 +112,23 @@ def summary(result: Result) -> dict[str, Any]:
         **({"sample": text_of(result)} if data.task == "text" else {}),
         "interrupted": result.interrupted,
         "problem": result.problem,
+        "stopped": result.stopped,
+        **findings(result),
         "history": [asdict(epoch) for epoch in history],
     }
+
+
+def findings(result: Result) -> dict[str, Any]:
+    """What the monitor has to say, where one watched."""
+    if result.practice is None or result.practice.monitor is None:
+        return {}
+    return {"findings": [{**asdict(found), "title": found.title} for found in monitor_of(result).findings()]}
+
+
+def monitor_of(result: Result) -> Monitor:
+    """What has watched the run."""
+    assert result.practice is not None and result.practice.monitor is not None
+    return result.practice.monitor
 
 
 def text_of(result: Result) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,21 +15,22 @@ import fastgd
 from fastgd import readers, training
 from fastgd.architectures import ARCHITECTURES
 from fastgd.checkpoint import CheckpointError
+from fastgd.commands.outputs import UserError, check_outputs, save_plot, save_run
 from fastgd.commands.parsing import Parsed, parse_batch_size, parse_limit, parse_option, parse_widths
-from fastgd.commands.results import finite, print_table, summary, text_of
+from fastgd.commands.results import finite, monitor_of, print_table, summary, text_of
 from fastgd.data import DataError
 from fastgd.machine import MAX_THREADS
 from fastgd.nn.activations import ACTIVATIONS
 from fastgd.rules import RULES
 from fastgd.runs import SettingsError, resumed_settings
-from fastgd.training import Checkpoint, Progress, Result, Settings
+from fastgd.schedules.recipes import RECIPES
+from fastgd.training import Checkpoint, Progress, Settings
 
 __all__ = ["train"]
 
 DEFAULTS = Settings()
 BUILT_IN = ", ".join(readers.BUILT_IN)
 INTERRUPTED, DIVERGED = 130, 1
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def listed(numbers: tuple[int, ...]) -> str:
@@ -117,6 +116,41 @@ def listed(numbers: tuple[int, ...]) -> str:
     type=click.IntRange(1, MAX_THREADS),
     help="Results do not depend on it.  [default: all cores]",
 )
+@click.option(
+    "--schedule",
+    metavar="NAME|NAME(...)",
+    help=f"The learning rate over the run: {', '.join(RECIPES)}; with arguments like 'step(every=5)' or "
+    "'cosine(warmup=1, end=1e-5)', lengths in epochs.  [default: it stays]",
+)
+@click.option(
+    "--early-stopping",
+    type=int,
+    metavar="EPOCHS",
+    help="End after so many epochs without a better validation loss, with the best weights.",
+)
+@click.option(
+    "--swa",
+    type=float,
+    metavar="SHARE",
+    help="Average the weights after the last epochs, this share of all (stochastic weight averaging).",
+)
+@click.option(
+    "--validation-size",
+    type=float,
+    help="Share of the training part that is held out for the validation loss.  [default: 0.1 where "
+    "something follows it, else 0]",
+)
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Watch the layers, and say what is wrong with the training and what helps.",
+)
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Save a page (.html) that needs no network: curves, gradient norms by layer, warnings, settings.",
+)
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Save the curves as .png, .svg or .pdf.")
 @click.option("--save", type=click.Path(), metavar="FILE", help="Save model and optimizer as safetensors.")
 @click.option(
@@ -147,23 +181,18 @@ def is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
-class UserError(click.ClickException):
-    """What a user got wrong, as one line without a traceback."""
-
-    exit_code = 2
-
-
 def run(chosen: dict[str, Any]) -> int:
     """Trains with the options that were given and hands out the result; returns the exit status."""
-    plot, save, load = (chosen.get(name) for name in ("plot", "save", "load"))
+    plot, save, load, report = (chosen.get(name) for name in ("plot", "save", "load", "report"))
     quiet, as_json = chosen.get("quiet", False), chosen.get("as_json", False)
-    check_outputs(plot, save)
+    monitors = chosen.get("monitor", False)
+    check_outputs(plot, save, report)
     if "threads" in chosen:
         fastgd.set_num_threads(chosen["threads"])
     resume = training.load_checkpoint(load) if load else None
     settings = merge(chosen, resume)
     with ProgressBar(hidden=quiet or as_json) as on_step:
-        result = training.train(settings, resume=resume, on_step=on_step)
+        result = training.train(settings, resume=resume, on_step=on_step, monitor=monitors or bool(report))
     if as_json:
         click.echo(json.dumps(finite(summary(result)), indent=2, allow_nan=False))
     elif not quiet:
@@ -171,12 +200,19 @@ def run(chosen: dict[str, Any]) -> int:
         if result.dataset.task == "text" and not result.problem:
             click.echo(f"\nthe model writes:\n{text_of(result)}\n")
     tell = (lambda line: None) if quiet or as_json else click.echo
+    if monitors and not (quiet or as_json):
+        monitor_of(result).print()
+    if result.stopped:
+        tell(f"stopped early: {result.stopped}")
     if save and not result.problem:
         training.save_checkpoint(save, result)
         tell(f"saved to {save}; to go on: fastgd train --load {save}")
     if plot:
         save_plot(plot, result)
         tell(f"curves in {plot}")
+    if report:
+        save_run(report, result)
+        tell(f"report in {report}")
     if result.problem:
         unsaved = f" Nothing was saved to {save}." if save else ""
         click.echo(f"Training ended: {result.problem}.{unsaved}", err=True)
@@ -192,30 +228,6 @@ def merge(chosen: dict[str, Any], resume: Checkpoint | None) -> Settings:
     options |= {name: chosen[name] for name in ("lr", "weight_decay", "momentum") if name in chosen}
     changes = {name: chosen[name] for name in names if name in chosen}
     return replace(settings, **changes, options={**settings.options, **options})
-
-
-def check_outputs(plot: str | None, save: str | None) -> None:
-    """Refuses before the training what would be lost after it."""
-    for path in filter(None, (plot, save)):
-        folder = Path(path).resolve().parent
-        if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"cannot write {path}: it is a folder, or its folder is missing or not writable")
-    if plot:
-        if Path(plot).suffix.lower() not in PICTURES:
-            raise UserError(f"the picture's name must end in {', '.join(PICTURES)}, and {plot} does not")
-        try:
-            import matplotlib  # noqa: F401  (only whether it is there)
-        except ModuleNotFoundError as error:
-            raise UserError('--plot needs matplotlib, which is missing: pip install "fastgd[cli]"') from error
-
-
-def save_plot(path: str, result: Result) -> None:
-    from fastgd.plots import save_curves
-
-    try:
-        save_curves(path, result)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class ProgressBar:
