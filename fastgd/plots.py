@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgd.runs import Result
+from fastgd.schedules import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,10 +53,7 @@ def curves(result: Result) -> Figure:
     draw_scores(score_axes, result, epochs)
     draw_norms(norm_axes, result)
     if scheduled:
-        rates = [epoch.lr for epoch in result.history]
-        label = f"learning rate at the beginning of each epoch: {result.settings.schedule}"
-        every[3].step(epochs, rates, ".-", where="post", color="tab:brown", label=label)
-        every[3].set_ylabel("learning rate")
+        draw_rates(every[3], result)
     every[-1].set_xlabel("epoch")
     every[-1].xaxis.get_major_locator().set_params(integer=True)
     for axes in every:
@@ -80,6 +78,21 @@ def draw_scores(axes: Any, result: Result, epochs: list[int]) -> None:
         values = [epoch.scores.get("rmse", math.nan) for epoch in result.history]
         axes.plot(epochs, values, ".-", color="tab:green", label="test error")
         axes.set_ylabel("root mean squared error\n(units of the target)")
+
+
+def draw_rates(axes: Any, result: Result) -> None:
+    """The schedule itself, or of one that follows the loss what it was in each epoch."""
+    schedule, label = result.optimizer.param_groups[0]["lr"], result.settings.schedule
+    assert result.practice is not None
+    if isinstance(schedule, Schedule):
+        n = len(result.grad_norms)
+        steps = np.unique(np.linspace(0, n, min(n + 1, MOST_POINTS)).astype(int))
+        at, rates = steps / result.practice.steps_per_epoch, [schedule(step) for step in steps.tolist()]
+    else:
+        at = np.array([epoch.epoch - 1 for epoch in result.history])
+        rates = [epoch.lr for epoch in result.history]
+    axes.plot(at, rates, drawstyle="steps-post", color="tab:brown", label=label)
+    axes.set_ylabel("learning rate")
 
 
 def draw_norms(axes: Any, result: Result) -> None:

@@ -113,6 +113,10 @@ class Practice:
         return Join([schedule, Constant(schedule(begin))], [begin])
 
     @property
+    def steps_per_epoch(self) -> int:
+        return self._run.steps_per_epoch
+
+    @property
     def step(self) -> Callable[..., nn.TrainStep]:
         """(x, y, options of the step) -> what train_step gives."""
         if self.monitor is not None:
