@@ -15,6 +15,8 @@ from torch_optim import (
     torch,
 )
 
+import fastgd.torch
+from fastgd import schedules
 from fastgd.rules import RULES
 
 lr_scheduler, swa_utils = torch.optim.lr_scheduler, torch.optim.swa_utils
@@ -125,3 +127,23 @@ def test_a_scheduler_that_goes_before_the_step_is_warned_of():
 
 def test_no_scheduler_of_torchs_is_missing():
     assert SCHEDULERS.keys() == {*lr_scheduler.__all__, "SWALR"} - {"LRScheduler"}
+
+
+def test_a_schedule_of_fastgd_is_a_function_for_lambda_lr():
+    schedule = schedules.OneCycle(0.1, 12)
+    param = torch.nn.Parameter(torch.ones(3))
+    opt = fastgd.torch.SGD([param], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule)
+    for step in range(12):
+        assert opt.param_groups[0]["lr"] == schedule(step)
+        param.grad = torch.ones(3)
+        opt.step()
+        scheduler.step()
+    other = torch.optim.lr_scheduler.LambdaLR(fastgd.torch.SGD([param], lr=1.0), schedule)
+    other.load_state_dict(scheduler.state_dict())
+    assert other.get_last_lr() == [schedule(12)]
+
+
+def test_a_schedule_as_lr_says_what_to_do():
+    with pytest.raises(TypeError, match=r"LambdaLR\(opt, function\)"):
+        fastgd.torch.AdamW([torch.nn.Parameter(torch.ones(3))], lr=schedules.Constant(0.1))

@@ -76,6 +76,11 @@ class Native(torch.optim.Optimizer):
 
     def _make(self, params: Any, given: dict[str, Any]) -> None:
         """given: arguments by name."""
+        if callable(given.get("lr")):
+            raise TypeError(
+                "lr is a number in torch's optimizers: make it 1.0, and give the function of the step to "
+                "torch.optim.lr_scheduler.LambdaLR(opt, function)"
+            )
         self._set_whole({name: given.pop(name, default) for name, default in WHOLE.items()})
         self._own_defaults = {name: given.pop(name, default) for name, default in self.own.items()}
         self._begin()
