@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.checks import each, named
+from fastgd.checks import finite as finite_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,11 +27,14 @@ MISSING = "#D0D0D0"
 
 #: losses that differ by more than this factor are drawn on a logarithmic scale
 WIDE = 100.0
-#: steps of a logarithmic scale within a decade, and for how many decades they are
-SUBDIVISIONS = (((1, 1.5, 2, 3, 5, 7), 1.2), ((1, 2, 5), 4.0), ((1,), 12.0))
+#: levels at most
 LEVELS = 10
+#: a logarithmic scale over fewer decades has evenly spaced levels, and one over more no level within a decade
+FEW_DECADES, MANY_DECADES = 1.2, 4.0
 #: colours between the lowest and the highest loss
 SHADES = 128
+#: whether losses are below the scale, and above it -> how the colour bar says so
+EXTEND = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
 #: where contours have no labels, as a share of the axes, for the frame would cut them
 EDGE = 0.02
 
@@ -54,6 +59,13 @@ class Scale(NamedTuple):
         space = np.geomspace if self.log else np.linspace
         return space(self.low, self.high, SHADES + 1)
 
+    @property
+    def format(self) -> str:
+        """What tells any two levels apart, for the operator %."""
+        sizes = np.abs(self.levels)
+        apart = np.diff(self.levels) / np.maximum(sizes[1:], sizes[:-1])
+        return f"%.{max(4, 1 - math.floor(math.log10(apart.min(initial=1))))}g"
+
 
 def scale_of(losses: Array, log: bool | None, limits: tuple[float, float] | None = None) -> Scale | None:
     """The scale for these losses; None where not one is finite.
@@ -61,14 +73,14 @@ def scale_of(losses: Array, log: bool | None, limits: tuple[float, float] | None
     Raises ValueError for limits that are not upwards, and for a logarithmic scale of what is not above 0.
     """
     finite = losses[np.isfinite(losses)]
+    if limits is not None:
+        low, high = named("limits", each(finite_number, finite_number), limits)
+        if not low < high:
+            raise ValueError(f"limits must be two losses, the lower one first, not {limits!r}")
+    if not finite.size:
+        return None
     if limits is None:
-        if not finite.size:
-            return None
         low, high = float(finite.min()), float(finite.max())
-    else:
-        low, high = limits
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"limits must be two finite losses, the lower first, not {limits!r}")
     if log and low <= 0:
         raise ValueError(f"log needs losses above 0, and the lowest is {low:g}")
     if log is None:
@@ -82,15 +94,14 @@ def scale_of(losses: Array, log: bool | None, limits: tuple[float, float] | None
 def _levels(low: float, high: float, log: bool) -> Array:
     from matplotlib.ticker import MaxNLocator
 
-    if not log:
-        ticks = MaxNLocator(LEVELS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        found = np.asarray(ticks)
+    decades = math.log10(high) - math.log10(low) if log else 0.0
+    if decades < FEW_DECADES:
+        found = np.asarray(MaxNLocator(LEVELS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     else:
-        decades = math.log10(high / low)
-        steps = next((steps for steps, most in SUBDIVISIONS if decades <= most), (1,))
-        every = max(1, math.ceil(decades / 12))
-        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = np.array([s * 10.0**e for e in exponents if e % every == 0 for s in steps])
+        every = math.ceil(decades / LEVELS)
+        exponents = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+        steps = (1, 2, 5) if decades < MANY_DECADES else (1,)
+        found = np.array([step * 10.0**e for e in exponents if e % every == 0 for step in steps])
     within: Array = found[(found >= low) & (found <= high)]
     return within
 
@@ -138,10 +149,10 @@ def draw_plane(
         if scale is not None:
             _draw_contours(axes, plane, scale, loss)
         _draw_missing(axes, plane)
-        if plane.path is None:
-            draw_center(axes, (0, 0), plane.center)
-        else:
+        if plane.path is not None:
             draw_path(axes, plane.path.T, plane.path.T)
+        if not ends_at_center(plane):
+            draw_center(axes, (0, 0), plane.center)
         axes.set_xlim(*_at_least_two(plane.a)[[0, -1]])
         axes.set_ylim(*_at_least_two(plane.b)[[0, -1]])
         axes.legend(loc=_free_corner(axes, [(0.0, 0.0)] if plane.path is None else plane.path))
@@ -162,19 +173,20 @@ def _draw_contours(axes: Any, plane: Plane, scale: Scale, loss: str) -> None:
 
     a, b = _at_least_two(plane.a), _at_least_two(plane.b)
     losses = np.ma.masked_invalid(np.broadcast_to(plane.losses, (len(b), len(a))))
+    low, high = losses.min(), losses.max()
+    beyond = EXTEND[bool(low < scale.low), bool(high > scale.high)]
     shown = losses.clip(scale.low, scale.high)
-    filled = axes.contourf(a, b, shown, scale.shades(), norm=scale.norm(), cmap=COLOURS)
+    filled = axes.contourf(a, b, shown, scale.shades(), norm=scale.norm(), cmap=COLOURS, extend=beyond)
     filled.set_rasterized(True)
-    inner = scale.levels[(scale.levels > shown.min()) & (scale.levels < shown.max())]
+    inner = scale.levels[(scale.levels > low) & (scale.levels < high)]
     if inner.size:
         lines = axes.contour(a, b, losses, inner, colors="white", linewidths=1, alpha=0.8)
-        texts = axes.clabel(lines, fmt="%.4g", fontsize=FONT_SIZE - 1)
-        for text in texts:
+        for text in axes.clabel(lines, fmt=scale.format, fontsize=FONT_SIZE - 1):
             text.set_path_effects([withStroke(linewidth=2.5, foreground="#00000090")])
             share = axes.transAxes.inverted().transform(axes.transData.transform(text.get_position()))
             if not ((share > EDGE) & (share < 1 - EDGE)).all():
                 text.remove()
-    bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, label=loss, ticks=scale.levels, format="%.4g")
+    bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, label=loss, ticks=scale.levels, format=scale.format)
     bar.minorticks_off()
 
 
@@ -188,6 +200,12 @@ def _draw_missing(axes: Any, plane: Plane) -> None:
     if rows.size:
         label = missing_text(plane.losses)
         axes.plot(plane.a[columns], plane.b[rows], "x", ms=4, color="#707070", label=label, zorder=3)
+
+
+def ends_at_center(plane: Plane) -> bool:
+    """Whether there is a path that ends at the weights the plane goes through."""
+    path = plane.path
+    return path is not None and bool(np.abs(path[-1]).max() <= 1e-6 * np.abs(path).max())
 
 
 def draw_center(axes: Any, at: Any, loss: float) -> None:
@@ -213,21 +231,14 @@ def draw_line(axes: Any, line: Line, loss: str, title: str, log: bool | None) ->
     finite = np.isfinite(line.losses)
     with styled():
         axes.plot(line.a, np.where(finite, line.losses, np.nan), ".-", color="#0072B2", label=loss)
-        if math.isfinite(line.center):
+        if math.isfinite(line.center) and line.a[0] <= 0 <= line.a[-1]:
             draw_center(axes, (0, line.center), line.center)
         if scale is not None and scale.log:
             axes.set_yscale("log")
-        if not finite.all():
-            at_top = np.ones((~finite).sum())
-            axes.plot(
-                line.a[~finite],
-                at_top,
-                "x",
-                color="#707070",
-                transform=axes.get_xaxis_transform(),
-                clip_on=False,
-                label=missing_text(line.losses),
-            )
+        if text := missing_text(line.losses):
+            at = line.a[~finite]
+            frame = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+            axes.plot(at, np.ones(len(at)), "x", color="#707070", label=text, **frame)
         axes.set_xlabel(line.label)
         axes.set_ylabel(loss)
         axes.set_title(title)

@@ -44,8 +44,8 @@ class _Result:
     def load(cls: type[Kind], path: FilePath) -> Kind:
         """What `save` wrote. Raises ValueError for any other file, OSError where there is none."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{name: _READ.get(name, np.array)(file[name]) for name in file})
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+                return cls(**{name: _READ.get(name, np.array)(saved[name]) for name in saved})
         except (AttributeError, EOFError, TypeError, ValueError, zipfile.BadZipFile):
             raise ValueError(f"{os.fspath(path)} is not what landscape.{cls.__name__}.save wrote") from None
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.landscape.pictures import COLOURS, draw_center, draw_path, missing_text, scale_of, styled
+from fastgd.landscape.pictures import (
+    COLOURS,
+    draw_center,
+    draw_path,
+    ends_at_center,
+    missing_text,
+    scale_of,
+    styled,
+)
 
 if TYPE_CHECKING:
     from fastgd.landscape.results import Plane
@@ -37,7 +46,7 @@ def draw_surface(
         axes.set_zlabel(loss, labelpad=18)
         axes.tick_params(axis="z", pad=9)
         axes.view_init(ELEVATION, AZIMUTH)
-        axes.set_box_aspect((1, 1, 0.7), zoom=0.92)
+        axes.set_box_aspect((1, 1, 0.7), zoom=0.88)
         if scale is None:
             axes.plot([], [], " ", label=missing_text(plane.losses))
             axes.legend(loc="upper left")
@@ -47,26 +56,28 @@ def draw_surface(
         heights = height(losses)
         # its own order of drawing would hide the path behind the surface that it lies on
         axes.computed_zorder = False
-        surface = axes.plot_surface(
-            *np.meshgrid(plane.a, plane.b),
-            heights,
-            cmap=COLOURS,
-            vmin=height(scale.low),
-            vmax=height(scale.high),
-            rcount=len(plane.b),
-            ccount=len(plane.a),
-            edgecolor="#00000030",
-            linewidth=0.3,
-            zorder=1,
-        )
-        ticks, names = height(scale.levels), [f"{level:.4g}" for level in scale.levels]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Z contains NaN")  # which leave a hole, as they should
+            surface = axes.plot_surface(
+                *np.meshgrid(plane.a, plane.b),
+                heights,
+                cmap=COLOURS,
+                vmin=height(scale.low),
+                vmax=height(scale.high),
+                rcount=len(plane.b),
+                ccount=len(plane.a),
+                edgecolor="#00000030",
+                linewidth=0.3,
+                zorder=1,
+            )
+        ticks, names = height(scale.levels), [scale.format % level for level in scale.levels]
         axes.set_zticks(ticks, names)
-        bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.02)
+        bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.05)
         bar.set_ticks(ticks, labels=names)
-        if plane.path is None:
+        if not ends_at_center(plane):
             origin = np.zeros((1, 2))
             draw_center(axes, [*origin.T, _above(plane, heights, origin)], plane.center)
-        else:
+        if plane.path is not None:
             records = plane.path
             between = np.linspace(0, len(records) - 1, PIECES * (len(records) - 1) + 1)
             fine = np.array([np.interp(between, range(len(records)), column) for column in records.T]).T
