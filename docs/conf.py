@@ -1,7 +1,7 @@
 """The documentation as a site: `sphinx-build -W --keep-going docs FOLDER` (extra `docs`).
 
-Nothing is fetched from elsewhere, neither to build it nor to read it, and pages open from disk. With -W a link to a
-page or a heading that is not there is an error.
+Nothing is fetched from elsewhere, neither to build nor to read it, and pages open from disk. With -W, a link
+to a page or a heading that is not there is an error.
 """
 
 import sys
@@ -31,5 +31,6 @@ html_title = f"fastgd {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which pages from disk may not
 html_show_sphinx = False
 html_show_copyright = False

@@ -1,7 +1,8 @@
 """Docstrings of this project as reStructuredText: they are plain text, whose few forms this file knows.
 
-A paragraph is prose, in which nothing but `code` is marked. A line `name: text` tells of an argument or an attribute
-and goes on in indented lines. A block that is indented for itself is code, a formula, or lines of that kind.
+A paragraph is prose, in which nothing but `code` is marked. A line `name: text` tells of an argument or an
+attribute and goes on in indented lines. A block that is indented for itself is code, a formula, or such
+lines.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def prose(text: str) -> str:
 
 
 def summary(documentation: str) -> str:
-    """The first paragraph."""
-    return prose(inspect.cleandoc(documentation).split("\n\n")[0])
+    """The first paragraph of a docstring without indentation, as inspect.getdoc gives it."""
+    return prose(documentation.split("\n\n")[0])
 
 
 def _is_python(code: str) -> bool:
@@ -51,7 +52,7 @@ def _code(lines: list[str]) -> list[str]:
     if re.fullmatch("`[^`]*`", code):
         code = code.strip("`")
     language = "python" if _is_python(code) else "text"
-    return [f".. code-block:: {language}", "", *("    " + line for line in code.splitlines()), ""]
+    return [f".. code-block:: {language}", "", *(f"    {line}".rstrip() for line in code.splitlines()), ""]
 
 
 def _split(lines: list[str], known: Collection[str]) -> list[tuple[str, str]]:
@@ -93,9 +94,9 @@ def _paragraph(lines: list[str], known: Collection[str]) -> Iterator[str]:
 
 
 def rst(documentation: str, known: Collection[str] = ()) -> list[str]:
-    """The lines of a docstring. known: names of arguments and attributes that `name: text` may tell of."""
+    """Such a docstring as lines. known: names of arguments and attributes that `name: text` may tell of."""
     out: list[str] = []
-    blocks = re.split(r"\n{2,}", inspect.cleandoc(documentation))
+    blocks = re.split(r"\n{2,}", documentation)
     while blocks:
         lines = blocks.pop(0).splitlines()
         if not lines:
@@ -111,7 +112,7 @@ def rst(documentation: str, known: Collection[str] = ()) -> list[str]:
             continue
         # an indented line belongs to the entry above it; behind prose it is a formula
         first = next((i for i, line in enumerate(lines) if line.startswith("    ")), len(lines))
-        if first < len(lines) and not any(_ENTRY.match(line) for line in lines[:first]):
+        if first < len(lines) and not any(names for names, _ in _split(lines[:first], known)):
             last = next((i for i in range(first, len(lines)) if not lines[i].startswith("    ")), len(lines))
             out += _paragraph(lines[:first], known)
             out += _code(lines[first:last])

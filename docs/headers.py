@@ -1,4 +1,4 @@
-"""The pages of the C ABI: the public headers, with their introductions as text and their sections as headings."""
+"""The pages of the C ABI: its headers, with introductions as text and sections under headings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ HEADERS = ("fastgd.h", "fastgd_layers.h")
 
 _COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _SECTION = re.compile(r"^/\* -+ (.*?) -+ \*/$", re.MULTILINE)
-#: what only a compiler needs
-_FRAME = re.compile(
-    r"^#ifdef __cplusplus\n.*?^#endif\n|^#(?:ifndef|endif|define FASTGD\w*_H).*\n", re.M | re.S
-)
+#: between them is what cffi reads, too
+_BEGIN, _END = '/* cdef begin: from here to "cdef end" the text is also read by cffi */', "/* cdef end */"
 
 
 def _text(comment: str) -> str:
@@ -32,12 +30,9 @@ def _block(code: str) -> list[str]:
 
 
 def page(name: str) -> list[str]:
-    """Its first comments, up to the first declaration, as prose; then code under the headings of its sections."""
-    text = _FRAME.sub("", (CSRC / name).read_text())
-    before, _, declared = text.partition(
-        '/* cdef begin: from here to "cdef end" the text is also read by cffi */'
-    )
-    declared, _, _ = declared.partition("/* cdef end */")
+    """Comments before the first declaration as prose, then code under the headings of sections."""
+    before, _, declared = (CSRC / name).read_text().partition(_BEGIN)
+    declared, _, _ = declared.partition(_END)
     lines = [name, "=" * len(name), ""]
     for comment in _COMMENT.findall(before):
         lines += [_text(comment), ""]

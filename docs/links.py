@@ -1,4 +1,4 @@
-"""Code in the text becomes a link where it names something of the reference, a page or a file of docs/.
+"""Code in the text becomes a link where it names something of the reference, or a file that is a page.
 
 `fastgd.AdamW`, `nn.Linear`, `schedules.cosine(...)`, `AdamW` for a class, and `docs/models.md`.
 """
@@ -21,6 +21,9 @@ FILES = {
     "csrc/fastgd_layers.h": "reference/fastgd_layers.h",
 }
 
+#: code of so many characters is not to be broken into lines (site.css)
+SHORT = 30
+
 
 def target(app: Sphinx, text: str) -> tuple[str, str] | None:
     """The page and the anchor that a piece of code is about; None for all else."""
@@ -40,6 +43,8 @@ def target(app: Sphinx, text: str) -> tuple[str, str] | None:
 
 def link(app: Sphinx, tree: nodes.document, page: str) -> None:
     for code in list(tree.findall(nodes.literal)):
+        if len(code.astext()) <= SHORT:
+            code["classes"].append("short")
         parent = code.parent
         if isinstance(parent, nodes.reference | nodes.title) or "://" in code.astext():
             continue

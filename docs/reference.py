@@ -1,12 +1,13 @@
-"""The pages of the reference: one for each public module and header, and for each class where a module has many.
+"""The pages of the reference: one for each public module and header, and for each class of a large module.
 
-The names are those of `fastgd.__all__`, and of `__all__` of the modules among them. What a page says are docstrings.
+Names are those of `fastgd.__all__`, and of `__all__` of the modules among them; pages say what docstrings do.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,19 @@ def modules(module: ModuleType = fastgd) -> Iterator[ModuleType]:
             yield importlib.import_module(name)
 
 
+def show_public_bases(app: Sphinx, name: str, what: type, options: Any, bases: list[type]) -> None:
+    """Of a class that is not public, what is behind it."""
+    known = {each for module in modules() for each in public(module).values() if inspect.isclass(each)}
+    bases[:] = [next((c for c in getattr(base, "__mro__", ()) if c in known), base) for base in bases]
+
+
+def name_classes(
+    app: Sphinx, kind: str, name: str, what: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults that are classes by their names: <class 'numpy.float32'> could not be read as Python."""
+    return signature and re.sub(r"<class '([\w.]+)'>", r"\1", signature), returns
+
+
 def title(text: str, line: str = "=") -> list[str]:
     return [text, line * len(text), ""]
 
@@ -68,7 +82,9 @@ def title(text: str, line: str = "=") -> list[str]:
 def directive(module: str, name: str, what: Any) -> list[str]:
     if inspect.isclass(what):
         return [f".. autoclass:: {module}.{name}", "   :members:", "   :show-inheritance:", ""]
-    return [f".. {'autofunction' if callable(what) else 'autodata'}:: {module}.{name}", ""]
+    if callable(what):
+        return [f".. autofunction:: {module}.{name}", ""]
+    return [f".. autodata:: {module}.{name}", "   :no-value:", ""]
 
 
 def table(module: str, members: dict[str, Any]) -> list[str]:
@@ -93,12 +109,14 @@ def pages(module: ModuleType) -> dict[str, list[str]]:
         here = {name: rest.pop(name) for name, what in list(rest.items()) if fits(what)}
         if not here:
             continue
-        lines += [*title(heading, "-"), *table(where, here)]
+        lines += title(heading, "-")
+        if heading != "Values":  # whose documentation is a comment
+            lines += table(where, here)
         if apart and inspect.isclass(next(iter(here.values()))):
             lines += [".. toctree::", "   :hidden:", ""]
             lines += [f"   {name} <{where}.{name}>" for name in here] + [""]
             for name, what in here.items():
-                made[f"{where}.{name}"] = [*title(name), *directive(where, name, what)]
+                made[f"{where}.{name}"] = [*title(f"{where}.{name}"), *directive(where, name, what)]
         else:
             for name, what in here.items():
                 lines += directive(where, name, what)
@@ -130,4 +148,6 @@ def write(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write)
+    app.connect("autodoc-process-bases", show_public_bases)
+    app.connect("autodoc-process-signature", name_classes)
     return {"parallel_read_safe": True}

@@ -1,4 +1,4 @@
-"""Writes what follows from the code: the tables in README.md and docs/models.md, and the package's stub.
+"""Writes what follows from the code: tables in README.md and docs/, the gallery's page, the package's stubs.
 
 `python docs/tables.py` rewrites them, `python docs/tables.py --check` says whether they are up to date.
 """
@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import fastgd
-from fastgd import nn
+from fastgd import nn, schedules
+from fastgd.lab import EXPERIMENTS
 from fastgd.optim import KEYWORDS
 from fastgd.options import LASTING
 from fastgd.rules import RULES, Rule
@@ -50,6 +51,32 @@ def layers_table() -> str:
             assert first, f"nn.{name} has no documentation"
             text = " ".join(first.split()).replace("|", "\\|")
             lines.append(f"| `{name}` | {text} |")
+    return "\n".join(lines)
+
+
+def gallery() -> str:
+    """Each experiment with its documentation, plain text with indented blocks, and its picture."""
+    parts = []
+    for name in EXPERIMENTS:
+        source = ROOT / f"fastgd/lab/{name}.py"
+        if not source.exists():
+            continue
+        about = inspect.cleandoc(ast.get_docstring(ast.parse(source.read_text())) or "")
+        assert about, f"experiment {name} has no documentation"
+        title = " ".join(about.split("\n\n")[0].split())
+        parts += [f"## {name}", about, f"```sh\nfastgd lab {name}\n```"]
+        if (ROOT / f"docs/images/lab/{name}.png").exists():
+            parts.append(f"![{title}](images/lab/{name}.png)")
+    return "\n\n".join(parts)
+
+
+def schedules_table() -> str:
+    """Each schedule with its arguments and the first paragraph of its documentation."""
+    lines = ["| schedule | what it is |", "| --- | --- |"]
+    for cls in (*schedules.KINDS, schedules.ReduceOnPlateau):
+        arguments = [name for name in inspect.signature(cls).parameters if name != "self"]
+        text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+        lines.append(f"| `{cls.__name__}({', '.join(arguments)})` | {text} |")
     return "\n".join(lines)
 
 
@@ -113,9 +140,12 @@ def replaced(text: str, name: str, new: str) -> str:
 
 
 def outputs() -> dict[Path, str]:
-    readme, models = ROOT / "README.md", ROOT / "docs/models.md"
+    readme, models, lab = ROOT / "README.md", ROOT / "docs/models.md", ROOT / "docs/lab.md"
+    rates = ROOT / "docs/schedules.md"
     return {
+        lab: replaced(lab.read_text(), "experiments", gallery()),
         models: replaced(models.read_text(), "layers", layers_table()),
+        rates: replaced(rates.read_text(), "schedules", schedules_table()),
         readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
         ROOT / "fastgd/torch/__init__.pyi": torch_stub(),
