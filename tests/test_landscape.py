@@ -393,3 +393,14 @@ def test_a_torch_module_is_scanned_in_place(dtype):
 
 def test_lazily_from_the_package():
     assert fastgd.landscape is landscape and fastgd.curvature.eigenvalues
+
+
+# ---- Devices
+
+
+def test_weights_on_a_device_are_scanned_there(device):
+    host = [normal(3, 2, dtype=np.float32), normal(4, dtype=np.float32)]
+    params = [device.upload(value) for value in host]
+    found = landscape.plane(params, lambda: bowl([device.reach(p) for p in params])(), points=3)
+    assert [device.reach(p).tobytes() for p in params] == [value.tobytes() for value in host]
+    assert found.losses.tobytes() == landscape.plane(host, bowl(host), points=3).losses.tobytes()

@@ -74,7 +74,7 @@ def test_every_plane_can_be_drawn(case, path, tmp_path):
         assert (f"{missing} of 63 losses are NaN or infinite" in shown) == bool(missing)
         if missing < 63:
             if path is not None:
-                assert {"path of the training (3 records)", "its start", "its end"} <= set(shown)
+                assert {"training path (3 records)", "start", "end"} <= set(shown)
             assert ("these weights: loss 0.5" in shown) == (path is not PATH)
 
 

@@ -150,7 +150,7 @@ def draw_plane(
             _draw_contours(axes, plane, scale, loss)
         _draw_missing(axes, plane)
         if plane.path is not None:
-            draw_path(axes, plane.path.T, plane.path.T)
+            draw_path(axes, plane.path.T)
         if not ends_at_center(plane):
             draw_center(axes, (0, 0), plane.center)
         axes.set_xlim(*_at_least_two(plane.a)[[0, -1]])
@@ -214,13 +214,17 @@ def draw_center(axes: Any, at: Any, loss: float) -> None:
     axes.plot(*at, "*", ms=16, color=ACCENT, mec="white", mew=1.2, label=label, zorder=7)
 
 
-def draw_path(axes: Any, line: Any, records: Any) -> None:
-    """The path as a line with its records, start and end. Both: one array for each dimension of the axes."""
+def draw_path(axes: Any, line: Any, every: int = 1) -> None:
+    """The path as a line with its records, start and end.
+
+    line: one array for each dimension of the axes, of which every so many numbers there is a record.
+    """
+    records = [values[::every] for values in line]
+    label = f"training path ({len(records[0])} records)"
+    marked = {"marker": "o", "markevery": every, "ms": 4.5, "mec": "black", "mew": 0.6}
     axes.plot(*line, color="black", lw=4, zorder=5)
-    axes.plot(*line, color=ACCENT, lw=2, zorder=6)
-    label = f"path of the training ({len(records[0])} records)"
-    axes.plot(*records, "o", ms=4.5, color=ACCENT, mec="black", mew=0.6, label=label, zorder=6)
-    for at, marker, size, name in ((0, "o", 10, "its start"), (-1, "*", 17, "its end")):
+    axes.plot(*line, color=ACCENT, lw=2, label=label, zorder=6, **marked)
+    for at, marker, size, name in ((0, "o", 10, "start"), (-1, "*", 17, "end")):
         ends = [values[[at]] for values in records]
         axes.plot(*ends, marker, ms=size, color="white", mec="black", mew=1.2, label=name, zorder=7)
 

@@ -82,7 +82,7 @@ def draw_surface(
             between = np.linspace(0, len(records) - 1, PIECES * (len(records) - 1) + 1)
             fine = np.array([np.interp(between, range(len(records)), column) for column in records.T]).T
             line = [*fine.T, _above(plane, heights, fine)]
-            draw_path(axes, line, [values[::PIECES] for values in line])
+            draw_path(axes, line, PIECES)
         if text := missing_text(plane.losses):
             axes.plot([], [], [], " ", label=text)
         axes.legend(loc="upper left")
