@@ -43,6 +43,7 @@ _LAZY = {
     "curvature": "fastgd.curvature",
     "jit": "fastgd.own",
     "landscape": "fastgd.landscape",
+    "monitor": "fastgd.monitor",
     "nn": "fastgd.nn",
     "schedules": "fastgd.schedules",
     "verify": "fastgd.verification",

@@ -28,6 +28,7 @@ from fastgd import cuda as cuda
 from fastgd import curvature as curvature
 from fastgd.own import jit as jit
 from fastgd import landscape as landscape
+from fastgd import monitor as monitor
 from fastgd import nn as nn
 from fastgd import schedules as schedules
 from fastgd.verification import verify as verify
