@@ -81,7 +81,8 @@ def title(text: str, line: str = "=") -> list[str]:
 
 def directive(module: str, name: str, what: Any) -> list[str]:
     if inspect.isclass(what):
-        return [f".. autoclass:: {module}.{name}", "   :members:", "   :show-inheritance:", ""]
+        bases = [] if what.__bases__ == (object,) else ["   :show-inheritance:"]
+        return [f".. autoclass:: {module}.{name}", "   :members:", *bases, ""]
     if callable(what):
         return [f".. autofunction:: {module}.{name}", ""]
     return [f".. autodata:: {module}.{name}", "   :no-value:", ""]
