@@ -15,7 +15,7 @@ import numpy as np
 from fastgd import backends
 from fastgd.arrays import Array, Spans, addresses, as_arrays, memory_order, owned_arrays
 from fastgd.backends.base import Block, Item, Options, Work
-from fastgd.checks import finite, named, number, whole
+from fastgd.checks import entry, finite, named, number, whole
 from fastgd.ensembles import mean_prediction
 from fastgd.interrupts import uninterrupted
 from fastgd.memory import check_together, like, memory_of, on_host, to_host
@@ -79,14 +79,6 @@ def _checked(what: str, given: Any, wanted: Sequence[Array]) -> list[Array]:
     return [like(own, on_host(array)) for array, own in zip(arrays, wanted, strict=True)]
 
 
-def _entry(state: Mapping[str, Any], name: str) -> Any:
-    if not isinstance(state, Mapping):
-        raise TypeError(f"the state is {type(state).__name__}, not a dict")
-    if name not in state:
-        raise ValueError(f"the state has no {name!r}")
-    return state[name]
-
-
 class StochasticWeightAverage:
     """The mean of the parameters at the moments of `update`: after every epoch, or cycle of the rate.
 
@@ -141,8 +133,8 @@ class StochasticWeightAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave; ValueError or TypeError, and no change, when it does not fit."""
-        count = named("count", whole(0), _entry(state, "count"))
-        averages = _checked("average", _entry(state, "averages"), self._averages)
+        count = named("count", whole(0), entry(state, "count"))
+        averages = _checked("average", entry(state, "averages"), self._averages)
         self.count, self._averages = count, averages
 
 
@@ -205,9 +197,9 @@ class Lookahead:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave; ValueError or TypeError, and no change, when it does not fit."""
-        count = named("count", whole(0, self.k), _entry(state, "count"))
-        slow = _checked("slow parameter", _entry(state, "slow"), self._slow)
-        inner = _entry(state, "optimizer")
+        count = named("count", whole(0, self.k), entry(state, "count"))
+        slow = _checked("slow parameter", entry(state, "slow"), self._slow)
+        inner = entry(state, "optimizer")
         with self.opt._lock:
             self.opt.load_state_dict(inner)
             self.count, self._slow = count, slow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array, listed, owned_arrays
-from fastgd.checks import named, number, optional, whole
+from fastgd.checks import entry, named, number, optional, whole
 from fastgd.memory import memory_of, on_host
 from fastgd.restarts import Restart, restarts
 from fastgd.rules.powers import power, real_power
@@ -28,7 +28,7 @@ def add_noise_(
 ) -> None:
     """Adds normal noise of variance eta / (1 + step)^gamma to every element of the gradients, in place.
 
-    Neelakantan et al. 2015, section 2, whose eta is one of 0.01, 0.3 and 1. Unlike the optimizers' gradients
+    Neelakantan et al. 2015, whose eta is one of 0.01, 0.3 and 1. Unlike the optimizers' gradients
     these are written.
 
     grads: arrays in float32, float64, bfloat16 or float16, of any shapes; None is left out. The sum is taken
@@ -99,19 +99,16 @@ class GradientNoise:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave; ValueError or TypeError, and no change, when it does not fit."""
-        if not isinstance(state, Mapping) or not {"step", "seed"} <= set(state):
-            raise ValueError("the state must be a dict with step and seed")
-        step = named("step", whole(0), state["step"])
-        self.seed = named("seed", whole(0), state["seed"])
-        self.step = step
+        step = named("step", whole(0), entry(state, "step"))
+        self.seed, self.step = named("seed", whole(0), entry(state, "seed")), step
 
 
 class GrowingBatches:
     """The size of an epoch's batches, which grows where a rate would be lowered.
 
     Smith et al. 2018: the noise of a step is in proportion to rate / batch size, so that growing the one does
-    what lowering the other does, in fewer steps. Where memory ends the growth, the rate takes over (their
-    section 5.1, "hybrid"): multiply it by `rate_scale`.
+    what lowering the other does, in fewer steps. Where memory ends the growth, the rate takes over, as in
+    their hybrid schedule: multiply it by `rate_scale`.
 
         size = fastgd.chance.GrowingBatches(32, milestones=(30, 60, 80), factor=5, most=1024)
         for epoch in range(90):

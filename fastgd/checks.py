@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -149,6 +149,15 @@ def optional(check: Callable[[Any], T]) -> Callable[[Any], T | None]:
         return None if value is None else check(value)
 
     return checked
+
+
+def entry(state: Any, name: str) -> Any:
+    """What a state dict has under a name; TypeError for what is no dict, ValueError where there is none."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"the state is {type(state).__name__}, not a dict")
+    if name not in state:
+        raise ValueError(f"the state has no {name!r}")
+    return state[name]
 
 
 def named(name: str, check: Callable[[Any], T], value: Any) -> T:

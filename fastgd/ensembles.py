@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -85,6 +85,8 @@ def _members(models: Any, states: Iterable[Any] | None) -> Generator[Any, None, 
         return
     if not isinstance(models, Sequential):
         raise TypeError(f"states are those of one nn.Sequential, not of {type(models).__name__}")
+    if isinstance(states, (Mapping, str, os.PathLike)):
+        raise TypeError("states is one state: put it in a list")
     before = models.state_dict()
     try:
         for state in states:

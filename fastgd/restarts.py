@@ -118,11 +118,11 @@ def _run(task: bytes, seeds: list[int], most: int) -> Iterator[tuple[int, Restar
                 with _one_thread():
                     process.start()
                 sender.close()
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                seed, process = running[ready]
-                result = _received(ready, seed, process)
-                del running[ready]
+            ready = wait(list(running))
+            for receiver in [receiver for receiver in running if receiver in ready]:
+                seed, process = running[receiver]
+                result = _received(receiver, seed, process)
+                del running[receiver]
                 yield seed, result
     finally:
         for receiver, (_, process) in running.items():
@@ -168,14 +168,11 @@ def _start(task: bytes, seed: int, sender: Connection) -> None:
     """A process: sends (loss, value), or (NaN, None, the traceback)."""
     # Ctrl-C reaches all processes of a terminal; the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from fastgd.machine import set_num_threads
-
-    set_num_threads(1)
     try:
         outcome = pickle.loads(task)(seed)
         if not isinstance(outcome, tuple) or len(outcome) != 2:
             raise TypeError(f"train must return (loss, anything), not {type(outcome).__name__}")
         message = pickle.dumps((named("the loss", real, outcome[0]), outcome[1]))
-    except Exception:
+    except (Exception, SystemExit):
         message = pickle.dumps((math.nan, None, traceback.format_exc()))
     sender.send_bytes(message)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastgd.arrays import Array, owned_arrays
-from fastgd.checks import flag, named, number, one_of, optional, real, whole
+from fastgd.checks import entry, flag, named, number, one_of, optional, real, whole
 from fastgd.interrupts import uninterrupted
 from fastgd.lenders import is_torch
 from fastgd.memory import memory_of, on_host, to_host
@@ -25,7 +25,7 @@ _SIGNS = {"min": 1.0, "max": -1.0}
 class EarlyStopping:
     """Says when a score has stopped improving, and keeps the model as it was at the best one.
 
-    Prechelt 1998, section 2 (its third class of criteria, without strips); Bengio 2012, section 3.1.
+    Prechelt 1998; with patience as in Bengio 2012, section 3.
 
         stopping = fastgd.EarlyStopping(model, patience=5)
         for epoch in range(100):
@@ -116,19 +116,15 @@ class EarlyStopping:
 
         TypeError or ValueError, and no change, for what does not fit the model.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"the state is {type(state).__name__}, not a dict")
-        for name in ("best", "best_at", "waited", "count", "model"):
-            if name not in state:
-                raise ValueError(f"the state has no {name!r}")
-        best = named("best", real, state["best"])
-        count = named("count", whole(0), state["count"])
-        waited = named("waited", whole(0, count + 1), state["waited"])
-        best_at = named("best_at", optional(whole(0, count)), state["best_at"])
+        best = named("best", real, entry(state, "best"))
+        count = named("count", whole(0), entry(state, "count"))
+        waited = named("waited", whole(0, count + 1), entry(state, "waited"))
+        best_at = named("best_at", optional(whole(0, count)), entry(state, "best_at"))
+        model = entry(state, "model")
         if self._kept is not None and best_at is not None:
-            if state["model"] is None:
+            if model is None:
                 raise ValueError("the state has no best model: it was taken with restore_best=False")
-            self._kept.load(state["model"])
+            self._kept.load(model)
         self.best, self.best_at, self.waited, self.count = best, best_at, waited, count
 
 

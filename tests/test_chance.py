@@ -157,7 +157,7 @@ def test_gradient_noise_in_a_loop():
 @pytest.mark.parametrize(
     ("state", "error"),
     [
-        ([], ValueError),
+        ([], TypeError),
         ({"step": 1}, ValueError),
         ({"step": -1, "seed": 0}, ValueError),
         ({"step": 5, "seed": 1.5}, TypeError),

@@ -308,6 +308,8 @@ REFUSED = {
     "no models": (([], X), {}, ValueError, "there is no model to ask"),
     "no states": ((MODEL, X), {"states": []}, ValueError, "states holds no state"),
     "states of two": (([MODEL], X), {"states": []}, TypeError, "states are those of one"),
+    "one state": ((MODEL, X), {"states": MODEL.state_dict()}, TypeError, "states is one state"),
+    "one path": ((MODEL, X), {"states": "model"}, TypeError, "states is one state"),
     "link": ((MODEL, X), {"link": "relu"}, ValueError, "link must be one of auto, identity, softmax"),
     "function": ((lambda x: x, X), {}, ValueError, "model 0 is a function, of which no loss is known"),
     "number": ((3, X), {}, TypeError, "models must be an nn.Sequential"),
@@ -332,6 +334,7 @@ def test_an_error_between_snapshots_leaves_the_model_as_it_was():
     with pytest.raises(KeyError, match="lacks"):
         mean_prediction(model, random((2, 4), 0), states=[other, {}])
     assert bits(model) == before
-    with pytest.raises(ValueError, match="x has a shape"):
+    # whose traceback keeps all that was at work
+    with pytest.raises(ValueError, match="x has a shape") as caught:
         mean_prediction(model, random((2, 9), 0), states=[other])
-    assert bits(model) == before
+    assert bits(model) == before and caught.tb

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,9 +44,9 @@ def test_no_start_sees_another():
 
 def test_what_fails_is_named_and_loses_no_other():
     with pytest.warns(RuntimeWarning) as warned:
-        results = chance.restarts(diverse, [9, *range(8)], processes=3)
-    assert [r.seed for r in results] == [0, 9, 7, 1, 2, 3, 4, 5, 6]
-    assert [r.error is None for r in results] == [True] * 3 + [False] * 6
+        results = chance.restarts(diverse, [9, *range(9)], processes=3)
+    assert [r.seed for r in results] == [0, 9, 7, 1, 2, 3, 4, 5, 6, 8]
+    assert [r.error is None for r in results] == [True] * 3 + [False] * 7
     assert results[0].value == bytes(300_000) and type(results[1].loss) is float
     assert all(math.isnan(r.loss) for r in results[2:])
     errors = {r.seed: r.error for r in results}
@@ -56,9 +55,9 @@ def test_what_fails_is_named_and_loses_no_other():
     assert "train must return (loss, anything), not float" in errors[3]
     assert "the loss must be a number, not 'low'" in errors[4]
     assert "lambda" in errors[5]
-    assert "cannot be unpickled: 1" in errors[6]
+    assert "cannot be unpickled: 1" in errors[6] and "SystemExit: 1" in errors[8]
     texts = [str(w.message) for w in warned]
-    assert len(texts) == 6 and warned[0].filename == __file__
+    assert len(texts) == 7 and warned[0].filename == __file__
     assert texts[0] == "the start with seed 1 failed: starts.TwoPartedError: this start"
 
 
@@ -133,7 +132,7 @@ def test_a_session_s_function_is_refused():
 
 
 SLEEPS = """
-import os, sys, time
+import multiprocessing, os, time
 from fastgd import chance
 
 def train(seed):
@@ -142,7 +141,10 @@ def train(seed):
     return 0.0, None
 
 if __name__ == "__main__":
-    chance.restarts(train, range(4), processes=2)
+    try:
+        chance.restarts(train, range(4), processes=2)
+    except KeyboardInterrupt:
+        print(multiprocessing.active_children(), flush=True)
 """
 
 
@@ -163,9 +165,5 @@ def test_ctrl_c_ends_the_processes(tmp_path):
     pids = [int(parent.stdout.readline()) for _ in range(2)]
     assert all(map(is_alive, pids))
     os.killpg(parent.pid, signal.SIGINT)
-    _, errors = parent.communicate(timeout=60)
-    assert errors.count("KeyboardInterrupt") == 1, errors
-    ends = time.monotonic() + 20
-    while any(map(is_alive, pids)) and time.monotonic() < ends:
-        time.sleep(0.05)
+    assert parent.communicate(timeout=60) == ("[]\n", "")
     assert not any(map(is_alive, pids))

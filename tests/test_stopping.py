@@ -165,7 +165,7 @@ def test_a_saved_state_is_a_copy():
 
 REFUSED_STATES = {
     "no dict": ([], TypeError, "the state is list"),
-    "lacks": ({"best": 1.0}, ValueError, "the state has no 'best_at'"),
+    "lacks": ({"best": 1.0}, ValueError, "the state has no 'count'"),
     "best": ({"best": "1"}, TypeError, "best must be a number"),
     "waited": ({"waited": 3}, ValueError, r"waited must be in \[0, 2\)"),
     "best_at": ({"best_at": 1}, ValueError, r"best_at must be in \[0, 1\)"),

@@ -64,17 +64,18 @@ def refresh_batch_norm(model: Sequential, batches: Iterable[Any]) -> AbstractCon
 def _average(
     model: Sequential, norms: Sequence[BatchNorm], statistics: Sequence[Array], batches: Iterable[Any]
 ) -> None:
-    """Without a momentum, running statistics are means over all batches since their number was 0."""
+    """Without a momentum, running statistics are means over all batches since their number was 0.
+
+    That is compiled into the programs for BUFFERS, which are run here only.
+    """
     for norm in norms:
         norm.momentum = None
     for array in statistics:
         array[...] = 0
-    # whose programs have no momentum
-    twin = Sequential(*model.layers, backend=model.backend)
     count = 0
     for batch in batches:
         is_pair = isinstance(batch, (tuple, list)) and type(batch) is not Sequences
-        x, lengths, program = twin._prepare(batch[0] if is_pair else batch, BUFFERS)
+        x, lengths, program = model._prepare(batch[0] if is_pair else batch, BUFFERS)
         program.run(x, lengths)
         count += 1
     if not count:
