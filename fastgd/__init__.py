@@ -41,6 +41,7 @@ _LAZY = {
     "chance": "fastgd.chance",
     "cuda": "fastgd.cuda",
     "curvature": "fastgd.curvature",
+    "fit": "fastgd.fit",
     "jit": "fastgd.own",
     "landscape": "fastgd.landscape",
     "monitor": "fastgd.monitor",

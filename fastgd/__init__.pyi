@@ -26,6 +26,7 @@ from fastgd import averaging as averaging
 from fastgd import chance as chance
 from fastgd import cuda as cuda
 from fastgd import curvature as curvature
+from fastgd import fit as fit
 from fastgd.own import jit as jit
 from fastgd import landscape as landscape
 from fastgd import monitor as monitor
