@@ -269,6 +269,13 @@ def test_a_plateau_lowers_the_rate_of_an_optimizer_to_its_floor():
     assert (again(0), again.exhausted) == (0.1, False)
 
 
+def test_a_plateau_whose_factors_end_a_rounding_above_the_floor_is_exhausted_there():
+    plateau = schedules.ReduceOnPlateau(0.1, factor=0.1, patience=0, floor=1e-3)
+    assert 0.1 * (0.1 * 0.1) > 1e-3
+    assert [plateau.update(1.0) for _ in range(4)] == [False, True, True, False]
+    assert plateau.exhausted
+
+
 def test_a_plateau_over_a_schedule_does_not_lift_it_to_the_floor():
     plateau = schedules.ReduceOnPlateau(schedules.Constant(1.0).warmup(4), floor=0.5)
     assert [plateau(step) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]

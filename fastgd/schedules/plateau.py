@@ -88,7 +88,8 @@ class ReduceOnPlateau:
         if self.bad <= self.patience:
             return False
         self.bad, self._cooling = 0, self.cooldown
-        if self.scale * self.schedule.peak <= self.floor:
+        # where products of factors end a rounding above the floor, there is nothing left to lower
+        if self.scale * self.schedule.peak <= self.floor * (1 + 1e-9):
             self.exhausted = True
             return False
         self.scale *= self.factor
