@@ -20,6 +20,9 @@ WIDTH, HEIGHT, DPI = 10.0, 12.0, 100
 #: layers whose names fit a legend; more are told apart by a colour bar
 NAMED = 8
 
+#: looks whose points are drawn as such
+MARKED = 100
+
 #: around an update ratio of 1e-3, a usual one
 USUAL = (1e-4, 1e-2)
 
@@ -71,7 +74,8 @@ def _draw_loss(axes: Any, history: History) -> None:
     steps, losses = np.array([step for step, _ in told]), np.array([loss for _, loss in told])
     finite = np.isfinite(losses)
     axes.plot(steps[finite], losses[finite], lw=0.8, color="0.25", label="loss")
-    if finite.any() and losses[finite].min() > 0:
+    seen = losses[finite]
+    if len(seen) and 0 < 10 * seen.min() < seen.max():
         axes.set_yscale("log")
     bad = [spoiled.step for spoiled in history.spoiled]
     if bad:
@@ -86,6 +90,7 @@ def _draw_layers(axes: Any, history: History, names: list[str], of: Number, *, l
     colours = matplotlib.colormaps["viridis"]
     steps = [look.step for look in history.looks]
     labels = {layer.name: layer.label for look in history.looks for layer in look.layers}
+    marker = "." if len(steps) <= MARKED else ""
     drawn = False
     for i, name in enumerate(names):
         seen = [{layer.name: of(layer) for layer in look.layers}.get(name) for look in history.looks]
@@ -95,6 +100,6 @@ def _draw_layers(axes: Any, history: History, names: list[str], of: Number, *, l
         shade = 0.9 * i / max(1, len(names) - 1)
         ends = len(names) <= NAMED or i in (0, len(names) // 2, len(names) - 1)
         label = labels[name] if ends else None
-        axes.plot(steps, values, "-", lw=1.3, color=colours(shade), label=label, marker=".", ms=3)
+        axes.plot(steps, values, "-", lw=1.3, color=colours(shade), label=label, marker=marker, ms=4)
     if log and drawn:
         axes.set_yscale("log")

@@ -176,7 +176,7 @@ class TorchMonitor(Watch):
         history.count += 1
         report = getattr(opt, "report", None)
         norm, coef = self._clip
-        if report is not None:
+        if report is not None and norm is None:
             norm, coef = report.grad_norm, report.clip_coef
         skipped = bool(report is not None and report.skipped)
         self._pending.append((history.count, self._loss, norm, coef, skipped))

@@ -64,7 +64,10 @@ def flat_of(kind: str | None, values: Sequence[float] = ()) -> Flat | None:
 
 
 class Outputs(NamedTuple):
-    """What one layer's outputs for one batch are like; shares are 0 to 1."""
+    """What one layer's outputs for one batch are like; shares are 0 to 1.
+
+    saturated and dead are None where there is no flat end, or outputs are not finite.
+    """
 
     rms: float
     zeros: float
@@ -87,7 +90,7 @@ class Units:
         """y: the outputs [batch, ...]."""
         rms = float(np.sqrt(np.mean(np.square(y, dtype=np.float64)))) if y.size else 0.0
         zeros = float(np.mean(y == 0)) if y.size else 0.0
-        if self.flat is None or y.ndim < 2 or not y.size:
+        if self.flat is None or y.ndim < 2 or not y.size or not np.isfinite(rms):
             return Outputs(rms, zeros, None, None)
         at_end = np.zeros(y.shape, np.bool_)
         for value, near in self.flat.ends:
