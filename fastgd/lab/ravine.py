@@ -161,8 +161,8 @@ def verdict(result: Result) -> str:
     return (
         f"From kappa = {result.kappas[0]:g} to {result.kappas[-1]:g}, the steps that a bowl takes grow as "
         f"kappa to the power {slopes['SGD']:.2f} with SGD (theory: 1) and {slopes['momentum']:.2f} with "
-        f"momentum (theory: 1/2). Adam takes {first:g} and {last:g} where the bowl lies along the axes; where it is "
-        f"turned, they grow to the power {slopes['Adam, turned']:.2f}."
+        f"momentum (theory: 1/2). Adam takes {first:g} and {last:g} where the bowl lies along the axes; "
+        f"where it is turned, they grow to the power {slopes['Adam, turned']:.2f}."
     )
 
 
