@@ -58,11 +58,11 @@ class Weights:
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def joined(self, values: Any, what: str) -> Array:
-        """A vector of one array or tensor for each parameter, None being zeros.
+        """A vector of one array or tensor for each parameter, None being zeros; or of another model.
 
         what: what they are, in the singular. TypeError or ValueError, naming the one that does not fit.
         """
-        given = listed(values, f"{what}s")
+        given = listed(_of(values)[0], f"{what}s")
         if len(given) != len(self.arrays):
             raise ValueError(f"got {len(given)} {what}s for {len(self.arrays)} parameters")
         parts = []

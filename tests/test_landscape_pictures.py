@@ -90,6 +90,7 @@ def test_the_colour_bar_says_what_is_beyond_its_limits():
         ((1, 9), "min"),
         ((1, 2), "both"),
         ((0, 9), "neither"),
+        ((6, 9), "min"),
     ):
         axes = plane().plot(limits=limits).axes[0]
         assert axes.collections[0].extend == beyond

@@ -29,6 +29,8 @@ class Normalization(NamedTuple):
 
 def _by_rows(direction: Array, weights: Array, rows: int) -> Array:
     """The direction, each of as many equal parts as long as the part of the weights; 0 where this is 0."""
+    if not direction.size:
+        return direction
     parts, own = direction.reshape(rows, -1), weights.reshape(rows, -1)
     length = np.linalg.norm(parts, axis=1, keepdims=True)
     wanted = np.linalg.norm(own, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
+from fastgd.checks import named, whole
 from fastgd.memory import to_host
 from fastgd.storage import load
 from fastgd.weights import Weights
@@ -45,7 +46,7 @@ class Path:
         return self._weights.shapes
 
     def record(self, weights: Any = None) -> None:
-        """Adds the weights as they are now, or others of these shapes: an average's, a checkpoint's.
+        """Adds the weights as they are now, or others of these shapes: a model's, an average's.
 
         Raises ValueError, naming the parameter, for weights that are not finite.
         """
@@ -62,13 +63,15 @@ class Path:
     def principal_directions(self, seed: int = 0) -> tuple[Array, tuple[float, float]]:
         """The two directions in which the records vary most, and their shares of the variance.
 
-        Returns vectors of length 1, float64 [2, size], at right angles, and shares from 0 to 1. Principal
-        components of the records (Li et al. 2018, section 7.2, whose matrix w_t - w_end has the same ones).
-        The path begins on the left and below. A path on a line has no second direction: one at right angles
-        is drawn with the seed, and is zero where there is only one parameter.
+        Returns vectors of length 1 at right angles, float64 [2, size], all parameters behind one another,
+        and shares from 0 to 1. They are principal components of the records (Li et al. 2018, section 7.2,
+        whose matrix w_t - w_end has the same ones), and the path begins on the left and below. A path on a
+        line has no second direction: one at right angles is drawn with the seed, and is zero where there is
+        only one parameter.
 
         Raises ValueError for fewer than two records and for records that are all alike.
         """
+        seed = named("seed", whole(0), seed)
         if len(self) < 2:
             raise ValueError(f"a path has at least 2 records, and this one {len(self)}")
         tensors = range(len(self.shapes))

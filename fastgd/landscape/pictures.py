@@ -177,7 +177,6 @@ def _draw_contours(axes: Any, plane: Plane, scale: Scale, loss: str) -> None:
     beyond = EXTEND[bool(low < scale.low), bool(high > scale.high)]
     shown = losses.clip(scale.low, scale.high)
     filled = axes.contourf(a, b, shown, scale.shades(), norm=scale.norm(), cmap=COLOURS, extend=beyond)
-    filled.set_rasterized(True)
     inner = scale.levels[(scale.levels > low) & (scale.levels < high)]
     if inner.size:
         lines = axes.contour(a, b, losses, inner, colors="white", linewidths=1, alpha=0.8)

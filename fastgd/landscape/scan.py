@@ -43,8 +43,8 @@ def line(
         moved in place and put back bit for bit, also when the loss raises or Ctrl-C comes, and so are the
         buffers of a model or module, which are the same for every point.
     loss: takes no arguments and returns a number, which may be NaN or infinite.
-    to: other weights of these shapes, for the line from these (0) to those (1): Goodfellow, Vinyals and Saxe
-        2015, section 2. Default None: along `direction`.
+    to: another model of these shapes, or its weights, for the line from these (0) to those (1): Goodfellow,
+        Vinyals and Saxe 2015, section 2. Default None: along `direction`.
     direction: one array for each parameter, or "random" (default): see `random_direction` for seed, normalize
         and biases.
     points: 1 or more, evenly spaced. Default 41.
@@ -62,7 +62,7 @@ def line(
         vectors = scan.given([to], "weight") - scan.at
         usual, label = (-0.5, 1.5), "position on the line (0: these weights, 1: the others)"
     elif isinstance(direction, str):
-        vectors, unit = scan.random(1, direction, seed, normalize, biases)
+        vectors, unit = scan.random(1, "direction", direction, seed, normalize, biases)
         label = f"random direction ({unit})"
     else:
         vectors, label = scan.given([direction], "direction"), "multiples of the direction"
@@ -109,7 +109,7 @@ def plane(
         names = [f"principal direction {i}: {100 * shares[i - 1]:.3g} % of the variance" for i in (1, 2)]
         unit = "L2 distance"
     elif isinstance(directions, str):
-        vectors, unit = scan.random(2, directions, seed, normalize, biases)
+        vectors, unit = scan.random(2, "directions", directions, seed, normalize, biases)
         names = ["random direction 1", "random direction 2"]
     else:
         pair = listed(directions, "directions")
@@ -144,10 +144,10 @@ class _Scan:
         return vectors
 
     def random(
-        self, count: int, kind: str, seed: int, normalize: str, biases: bool | None
+        self, count: int, what: str, kind: str, seed: int, normalize: str, biases: bool | None
     ) -> tuple[Array, str]:
         """[count, size], and what coordinates along them count in."""
-        named("directions", one_of("random"), kind)
+        named(what, one_of("random"), kind)
         rng = np.random.default_rng(named("seed", whole(0), seed))
         vectors = [random_vector(self.weights, rng, normalize, biases) for _ in range(count)]
         return np.array(vectors), NORMALIZATIONS[normalize].unit

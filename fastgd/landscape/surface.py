@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,20 +55,18 @@ def draw_surface(
         heights = height(losses)
         # its own order of drawing would hide the path behind the surface that it lies on
         axes.computed_zorder = False
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Z contains NaN")  # which leave a hole, as they should
-            surface = axes.plot_surface(
-                *np.meshgrid(plane.a, plane.b),
-                heights,
-                cmap=COLOURS,
-                vmin=height(scale.low),
-                vmax=height(scale.high),
-                rcount=len(plane.b),
-                ccount=len(plane.a),
-                edgecolor="#00000030",
-                linewidth=0.3,
-                zorder=1,
-            )
+        surface = axes.plot_surface(
+            *np.meshgrid(plane.a, plane.b),
+            heights,
+            cmap=COLOURS,
+            vmin=height(scale.low),
+            vmax=height(scale.high),
+            rcount=len(plane.b),
+            ccount=len(plane.a),
+            edgecolor="#00000030",
+            linewidth=0.3,
+            zorder=1,
+        )
         ticks, names = height(scale.levels), [scale.format % level for level in scale.levels]
         axes.set_zticks(ticks, names)
         bar = axes.figure.colorbar(surface, ax=axes, shrink=0.6, pad=0.05)
