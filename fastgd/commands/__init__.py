@@ -4,6 +4,7 @@ import click
 import rich  # noqa: F401  (every command prints with it: its absence is told before any work is done)
 
 from fastgd.commands.bench import bench
+from fastgd.commands.fit import fit
 from fastgd.commands.info import info
 from fastgd.commands.lab import lab
 from fastgd.commands.train import train
@@ -19,5 +20,5 @@ def fastgd() -> None:
     """Native gradient descent: train a model, measure, verify, see what this machine offers."""
 
 
-for command in (train, lab, bench, verify, info):
+for command in (train, fit, lab, bench, verify, info):
     fastgd.add_command(command)

@@ -129,6 +129,8 @@ def curve(
         gradient_norm=found.distance,
         classes=(),
         derivatives=over.derivatives,
+        x=x,
+        y=y,
         _model=made,
     )
 

@@ -65,12 +65,19 @@ class Line:
     intercept: bool
 
     def predict(self, estimates: Array, x: Any) -> Array:
-        result: Array = self.jacobian(estimates, x) @ estimates
-        return result
+        return self.linearised(estimates, x)[0]
 
-    def jacobian(self, estimates: Array, x: Any) -> Array:
+    def linearised(self, estimates: Array, x: Any) -> tuple[Array, Array]:
         columns = design(x, self.names)[1]
-        return np.column_stack([np.ones(len(columns)), columns]) if self.intercept else columns
+        if self.intercept:
+            columns = np.column_stack([np.ones(len(columns)), columns])
+        return columns @ estimates, columns
+
+    def axis(self, x: Any) -> tuple[str, Array] | None:
+        return (self.names[0], design(x, self.names)[1][:, 0]) if len(self.names) == 1 else None
+
+    def outcome(self, values: Array) -> Array:
+        return values
 
 
 def linear(
@@ -157,5 +164,7 @@ def linear(
         gradient_norm=found.distance,
         classes=(),
         derivatives="exact",
+        x=x,
+        y=y,
         _model=Line(names[intercept:], intercept),
     )

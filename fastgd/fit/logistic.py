@@ -114,17 +114,29 @@ class Classes:
     intercept: bool
     others: int
 
-    def predict(self, estimates: Array, x: Any) -> Array:
+    def _columns(self, x: Any) -> Array:
         columns = design(x, self.names)[1]
-        if self.intercept:
-            columns = np.column_stack([np.ones(len(columns)), columns])
+        return np.column_stack([np.ones(len(columns)), columns]) if self.intercept else columns
+
+    def predict(self, estimates: Array, x: Any) -> Array:
+        columns = self._columns(x)
         logits = np.zeros((len(columns), self.others + 1))
         logits[:, 1:] = columns @ estimates.reshape(self.others, -1).T
         result: Array = F.softmax(logits)[0]
         return result
 
-    def jacobian(self, estimates: Array, x: Any) -> Array:
-        raise TypeError("a logistic regression has no band: its predictions are probabilities of classes")
+    def linearised(self, estimates: Array, x: Any) -> tuple[Array, Array]:
+        if self.others > 1:
+            raise TypeError(f"there are {self.others + 1} classes: a band needs two")
+        columns = self._columns(x)
+        return columns @ estimates, columns
+
+    def axis(self, x: Any) -> tuple[str, Array] | None:
+        return (self.names[0], design(x, self.names)[1][:, 0]) if len(self.names) == 1 else None
+
+    def outcome(self, values: Array) -> Array:
+        result: Array = F.sigmoid(values)[0]
+        return result
 
 
 def labels_of(labels: Any, rows: int) -> tuple[Array, Array]:
@@ -230,6 +242,8 @@ def logistic(
         gradient_norm=found.distance,
         classes=tuple(classes.tolist()),
         derivatives="exact",
+        x=x,
+        y=numbers,
         _model=Classes(names, intercept, others),
     )
 

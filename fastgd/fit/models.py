@@ -48,7 +48,7 @@ class FormulaModel:
 
     formula: Formula
     start: dict[str, Any]
-    #: the column that x is where it is no mapping
+    #: the one column of the formula, which x may be; None where there are none or several
     single: str | None
 
     @classmethod
@@ -59,20 +59,19 @@ class FormulaModel:
             both = [name for name in start if name in x]
             if both:
                 raise ValueError(f"{both[0]} is a column of x and has a starting value: rename one of them")
-            return cls(formula, start, None)
-        if len(others) != 1:
+        elif len(others) != 1:
             named = ", ".join(others) or "none"
             raise FormulaError(
                 f"x is one column: one name of the formula must be without a starting value, not {named}"
             )
-        return cls(formula, start, others[0])
+        return cls(formula, start, others[0] if len(others) == 1 else None)
 
     @property
     def text(self) -> str:
         return self.formula.text
 
     def over(self, x: Any, rows: int | None = None) -> OverRows:
-        given = x if self.single is None else {self.single: x}
+        given = x if self.single is None or isinstance(x, Mapping) else {self.single: x}
         if not isinstance(given, Mapping):
             raise TypeError(f"x must be a mapping from names to columns, not {type(x).__name__}")
         used: dict[str, Array] = {}
@@ -85,8 +84,16 @@ class FormulaModel:
     def predict(self, estimates: Array, x: Any) -> Array:
         return self.over(x).values(estimates).copy()
 
-    def jacobian(self, estimates: Array, x: Any) -> Array:
-        return self.over(x).jacobian(estimates)[1]
+    def linearised(self, estimates: Array, x: Any) -> tuple[Array, Array]:
+        return self.over(x).jacobian(estimates)
+
+    def axis(self, x: Any) -> tuple[str, Array] | None:
+        if self.single is None:
+            return None
+        return self.single, column(self.single, x[self.single] if isinstance(x, Mapping) else x)
+
+    def outcome(self, values: Array) -> Array:
+        return values
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,15 @@ class FunctionModel:
     def predict(self, estimates: Array, x: Any) -> Array:
         return self.over(x).values(estimates)
 
-    def jacobian(self, estimates: Array, x: Any) -> Array:
-        return self.over(x).jacobian(estimates)[1]
+    def linearised(self, estimates: Array, x: Any) -> tuple[Array, Array]:
+        return self.over(x).jacobian(estimates)
+
+    def axis(self, x: Any) -> tuple[str, Array] | None:
+        values = np.asarray(x)
+        return ("x", values) if values.ndim == 1 and values.dtype.kind in "fiub" else None
+
+    def outcome(self, values: Array) -> Array:
+        return values
 
 
 def _parameters(function: Callable[..., Any]) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,8 +26,14 @@ class Model(Protocol):
     def predict(self, estimates: Array, x: Any) -> Array:
         """Its values [rows], or probabilities [rows, classes]."""
 
-    def jacobian(self, estimates: Array, x: Any) -> Array:
-        """Their derivatives by the parameters [rows, parameters]; TypeError for probabilities."""
+    def linearised(self, estimates: Array, x: Any) -> tuple[Array, Array]:
+        """Values or log odds [rows] and derivatives by the parameters; TypeError where there are several."""
+
+    def axis(self, x: Any) -> tuple[str, Array] | None:
+        """The name and values [rows] of the one column that matters, which x may then be; or None."""
+
+    def outcome(self, values: Array) -> Array:
+        """Values as they are, probabilities from log odds."""
 
 
 def missing_scipy() -> str | None:
@@ -71,6 +78,9 @@ class Result:
     classes: tuple[Any, ...]
     #: where derivatives came from: "exact", "complex step" or "central differences"
     derivatives: str
+    #: the data as they were given; of labels the numbers of their classes
+    x: Any
+    y: Array
     _model: Model
 
     @property
@@ -115,14 +125,26 @@ class Result:
     def band(self, x: Any, level: float = 0.95) -> tuple[Array, Array]:
         """Lower and upper end of the confidence interval of the fitted value at each row of x; needs SciPy.
 
-        By the delta method, exact for linear models (Seber and Wild 1989, section 5.1). It holds for each row
-        by itself, and for the mean of y there, not for a new observation. TypeError for probabilities.
+        Of two classes, of the probability of the second. By the delta method, exact for linear models (Seber
+        and Wild 1989, section 5.1); for probabilities by way of the log odds. It holds for each row by itself
+        and for the mean of y there, not for a new observation. TypeError for more than two classes.
         """
-        values = self._model.predict(self.estimates, x)
-        slopes = self._model.jacobian(self.estimates, x)
+        values, slopes = self._model.linearised(self.estimates, x)
         variance = np.einsum("ij,jk,ik->i", slopes, self.covariance, slopes)
         half = self._quantile(level) * np.sqrt(np.maximum(variance, 0))
-        return values - half, values + half
+        return self._model.outcome(values - half), self._model.outcome(values + half)
+
+    def plot(self, path: str | os.PathLike[str], *, x: str = "", y: str = "") -> None:
+        """Saves a picture of data, fit and 95 % confidence band over the residuals, 1000 pixels wide.
+
+        Over the column of x where there is one, else over the fitted values, or the log odds of two classes.
+        path: its suffix chooses the format (.png, .svg, .pdf). x, y: names and units for the axes. Raises
+        ModuleNotFoundError without matplotlib and SciPy, ValueError for an unknown suffix and for more than
+        two classes, and OSError where the file cannot be written.
+        """
+        from fastgd.fit.plots import save_fit
+
+        save_fit(path, self, x, y)
 
     @property
     def _errors(self) -> Array:
@@ -148,16 +170,18 @@ class Result:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The heads of the columns and the cells of a table of the estimates, a row for each."""
-        heads = ["", "estimate", "standard error", f"{self.statistic} value"]
+        heads = ["", "estimate", "std. error", f"{self.statistic} value"]
         columns = [
-            [f"{value:.8g}" for value in self.estimates],
+            [f"{value:.7g}" for value in self.estimates],
             [f"{value:.5g}" for value in self._errors],
             [f"{value:.4g}" for value in self._ratios],
         ]
         if missing_scipy() is None:
-            heads += ["p value", "95 % interval"]
+            heads += ["p value", "2.5 %", "97.5 %"]
             columns.append([f"{value:.3g}" for value in self.p_values.values()])
-            columns.append([f"{low:.5g} to {high:.5g}" for low, high in self.intervals().values()])
+            columns += [
+                [f"{end:.5g}" for end in ends] for ends in zip(*self.intervals().values(), strict=True)
+            ]
         return heads, [list(row) for row in zip(self.names, *columns, strict=True)]
 
     def facts(self) -> Mapping[str, str]:
