@@ -1,11 +1,12 @@
 """Code in the text becomes a link where it names something of the reference, or a file that is a page.
 
-`fastgd.AdamW`, `nn.Linear`, `schedules.cosine(...)`, `AdamW` for a class, and `docs/models.md`.
+`fastgd.AdamW`, `schedules.Cosine(...)`, `Linear` where no other class is called so, `docs/models.md`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from docutils import nodes
@@ -25,7 +26,16 @@ FILES = {
 SHORT = 30
 
 
-def target(app: Sphinx, text: str) -> tuple[str, str] | None:
+def classes(app: Sphinx) -> dict[str, str]:
+    """Last name -> full name of each class whose last name no other has."""
+    objects = app.env.get_domain("py").objects
+    named = [name for name, entry in objects.items() if entry.objtype == "class" and not entry.aliased]
+    last = [name.rpartition(".")[2] for name in named]
+    count = Counter(last)
+    return {short: name for short, name in zip(last, named, strict=True) if count[short] == 1}
+
+
+def target(app: Sphinx, text: str, unique: dict[str, str]) -> tuple[str, str] | None:
     """The page and the anchor that a piece of code is about; None for all else."""
     page = FILES.get(text) or text.removeprefix("docs/").removesuffix(".md")
     if "." in text and page in app.env.all_docs:
@@ -34,7 +44,7 @@ def target(app: Sphinx, text: str) -> tuple[str, str] | None:
     if not name:
         return None
     objects = app.env.get_domain("py").objects
-    for full in (name[1], f"fastgd.{name[1]}"):
+    for full in (name[1], f"fastgd.{name[1]}", unique.get(name[1], "")):
         found = objects.get(full)
         if found and ("." in name[1] or found.objtype == "class"):
             return found.docname, found.node_id
@@ -42,13 +52,14 @@ def target(app: Sphinx, text: str) -> tuple[str, str] | None:
 
 
 def link(app: Sphinx, tree: nodes.document, page: str) -> None:
+    unique = classes(app)
     for code in list(tree.findall(nodes.literal)):
-        if len(code.astext()) <= SHORT:
+        text = code.astext()
+        if len(text) <= SHORT:
             code["classes"].append("short")
-        parent = code.parent
-        if isinstance(parent, nodes.reference | nodes.title) or "://" in code.astext():
+        if isinstance(code.parent, nodes.reference | nodes.title):
             continue
-        to = target(app, code.astext())
+        to = target(app, text, unique)
         if to:
             code.replace_self(make_refnode(app.builder, page, to[0], to[1], code.deepcopy()))
 

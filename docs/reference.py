@@ -22,8 +22,8 @@ from fastgd import nn
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-#: modules that `import fastgd` does not know, because they need more than it does
-BESIDE = ("fastgd.torch", "fastgd.torch.functional")
+#: public modules that are no attributes of fastgd: what trains and is shown with it, and what needs torch
+BESIDE = ("fastgd.checkpoint", "fastgd.data", "fastgd.lab", "fastgd.torch", "fastgd.torch.functional")
 
 #: a module with more classes than this gives each a page
 ON_ONE_PAGE = 8

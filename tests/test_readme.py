@@ -73,7 +73,7 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
         exec(block, known)
 
 
-@pytest.mark.parametrize("page", ["averaging", "chance", "models", "jit", "landscape", "schedules"])
+@pytest.mark.parametrize("page", ["averaging", "chance", "models", "jit", "lab", "landscape", "schedules"])
 def test_the_blocks_of_a_page_run_one_behind_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = {"__name__": page}
