@@ -207,9 +207,9 @@ def verdict(result: Result) -> str:
     depth = len(findings[0].norms)
     text = (
         f"Of {depth} layers, the first one's gradient is {lowest.ratio:.0e} of the last one's with "
-        f"{lowest.case.label}; with {highest.case.label}, norms reach {highest.norms.max():.0e}. After "
-        f"{steps[-1]:,} steps, {len(learned)} of {len(findings)} networks tell {100 * LEARNED:.0f} % or more of the "
-        "test digits"
+        f"{lowest.case.label}; with {highest.case.label}, norms reach {highest.norms.max():.0e}. "
+        f"After {steps[-1]:,} steps, {len(learned)} of {len(findings)} networks tell "
+        f"{100 * LEARNED:.0f} % or more of the test digits"
     )
     if not learned:
         return f"{text}."
