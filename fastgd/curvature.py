@@ -32,7 +32,11 @@ def hessian_vector_product(
 ) -> list[Array]:
     """H v, the change of the gradients along a vector, by central differences; float64, shaped as params.
 
-    H v = (g(w + eps v) - g(w - eps v)) / (2 eps), with an error in the order of eps^2 and two gradients.
+    H v = (g(w + eps v) - g(w - eps v)) / (2 eps), two gradients for an error in the order of eps^2.
+
+    Where gradients jump, as at the kinks of ReLU and of maxima, the jumps that a step crosses count as well.
+    In float64 it is too short to meet many, and the product is that of automatic differentiation. In float32
+    it is not, and eigenvalues of such models may be several times too large: take a float64 copy of them.
 
     params: arrays, tensors, nn.Sequential or a torch module, float32 or float64. They are moved in place
         while gradients are taken, and put back bit for bit.
@@ -40,8 +44,8 @@ def hessian_vector_product(
         zeros: `lambda: model.loss_and_grad(x, y)[1]`. Every call must see the same data; with an
         nn.Sequential as params, its dropout draws the same masks, and running statistics do not drift.
     vector: one array for each parameter.
-    eps: Default: u^(1/3) (1 + |w|) / |v|, where u is the rounding error of the least precise parameter, as
-        for any central difference (Nocedal and Wright 2006, section 8.1).
+    eps: Default: sqrt(u) (1 + |w|) / |v|, where u is the rounding error of the least precise parameter. The
+        u^(1/3) of smooth functions (Nocedal and Wright 2006, section 8.1) would cross more kinks.
 
     Raises TypeError for parameters of 16 bits, whose rounding hides the difference, and ValueError for a
     vector that does not fit, and for gradients or parameters that are not finite.
@@ -70,7 +74,7 @@ def eigenvalues(
     Returns (values, vectors): float64 [k], the most extreme first, and for each of them an eigenvector of
     length 1 as a list of arrays shaped as params: a direction for `fastgd.landscape`.
 
-    params, gradients: as `hessian_vector_product`'s.
+    params, gradients: as `hessian_vector_product`'s, where it also says what float32 and ReLU do to it.
     which: "largest" (default) or "smallest", by value and not by magnitude.
     seed: of the vector that the method begins with. Default 0.
     tol: relative accuracy. Default 1e-3; differences of float32 gradients seldom allow less than 1e-4.
@@ -117,7 +121,7 @@ class _Hessian:
         self.at = self.weights.finite_vector()
         rounding = max(float(np.finfo(array.dtype).eps) for array in self.weights.arrays)
         #: the length of a step
-        self.length = rounding ** (1 / 3) * (1 + float(np.linalg.norm(self.at)))
+        self.length = rounding**0.5 * (1 + float(np.linalg.norm(self.at)))
 
     def times(self, move_to: Callable[[Array], None], vector: Array, eps: float | None = None) -> Array:
         """H v. move_to: of the weights, which are left elsewhere."""
