@@ -72,6 +72,17 @@ def test_a_training_that_diverges_is_never_the_best():
     assert math.isfinite(diverged.losses[0]) and np.isinf(diverged.losses[-1])
 
 
+@pytest.mark.parametrize(("rule", "is_average"), [("sgd", False), ("sgd_schedule_free", True)])
+def test_what_is_evaluated_is_what_a_rule_has_learned(rule, is_average):
+    models = []
+    problem = optimizers.digits()
+    kept = problem._replace(model=lambda seed: models.append(problem.model(seed)) or models[-1])
+    found = optimizers.follow(kept, RULES[rule], 1.0, 20)
+    rows, data = problem.rows[0], problem.data
+    loss = models[0].evaluate(data.x_train[:rows], data.y_train[:rows]).loss
+    assert (found.losses[-1] != loss) == is_average
+
+
 def test_parameters_are_divided_by_what_a_rule_takes():
     model = optimizers.digits().model(0)
     (muon, matrices), (adamw, vectors) = optimizers.divide(RULES["muon"], model, 0.5)

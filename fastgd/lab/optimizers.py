@@ -121,7 +121,7 @@ PROBLEMS = {"digits": digits, "text": characters}
 def run(
     *, rules: Sequence[str] = tuple(RULES), problems: Sequence[str] = tuple(PROBLEMS), steps: int = 300
 ) -> Result:
-    """rules: names of rules, each followed through this many steps with every rate that is tried."""
+    """rules: names of rules, each followed through `steps` steps, a multiple of 10, with every rate it tries."""
     made = {name: PROBLEMS[name]() for name in problems}
     tried = {
         name: {rule: search(problem, RULES[rule], steps) for rule in rules} for name, problem in made.items()
@@ -160,16 +160,16 @@ def follow(problem: Problem, rule: Rule, lr: float, steps: int, seed: int = 0) -
             opt.train()
         return found
 
-    for step in range(steps + 1):
-        if step % EVERY == 0:
-            loss = evaluate(data.x_train, data.y_train, problem.rows[0]).loss
-            if not math.isfinite(loss):
-                break
-            losses[step // EVERY] = loss
-        batch = rng.integers(len(data.x_train), size=problem.batch_size)
-        _, grads = model.loss_and_grad(data.x_train[batch], data.y_train[batch])
-        for opt, own in parts:
-            opt.step([grads[i] for i in own])
+    for i in range(len(losses)):
+        for _ in range(EVERY if i else 0):
+            batch = rng.integers(len(data.x_train), size=problem.batch_size)
+            _, grads = model.loss_and_grad(data.x_train[batch], data.y_train[batch])
+            for opt, own in parts:
+                opt.step([grads[k] for k in own])
+        loss = evaluate(data.x_train, data.y_train, problem.rows[0]).loss
+        if not math.isfinite(loss):
+            break
+        losses[i] = loss
     return Training(lr, losses, problem.score_of(evaluate(data.x_test, data.y_test, problem.rows[1])))
 
 
