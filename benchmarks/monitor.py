@@ -2,13 +2,14 @@
 
 `python benchmarks/monitor.py [--seconds 20] [--threads 2] [--torch] [--out FILE.json]`
 
-Each side trains its own model on the same batches, so many steps a turn. Watched at first for --seconds, until
-the first looks, which are taken whatever they cost, are a small part; then measured for as long.
+Each side trains its own model on the same batches. Both run at first for half of --seconds, until the first
+looks, taken whatever they cost, are a small part; then they are measured for twice --seconds, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -45,7 +46,7 @@ def of_fastgd(widths: tuple[int, ...], rows: int) -> tuple[Step, Step, monitor.M
     x, y = batch(widths, rows)
     sides = []
     for _ in range(2):
-        inside = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
+        inside = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         model = nn.Sequential(*inside[:-1], loss=nn.CrossEntropyLoss(), seed=0)
         sides.append((model, fastgd.AdamW(model.named_parameters(), lr=1e-4)))
     (model, opt), watched = sides
@@ -65,7 +66,7 @@ def of_torch(widths: tuple[int, ...], rows: int) -> tuple[Step, Step, monitor.To
     for _ in range(2):
         torch.manual_seed(0)
         inside = [
-            part for a, b in zip(widths, widths[1:]) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())
+            part for a, b in itertools.pairwise(widths) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())
         ]
         module = torch.nn.Sequential(*inside[:-1])
         sides.append((module, torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)))

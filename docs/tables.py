@@ -12,6 +12,8 @@ from pathlib import Path
 import fastgd
 from fastgd import nn, schedules
 from fastgd.lab import EXPERIMENTS
+from fastgd.monitor.kinds import KINDS, sees
+from fastgd.monitor.thresholds import THRESHOLDS
 from fastgd.optim import KEYWORDS
 from fastgd.options import LASTING
 from fastgd.rules import RULES, Rule
@@ -51,6 +53,22 @@ def layers_table() -> str:
             assert first, f"nn.{name} has no documentation"
             text = " ".join(first.split()).replace("|", "\\|")
             lines.append(f"| `{name}` | {text} |")
+    return "\n".join(lines)
+
+
+def findings() -> str:
+    """A section for each kind of finding."""
+    parts = []
+    for name, kind in KINDS.items():
+        helps = "\n".join(f"- {remedy}" for remedy in kind.remedies)
+        title = kind.title[0].upper() + kind.title[1:]
+        parts.append(f"### {title}\n\n`{name}`, when {sees(name)}.\n\nWhy: {kind.reason}.\n\n{helps}")
+    return "\n\n".join(parts)
+
+
+def thresholds_table() -> str:
+    lines = ["| threshold | value | what it bounds |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | {entry.value:g} | {entry.reason} |" for name, entry in THRESHOLDS.items()]
     return "\n".join(lines)
 
 
@@ -141,9 +159,13 @@ def replaced(text: str, name: str, new: str) -> str:
 
 def outputs() -> dict[Path, str]:
     readme, models, lab = ROOT / "README.md", ROOT / "docs/models.md", ROOT / "docs/lab.md"
+    watching = ROOT / "docs/monitor.md"
     rates = ROOT / "docs/schedules.md"
     return {
         lab: replaced(lab.read_text(), "experiments", gallery()),
+        watching: replaced(
+            replaced(watching.read_text(), "findings", findings()), "thresholds", thresholds_table()
+        ),
         models: replaced(models.read_text(), "layers", layers_table()),
         rates: replaced(rates.read_text(), "schedules", schedules_table()),
         readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),

@@ -306,15 +306,21 @@ def test_sampling_looks_at_first_steps_and_then_within_its_budget():
     for done in range(5000):
         if sampling.due(done):
             looked.append(done + 1)
-            sampling.looked(2.0)
+            sampling.looked(done, 2.0)
         sampling.trained += 1.0
     assert looked[:12] == [*range(1, 11), 15, 23]
     assert 0.045 * 5000 < sampling.spent <= 0.05 * 5000 + 2
-    none = Sampling("auto", 0)
-    none.looked(1.0)
-    assert [done + 1 for done in range(40) if none.due(done)] == [*range(1, 11), 15, 23, 35]
-    every = Sampling(4)
-    assert [done for done in range(10) if every.due(done)] == [0, 4, 8]
+    for chosen, expected in (
+        (Sampling("auto", 0), [*range(1, 11), 15, 23, 35]),
+        (Sampling(4), list(range(1, 40, 4))),
+    ):
+        found = []
+        for done in range(40):
+            if chosen.due(done):
+                found.append(done + 1)
+                chosen.looked(done, 1.0)
+            chosen.trained += 1e9
+        assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,8 @@ def _first_over_last(look: Look) -> float | None:
 def vanishing(trend: Trend) -> Seen | None:
     ratios = [r for look in trend.looks if (r := _first_over_last(look)) is not None]
     ratio = median(ratios)
-    if len(ratios) < LASTING or not ratio <= limit("gradient_fall"):
+    blocked = _lasting(trend, lambda layer: (layer.dead or 0.0) >= limit("dead_layer"))
+    if len(ratios) < LASTING or blocked or not ratio <= limit("gradient_fall"):
         return None
     layers = trained(trend.looks[-1])
     text = f"the gradient norm of {layers[0].label} is {ratio:.1e} of that of {layers[-1].label}"
@@ -136,7 +137,7 @@ LAYERS: dict[str, Callable[[Trend], Seen | None]] = {
     "symmetric": symmetric,
     "exploding_signal": exploding_signal,
     "exploding": exploding,
-    "dead": dead,
     "saturated": saturated,
     "vanishing": vanishing,
+    "dead": dead,
 }

@@ -37,8 +37,7 @@ def nonfinite(trend: Trend) -> Seen | None:
         return None
     words = _WORDS[spoiled.what] if spoiled.known else "the parameters were not looked at before this step"
     text = f"at step {spoiled.step} {words}: {spoiled}; {trend.history.nonfinite} such steps in all"
-    name = spoiled.place.name
-    return Seen(f"{spoiled.what} {name}" if spoiled.what != name else name, spoiled.step, trend.count, text)
+    return Seen(spoiled.where, spoiled.step, trend.count, text)
 
 
 def constant(trend: Trend) -> Seen | None:
@@ -114,8 +113,8 @@ def clipped(trend: Trend) -> Seen | None:
     if not enough or not usual <= limit("clip_coef"):
         return None
     norm = median(step.grad_norm for step in recent)
-    text = f"{len(coefs)} of the last {len(recent)} steps were clipped, by a factor of {usual:.1e}"
-    return Seen("clipping", recent[0].step, trend.count, f"{text}; the median gradient norm is {norm:.3g}")
+    text = f"{len(coefs)} of the last {len(recent)} steps were clipped, to {usual:.1e} of their norm"
+    return Seen("clipping", recent[0].step, trend.count, f"{text}; the median norm is {norm:.3g}")
 
 
 #: kind -> its judge

@@ -118,20 +118,6 @@ KINDS: dict[str, Kind] = {
             "target_range",
         ),
     ),
-    "dead": Kind(
-        "dead units",
-        "{dead_units} of the units of a ReLU layer, or of one with a flat end at one side, are there for "
-        "every example",
-        "their inputs are negative for all examples, where the derivative is 0: no gradient reaches "
-        "their weights, so that they cannot come back. A step that was too long or a very negative bias "
-        "does it",
-        (
-            "begin biases at 0, and lower the learning rate if units died during training",
-            "LeakyReLU, GELU or SiLU, which let a gradient through",
-            "BatchNorm or LayerNorm before the activation",
-        ),
-        ("symmetric",),
-    ),
     "saturated": Kind(
         "saturated units",
         "{saturated_outputs} of the outputs of a layer are at the ends of sigmoid, tanh or their kin",
@@ -145,7 +131,8 @@ KINDS: dict[str, Kind] = {
     ),
     "vanishing": Kind(
         "vanishing gradients",
-        "the gradient norm of the first weights is below {gradient_fall} of the last's, at most looks",
+        "the gradient norm of the first weights is below {gradient_fall} of the last's in the median of the "
+        "looks, and no layer is dead as a whole",
         "each layer multiplies the gradient by its weights and its activation's derivative, which is at "
         "most 1/4 for a sigmoid: first layers hardly learn (Hochreiter 1991; Glorot and Bengio 2010)",
         (
@@ -153,12 +140,21 @@ KINDS: dict[str, Kind] = {
             "careful initialisation: nn.init.kaiming_normal_ behind ReLU, xavier_uniform_ behind tanh",
             "Residual around the layers, BatchNorm or LayerNorm; LSTM or GRU in place of RNN",
         ),
+        ("saturated", "symmetric", "unnormalised"),
+    ),
+    "dead": Kind(
+        "dead units",
+        "{dead_units} of the units of a ReLU layer, or of one with a flat end at one side, are there for "
+        "every example",
+        "their inputs are negative for all examples, where the derivative is 0: no gradient reaches "
+        "their weights, so that they cannot come back. A step that was too long or a very negative bias "
+        "does it",
         (
-            "dead",
-            "saturated",
-            "symmetric",
-            "unnormalised",
+            "begin biases at 0, and lower the learning rate if units died during training",
+            "LeakyReLU, GELU or SiLU, which let a gradient through",
+            "BatchNorm or LayerNorm before the activation",
         ),
+        ("symmetric",),
     ),
     "clipped": Kind(
         "a clip limit that is far too small",

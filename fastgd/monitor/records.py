@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -27,8 +27,11 @@ class Thinned(Generic[T]):
         self._rows: list[T] = []
 
     def append(self, row: T) -> None:
-        self._rows.append(row)
-        if len(self._rows) > self._most:
+        self.extend([row])
+
+    def extend(self, rows: Sequence[T]) -> None:
+        self._rows.extend(rows)
+        while len(self._rows) > self._most:
             del self._rows[1 : self._most // 2 : 2]
 
     def __iter__(self) -> Iterator[T]:
@@ -119,10 +122,11 @@ class History:
     skipped: int = 0
     nonfinite: int = 0
 
-    def add(self, step: Step) -> None:
-        self.steps.append(step)
-        self.clipped += step.clip_coef < 1
-        self.skipped += step.skipped
+    def add(self, steps: list[Step]) -> None:
+        self.steps.extend(steps)
+        self.count += len(steps)
+        self.clipped += sum([step.clip_coef < 1 for step in steps])
+        self.skipped += sum([step.skipped for step in steps])
 
     def finite_losses(self) -> list[tuple[int, float]]:
         """(step, loss) up to the first loss that is not finite."""

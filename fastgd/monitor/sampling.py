@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fastgd.checks import named, number, whole
 
 #: these are looked at whatever it costs, for most faults show at once, and then one each half as far again
@@ -11,9 +13,9 @@ FIRST, GROWTH = 10, 1.5
 class Sampling:
     """Decides before each step whether it is looked at.
 
-    every: a number of steps, or "auto": the first ten, then the 15th, 22nd, 33rd and so on, and one whenever
+    every: a number of steps, or "auto": the first ten, then the 15th, 23rd, 35th and so on, and one whenever
         the time spent on looking, with one look more, is within `budget` times the time spent on training.
-    budget: a share, above 0. Default 0.05.
+    budget: a share. Default 0.05. The time of training is all that passes between looks.
     """
 
     def __init__(self, every: int | str = "auto", budget: float = 0.05) -> None:
@@ -24,21 +26,27 @@ class Sampling:
         else:
             self.every = named("every", whole(1), every)
         self.budget = named("budget", number(0), budget)
-        #: seconds of all looks, of the last one, and of all else
-        self.spent, self.last, self.trained = 0.0, 0.0, 0.0
-        self._surely = FIRST
+        #: seconds of all looks, and of all else
+        self.spent, self.trained = 0.0, 0.0
+        #: behind so many steps one is looked at for sure, and behind so many seconds of training
+        self.sure, self.paid = 0, math.inf
 
     def due(self, done: int) -> bool:
         """Whether the step behind so many is looked at."""
-        if self.every is not None:
-            return done % self.every == 0
-        if done < FIRST:
-            return True
-        if done + 1 >= self._surely * GROWTH:
-            self._surely = done + 1
-            return True
-        return self.spent + self.last <= self.budget * self.trained
+        return done >= self.sure or self.trained >= self.paid
 
-    def looked(self, seconds: float) -> None:
+    def until(self, done: int, most: int) -> int:
+        """How many steps will be done when one may be due, as time has gone so far; at most so many more."""
+        left = max(self.paid - self.trained, 0.0) * done
+        steps = left / self.trained if self.trained and left < most * self.trained else most
+        return min(self.sure, done + max(1, math.ceil(steps)))
+
+    def looked(self, done: int, seconds: float) -> None:
+        """The step behind so many was, in so many seconds."""
         self.spent += seconds
-        self.last = seconds
+        if self.every is not None:
+            self.sure = done + self.every
+            return
+        if done >= self.sure:
+            self.sure = done + 1 if done + 1 < FIRST else math.ceil((done + 1) * GROWTH) - 1
+        self.paid = (self.spent + seconds) / self.budget if self.budget and self.sure >= FIRST else math.inf

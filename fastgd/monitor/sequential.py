@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,13 @@ from fastgd.nn.layer_norm import LayerNorm, RMSNorm
 from fastgd.nn.losses import BCEWithLogitsLoss
 from fastgd.nn.sequential import Sequences, Sequential, TrainStep
 from fastgd.optimizer import Optimizer
+from fastgd.report import StepReport
+
+#: steps that wait at most until the history is brought up to them
+PENDING = 256
+
+#: Step from a tuple, in half the time its constructor takes
+_step = functools.partial(tuple.__new__, Step)
 
 #: layers that take inputs of any size
 NORMALISING = (BatchNorm, LayerNorm, RMSNorm)
@@ -64,8 +72,8 @@ class Monitor(Watch):
         self.model, self.opt = model, opt
         self._names = [name for name, _ in model.named_parameters()]
         self._parameters = model.parameters()
-        self.history.probabilities = isinstance(model.loss_function, BCEWithLogitsLoss)
-        self.history.normalises = isinstance(model.layers[0], NORMALISING)
+        self._history.probabilities = isinstance(model.loss_function, BCEWithLogitsLoss)
+        self._history.normalises = isinstance(model.layers[0], NORMALISING)
         self._ignored = getattr(model.loss_function, "ignore_index", None)
         self._probe = Probe(model, self.rows)
         found = list(places(model.layers))
@@ -73,61 +81,93 @@ class Monitor(Watch):
         self._units = {place.name: Units(place.flat, place.channels_first) for place in found}
         self._looking: _Before | None = None
         self._batch: tuple[Any, Any] | None = None
-        self._value = math.nan
+        #: the loss of gradients that no step was made of yet
+        self._value: float | None = None
+        #: when the time of training was last counted
+        self._mark = time.perf_counter()
+        #: steps that are not in the history yet, and behind how many there is more to do than to note one
+        self._pending: list[TrainStep] = []
+        self._wake = 0
 
     # ---- training ----
 
     def train_step(self, x: Any, y: Any, **options: Any) -> TrainStep:
         """`model.train_step(x, y, opt, **options)`: arguments, result, errors and bits are the same."""
-        self._before(x, y)
-        began = time.perf_counter()
+        self._batch = x, y
+        if self._count >= self._wake:
+            self._before(x, y)
         result = self.model.train_step(x, y, self.opt, **options)
-        self.sampling.trained += time.perf_counter() - began
-        self._after(result.loss, result.report)
+        self._after(result)
         return result
 
     def loss_and_grad(self, x: Any, y: Any) -> tuple[float, list[Array]]:
         """`model.loss_and_grad(x, y)`; the next `step` is told of them."""
-        self._before(x, y)
-        began = time.perf_counter()
-        self._value, gradients = self.model.loss_and_grad(x, y)
-        self.sampling.trained += time.perf_counter() - began
-        return self._value, gradients
+        self._batch = x, y
+        if self._count >= self._wake:
+            self._before(x, y)
+        value, gradients = self.model.loss_and_grad(x, y)
+        self._value = value
+        return value, gradients
 
     def step(self, grads: Any, **options: Any) -> Any:
         """`opt.step(grads, **options)`, of the gradients that `loss_and_grad` gave.
 
         RuntimeError when there was no loss_and_grad since the last step.
         """
-        if self._batch is None:
+        if self._value is None:
             raise RuntimeError("watch.step comes behind watch.loss_and_grad")
-        began = time.perf_counter()
         report = self.opt.step(grads, **options)
-        self.sampling.trained += time.perf_counter() - began
-        self._after(self._value, report)
+        result, self._value = TrainStep(self._value, report), None
+        self._after(result)
         return report
 
     def _before(self, x: Any, y: Any) -> None:
-        self._batch = x, y
-        self._looking = _Before(self, x, y) if self.sampling.due(self.history.count) else None
+        """What is done before a step that may be looked at; most are not, and come here never."""
+        self._settle()
+        now = time.perf_counter()
+        self.sampling.trained += now - self._mark
+        self._mark = now
+        looks = self.sampling.due(self._count)
+        self._looking = _Before(self, x, y) if looks else None
+        # a step that is refused is looked at when it comes again
+        self._wake = self._count if looks else self.sampling.until(self._count, PENDING)
 
-    def _after(self, loss: float, report: Any) -> None:
-        history, before = self.history, self._looking
-        history.count += 1
-        norm = getattr(report, "grad_norm", None)
-        skipped = getattr(report, "skipped", False)
-        history.add(Step(history.count, loss, norm, getattr(report, "clip_coef", 1.0), skipped))
-        # the differences are NaN of what is NaN or infinite
-        if loss - loss != 0 or skipped or (norm is not None and norm - norm != 0):
-            self._note_nonfinite(loss, skipped)
+    def _after(self, result: TrainStep) -> None:
+        loss, report = result
+        if type(report) is not StepReport:
+            report = _report_of(report)
+            result = TrainStep(loss, report)
+        self._count += 1
+        self._pending.append(result)
+        known = loss + (report[0] or 0.0)
+        # the difference is NaN of what is NaN or infinite
+        sound = known - known == 0 and not report[2]
+        if not sound or self._looking is not None:
+            self._attend(result, sound)
+
+    def _attend(self, result: TrainStep, sound: bool) -> None:
+        """What is done behind a step that is looked at, or is not finite."""
+        self._settle()
+        before = self._looking
+        if not sound:
+            self._note_nonfinite(result)
         if before is not None:
             began = time.perf_counter()
             norms = tensor_norms(self.model.gradients())
-            if not (math.isfinite(sum(norms)) or history.spoiled):
-                self._note_nonfinite(loss, skipped)
+            if not (math.isfinite(sum(norms)) or self._history.spoiled):
+                self._note_nonfinite(result)
             self._look(before, joined(self._names, norms))
-            self.sampling.looked(before.seconds + time.perf_counter() - began)
             self._looking = None
+            now = time.perf_counter()
+            self.sampling.trained += began - self._mark - before.seconds
+            self.sampling.looked(self._count - 1, before.seconds + now - began)
+            self._mark = now
+            self._wake = self.sampling.until(self._count, PENDING)
+
+    def _settle(self) -> None:
+        waiting, self._pending = self._pending, []
+        numbered = enumerate(waiting, self._count - len(waiting) + 1)
+        self._history.add([_step((i, loss, r[0], r[1], r[2])) for i, (loss, r) in numbered])
 
     # ---- looking ----
 
@@ -141,7 +181,7 @@ class Monitor(Watch):
             norms = gradients.get(name), before.norms.get(name), changes.get(name)
             kind = type(place.layer).__name__
             layers.append(layer_seen(name, kind, own, norms, before.outputs.get(name), place.flat))
-        self.history.looks.append(Look(self.history.count, tuple(layers), before.rate))
+        self._history.looks.append(Look(self._count, tuple(layers), before.rate))
 
     def _rate(self) -> float | None:
         """The learning rate of the step to come, of the first group."""
@@ -151,21 +191,22 @@ class Monitor(Watch):
         rate = groups[0].get("lr") if groups else None
         return float(rate) if isinstance(rate, (int, float)) else None
 
-    def _note_nonfinite(self, loss: float, skipped: bool) -> None:
-        history, before = self.history, self._looking
+    def _note_nonfinite(self, result: TrainStep) -> None:
+        history, before = self._history, self._looking
         history.nonfinite += 1
         if len(history.spoiled) == MOST_SPOILED or self._batch is None:
             return
         x, y = self._batch
         now = list(zip(self._names, self._parameters, strict=True))
+        skipped = result.report.skipped
         known = before.parameters if before else self._parameters if skipped else None
         outputs = before.nonfinite if before else None
         if before is None and first(now) is None:  # the parameters are as good as they were before the step
             outputs = first(self._probe.run(x).items())
         history.spoiled.append(
             locate(
-                history.count,
-                loss,
+                self._count,
+                result.loss,
                 inputs=[("x", np.asarray(values_of(x)))],
                 targets=[("y", np.asarray(y))],
                 before=None if known is None else zip(self._names, known, strict=True),
@@ -211,12 +252,18 @@ class _Before:
 
     def _see(self, watch: Monitor, x: Any, y: Any) -> None:
         arrays = watch._probe.run(x)
-        watch.history.inputs.add(values_of(x))
-        watch.history.targets.add(y, watch._ignored)
+        watch._history.inputs.add(values_of(x))
+        watch._history.targets.add(y, watch._ignored)
         for name, units in watch._units.items():
             self.outputs[name] = units.measure(arrays[name])
             if self.nonfinite is None and not math.isfinite(self.outputs[name].rms):
                 self.nonfinite = first([(name, arrays[name])])
+
+
+def _report_of(report: Any) -> StepReport:
+    """What another optimizer's step returned, as far as it is a report."""
+    norm, coef = getattr(report, "grad_norm", None), getattr(report, "clip_coef", 1.0)
+    return StepReport(norm, coef, getattr(report, "skipped", False), None)
 
 
 def values_of(x: Any) -> Any:

@@ -22,6 +22,10 @@ class Place(NamedTuple):
     value: float
 
 
+#: what -> how it is told; others are "input x" and so on
+_WORDS = {"output": "outputs of layer {name}", "loss": "the loss", "gradient": "gradient of {name}"}
+
+
 class Spoiled(NamedTuple):
     """The first value of a step that is not finite.
 
@@ -34,9 +38,14 @@ class Spoiled(NamedTuple):
     place: Place
     known: bool = True
 
+    @property
+    def where(self) -> str:
+        """What is not finite, in words."""
+        return _WORDS.get(self.what, "{what} {name}").format(what=self.what, name=self.place.name)
+
     def __str__(self) -> str:
-        name, element, value = self.place
-        return f"{name}{'' if element is None else list(element)} is {value}"
+        at = "" if self.place.element is None else f" at {list(self.place.element)}"
+        return f"{self.where}{at} is {self.place.value}"
 
 
 def first(tensors: Named) -> Place | None:
@@ -78,4 +87,4 @@ def locate(
     known = before is not None or first(now) is None
     if loss is not None and not math.isfinite(loss):
         return Spoiled(step, "loss", Place("loss", None, loss), known)
-    return Spoiled(step, "gradient", first(gradients) or Place("their norm", None, math.inf), known)
+    return Spoiled(step, "gradient", first(gradients) or Place("all parameters", None, math.inf), known)

@@ -43,6 +43,7 @@ THRESHOLDS: dict[str, Threshold] = {
         0.5,
         "share of a layer's units that gave 0 for each of the last 64 examples looked at",
     ),
+    "dead_layer": Threshold(0.95, "share of dead units from which on a layer lets no gradient through"),
     "saturated_outputs": Threshold(
         0.5,
         "share of a layer's outputs where the activation's derivative is below 2 % of its largest; "

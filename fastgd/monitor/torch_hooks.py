@@ -104,7 +104,7 @@ class TorchMonitor(Watch):
         self._places = {place.name: place for place in _places(module)}
         self._units = {name: Units(place.flat, place.channels_first) for name, place in self._places.items()}
         first = next((place.module for place in self._places.values() if place.leaf), module)
-        self.history.normalises = isinstance(first, NORMALISING)
+        self._history.normalises = isinstance(first, NORMALISING)
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._target: Any = None
         self._last_target: Any = None
@@ -151,7 +151,7 @@ class TorchMonitor(Watch):
     # ---- hooks ----
 
     def _plan(self) -> None:
-        if self.sampling.due(self.history.count):
+        if self.sampling.due(self._count):
             self._looking = _Look(self)
 
     @contextlib.contextmanager
@@ -172,14 +172,13 @@ class TorchMonitor(Watch):
                 self._looking.before_step()
 
     def _after_step(self, opt: Any, args: Any, kwargs: Any) -> None:
-        history = self.history
-        history.count += 1
+        self._count += 1
         report = getattr(opt, "report", None)
         norm, coef = self._clip
         if report is not None and norm is None:
             norm, coef = report.grad_norm, report.clip_coef
         skipped = bool(report is not None and report.skipped)
-        self._pending.append((history.count, self._loss, norm, coef, skipped))
+        self._pending.append((self._count, self._loss, norm, coef, skipped))
         far = isinstance(self._loss, torch.Tensor) and self._loss.device.type != "cpu"
         if not far or self._looking is not None or len(self._pending) >= PENDING:
             with self._timed():
@@ -192,7 +191,7 @@ class TorchMonitor(Watch):
         now = time.perf_counter()
         self.sampling.trained += max(now - self._ended - self._spent, 0.0)
         if self._looking is not None:
-            self.sampling.looked(self._spent)
+            self.sampling.looked(self._count - 1, self._spent)
             self._looking = None
         self._spent, self._ended = 0.0, now
         self._plan()
@@ -202,12 +201,12 @@ class TorchMonitor(Watch):
         waiting, self._pending = self._pending, []
         for count, value, norm, coef, skipped in waiting:
             loss = None if value is None else float(value)
-            self.history.add(Step(count, loss, norm, coef, skipped))
+            self._history.add([Step(count, loss, norm, coef, skipped)])
             if (loss is not None and loss - loss != 0) or skipped or (norm is not None and norm - norm != 0):
                 self._note_nonfinite(count, loss, skipped)
 
     def _note_nonfinite(self, count: int, loss: float | None, skipped: bool) -> None:
-        history, before = self.history, self._looking
+        history, before = self._history, self._looking
         history.nonfinite += 1
         if len(history.spoiled) == MOST_SPOILED:
             return
@@ -229,10 +228,6 @@ class TorchMonitor(Watch):
                 gradients=_named(self._names, gradients),
             )
         )
-
-    def findings(self, *, curvature: bool = True) -> Any:
-        self._settle()
-        return super().findings(curvature=curvature)
 
     # ---- curvature ----
 
@@ -315,7 +310,8 @@ class _Look:
             handle.remove()
         watch = self.watch
         given = watch._inputs[0] if watch._inputs else ()
-        seen = (watch.history.inputs, given[0] if given else None), (watch.history.targets, watch._target)
+        history = watch._history
+        seen = (history.inputs, given[0] if given else None), (history.targets, watch._target)
         for facts, value in seen:
             if isinstance(value, (torch.Tensor, np.ndarray)):
                 facts.add(_array(value) if isinstance(value, torch.Tensor) else value)
@@ -324,9 +320,9 @@ class _Look:
         self.gradients = [0.0 if p.grad is None else _norm(p.grad) for p in watch._parameters]
 
     def after_step(self) -> None:
-        watch, history = self.watch, self.watch.history
+        watch, history = self.watch, self.watch._history
         if not (math.isfinite(sum(self.gradients)) or history.spoiled):
-            watch._note_nonfinite(history.count, None, False)
+            watch._note_nonfinite(watch._count, None, False)
         changes = [_norm(p.detach() - old) for p, old in zip(watch._parameters, self.parameters, strict=True)]
         gradients, sizes = joined(watch._names, self.gradients), joined(watch._names, self.norms)
         changed = joined(watch._names, changes)
@@ -336,7 +332,7 @@ class _Look:
             norms = gradients.get(name), sizes.get(name), changed.get(name)
             kind = type(place.module).__name__
             layers.append(layer_seen(name, kind, own, norms, self.outputs.get(name), place.flat))
-        history.looks.append(Look(history.count, tuple(layers), float(watch.opt.param_groups[0]["lr"])))
+        history.looks.append(Look(watch._count, tuple(layers), float(watch.opt.param_groups[0]["lr"])))
 
 
 def _array(tensor: torch.Tensor) -> Array:

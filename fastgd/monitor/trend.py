@@ -112,9 +112,10 @@ class Trend:
 
     @cached_property
     def largest_ratio(self) -> float:
-        """Of all looks, of the first few, or of their later half, whichever is largest."""
-        parts = self.looks, self.looks[:3], self.looks[len(self.looks) // 2 :]
-        return max((r for r in map(self.update_ratio, parts) if not math.isnan(r)), default=0.0)
+        """The largest that lasted for three looks: one long step may be the gradient's fault."""
+        each = [self.update_ratio([look]) for look in self.looks]
+        parts = [each[i : i + 3] for i in range(max(1, len(each) - 2))]
+        return max((ratio for part in parts if (ratio := median(part)) == ratio), default=0.0)
 
     @cached_property
     def grad_norms(self) -> list[tuple[int, float]]:

@@ -25,8 +25,19 @@ class Watch:
     def __init__(self, every: int | str, budget: float, rows: int) -> None:
         self.sampling = Sampling(every, budget)
         self.rows = named("rows", whole(1), rows)
-        self.history = History()
+        self._history = History()
+        #: steps so far, of which some may have to be settled
+        self._count = 0
         self._curvatures: tuple[int, float | None] = (-1, None)
+
+    @property
+    def history(self) -> History:
+        """What was seen up to now."""
+        self._settle()
+        return self._history
+
+    def _settle(self) -> None:
+        """Brings the history up to the last step."""
 
     def findings(self, *, curvature: bool = True) -> list[Finding]:
         """What is wrong with the training so far, the cause before what follows of it; empty if nothing is.
@@ -41,12 +52,12 @@ class Watch:
     def _curvature(self) -> float | None:
         """The smallest eigenvalue over the magnitude of the gradient's change; see `curvature.measured`."""
         step, known = self._curvatures
-        if step != self.history.count:
+        if step != self._count:
             from fastgd.monitor.curvature import smallest
 
             given = self._gradients_here()
             known = smallest(*given) if given else None
-            self._curvatures = self.history.count, known
+            self._curvatures = self._count, known
         return known
 
     def _gradients_here(self) -> tuple[Any, Callable[[], Sequence[Any]], list[Array]] | None:
