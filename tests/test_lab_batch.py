@@ -81,11 +81,12 @@ def test_losses_are_taken_at_every_epochs_end_and_before_the_first_step():
     assert np.all(np.diff(descent.losses) < 0) and np.all(np.diff(descent.seconds) > 0)
     fine = batch.descend(data, batch.new_model(0), 1, False, 0.001, 2, 0)
     assert fine.seen[:4].tolist() == [0, 1, 2, 3] and {100, 200} < set(fine.seen)
+    assert fine.losses[-1] < 0.9 * fine.losses[0]
 
 
 def test_what_is_shown(result):
     shown = batch.table(result)
-    assert [row[0] for row in shown.rows] == ["4", "16", "64", "700", "16, rate falls to 0"]
+    assert [row[0] for row in shown.rows] == ["4", "16", "64", "700", "16, falling rate"]
     assert all(len(row) == len(shown.columns) for row in shown.rows)
     assert shown.rows[3][2] == "6" and shown.rows[3][4] == "4,200"
     text = batch.verdict(result)

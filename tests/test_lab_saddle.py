@@ -21,7 +21,7 @@ def result():
 
 def leaving(result, which):
     surface, paths, _ = result.plateaus[which]
-    return {path.rule: saddle.steps_to_leave(path, surface, result.steps) for path in paths}
+    return {path.rule: saddle.left(surface, path.losses) for path in paths}
 
 
 def test_the_gradient_is_the_slope_and_the_saddle_a_saddle():
@@ -52,6 +52,7 @@ def test_turned_by_45_degrees_it_holds_adagrad_as_long_as_sgd_and_momentum_leave
 def test_the_plateau_grows_with_the_logarithm_of_the_distance(result):
     _, paths, counts = result.plateaus[0]
     lr = next(path.lr for path in paths if path.rule == "SGD")
+    assert counts["SGD"][0] == saddle.steps_to_leave(paths[0], saddle.saddle(DISTANCES[0]), result.steps)
     near, nearer, nearest = counts["SGD"]
     expected = np.log(1e4) / np.log1p(lr)
     assert nearer - near == pytest.approx(expected, abs=1) and nearest - nearer == pytest.approx(
@@ -70,7 +71,7 @@ def test_on_the_ridge_itself_no_rule_ever_leaves():
 def test_what_was_not_left_is_said_to_be_so():
     path = saddle.best_path("SGD", saddle.saddle(1e-6), 20, 1e-3)
     assert path.settled is None
-    assert np.isnan(saddle.steps_to_leave(path, saddle.saddle(1e-6), 20))
+    assert np.isnan(saddle.left(saddle.saddle(1e-6), path.losses))
     assert saddle.counted(None, 20) == saddle.counted(np.nan, 20) == "over 20"
 
 
@@ -79,7 +80,7 @@ def test_what_is_shown(result):
     assert len(shown.rows) == 12 and all(len(row) == len(shown.columns) for row in shown.rows)
     first, second = saddle.verdict(result).removesuffix(".").split(". ")
     assert first.startswith("Steps to leave the saddle: Adagrad") and ", SGD " in first[-9:]
-    assert second.startswith("Steps to leave the saddle, turned by 45 degrees: momentum")
+    assert second.startswith("Steps to leave the saddle turned by 45°: momentum")
     figure = saddle.draw(result)
     assert figure.get_size_inches()[0] * figure.dpi == 1000
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)

@@ -59,7 +59,7 @@ class Descent(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{self.batch_size:,}{', rate falls to 0' if self.falls else ''}"
+        return f"{self.batch_size:,}{', falling rate' if self.falls else ''}"
 
     @property
     def reached(self) -> float:

@@ -95,7 +95,7 @@ def turned(surface: Surface, degrees: float) -> Surface:
         return float(x), float(y)
 
     return surface._replace(
-        name=f"{surface.name}, turned by {degrees:g} degrees" if degrees else surface.name,
+        name=f"{surface.name} turned by {degrees:g}°" if degrees else surface.name,
         value=lambda x, y: surface.value(*back(x, y)),
         gradient=lambda x, y: turn(*surface.gradient(*back(x, y))),
         start=place(surface.start),

@@ -87,11 +87,15 @@ def run(
     return Result((plateaus[0], plateaus[1]), steps, tolerance, tuple(distances))
 
 
-def steps_to_leave(path: Path, surface: Surface, steps: int) -> float:
-    """Steps of a path's rule, at its rate, until the loss is halfway down from the saddle to the minimum."""
-    losses = surface.loss(follow(RULES[path.rule], surface, [path.lr], steps)[:, 0])
+def left(surface: Surface, losses: Array) -> float:
+    """The first step at which the loss is halfway down from the saddle to the minimum; NaN: there is none."""
     below = losses < surface.loss(np.zeros(2)) / 2
     return float(np.argmax(below)) if below.any() else np.nan
+
+
+def steps_to_leave(path: Path, surface: Surface, steps: int) -> float:
+    """Steps that a path's rule takes to leave a surface from its start, at the path's rate."""
+    return left(surface, surface.loss(follow(RULES[path.rule], surface, [path.lr], steps)[:, 0]))
 
 
 def table(result: Result) -> Table:
@@ -99,7 +103,7 @@ def table(result: Result) -> Table:
         (
             f"{surface.name}: {path.rule}",
             f"{path.lr:.2g}",
-            counted(steps_to_leave(path, surface, result.steps), result.steps),
+            counted(left(surface, path.losses), result.steps),
             counted(path.settled, result.steps),
         )
         for surface, paths, _ in result.plateaus
@@ -115,7 +119,7 @@ def counted(step: float | None, steps: int) -> str:
 def verdict(result: Result) -> str:
     sentences = []
     for surface, paths, _ in result.plateaus:
-        counts = {path.rule: steps_to_leave(path, surface, result.steps) for path in paths}
+        counts = {path.rule: left(surface, path.losses) for path in paths}
         order = sorted(counts, key=lambda rule: np.nan_to_num(counts[rule], nan=np.inf))
         found = ", ".join(f"{rule} {counted(counts[rule], result.steps)}" for rule in order)
         sentences.append(f"Steps to leave the {surface.name}: {found}.")
