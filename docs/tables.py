@@ -117,7 +117,8 @@ def stub_class(rule: Rule, base: str, beside: dict[str, tuple[str, object]], *re
 
 def stub() -> str:
     tree = ast.parse((ROOT / "fastgd/__init__.py").read_text())
-    lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
+    lines = ['"""Made by docs/tables.py from the table of rules."""', ""]
+    lines += ["from collections.abc import Callable", "from typing import Any", ""]
     lines += ["from fastgd import optim as optim"]
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastgd."):
@@ -126,7 +127,13 @@ def stub() -> str:
         where = module.removesuffix(f".{name}")
         lines.append(f"from {where} import {name} as {name}")
     beside = {name: (kind, value) for name, (kind, value, _) in KEYWORDS.items()}
-    return "\n".join([*lines, "", *(stub_class(rule, "Optimizer", beside) for rule in RULES.values())])
+    made = []
+    for rule in RULES.values():
+        text = stub_class(rule, "Optimizer", beside)
+        if rule.hyperparameter("lr").folded:  # then it may be a function of the step
+            text = text.replace("        lr: float =", "        lr: float | Callable[[int], float] =")
+        made.append(text)
+    return "\n".join([*lines, "", *made])
 
 
 def torch_stub() -> str:

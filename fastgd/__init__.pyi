@@ -1,5 +1,6 @@
 """Made by docs/tables.py from the table of rules."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastgd import optim as optim
@@ -38,7 +39,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
@@ -59,7 +60,7 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         lambd: float = 0.0001,
         alpha: float = 0.75,
         t0: float = 1000000.0,
@@ -80,7 +81,7 @@ class SGDScheduleFree(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1.0,
+        lr: float | Callable[[int], float] = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -102,7 +103,7 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
@@ -123,7 +124,7 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1.0,
+        lr: float | Callable[[int], float] = 1.0,
         rho: float = 0.9,
         eps: float = 1e-06,
         weight_decay: float = 0.0,
@@ -143,7 +144,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -165,7 +166,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -189,7 +190,7 @@ class AdamW(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.01,
@@ -212,7 +213,7 @@ class AdamWScheduleFree(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.0025,
+        lr: float | Callable[[int], float] = 0.0025,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -237,7 +238,7 @@ class Adamax(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.002,
+        lr: float | Callable[[int], float] = 0.002,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -257,7 +258,7 @@ class NAdam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.002,
+        lr: float | Callable[[int], float] = 0.002,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -281,7 +282,7 @@ class RAdam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -304,7 +305,7 @@ class AdaBelief(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-16,
         weight_decay: float = 0.0,
@@ -328,7 +329,7 @@ class Yogi(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 0.001,
         weight_decay: float = 0.0,
@@ -349,7 +350,7 @@ class Adan(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
         eps: float = 1e-08,
         weight_decay: float = 0.0,
@@ -372,7 +373,7 @@ class AdEMAMix(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
         alpha: float = 2.0,
         beta3_warmup: int = 0,
@@ -397,7 +398,7 @@ class Lion(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.0001,
+        lr: float | Callable[[int], float] = 0.0001,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         maximize: bool = False,
@@ -418,7 +419,7 @@ class Signum(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         maximize: bool = False,
@@ -458,7 +459,7 @@ class LAMB(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-06,
         weight_decay: float = 0.01,
@@ -478,7 +479,7 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
@@ -500,7 +501,7 @@ class Adafactor(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.01,
+        lr: float | Callable[[int], float] = 0.01,
         beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 0.001),
         d: float = 1.0,
@@ -523,7 +524,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 0.001,
+        lr: float | Callable[[int], float] = 0.001,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,

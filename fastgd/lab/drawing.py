@@ -33,9 +33,10 @@ STYLE: dict[str, Any] = {
 def styled() -> Iterator[None]:
     """Within the block, what matplotlib makes has the gallery's style."""
     import matplotlib
-    from matplotlib import cycler
+    from cycler import cycler
 
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
+    style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(style):
         yield
 
 
