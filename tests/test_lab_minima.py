@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from fastgd import nn
+from fastgd.curvature import eigenvalues
 from fastgd.lab import experiment, minima
 
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
@@ -29,6 +31,23 @@ def test_small_batches_end_in_flatter_minima_than_large_ones(result):
     sharpness = means(result, lambda solution: solution.sharpness)
     for name in ("small batches", "SGDR", minima.SWA):
         assert sharpness[name] < 0.6 * sharpness["large batches"], name
+
+
+def test_eigenvalues_are_those_of_float64():
+    data = minima.noisy_digits()
+    model = minima.train(minima.TRAININGS["SGDR"], data, 8, 0).model
+    found = minima.look_around(model, data, 1, 1).sharpness
+    twin = nn.Sequential(
+        nn.Linear(64, minima.HIDDEN, dtype="float64"),
+        type(model.layers[1])(),
+        nn.Linear(minima.HIDDEN, 10, dtype="float64"),
+        loss=nn.CrossEntropyLoss(),
+    )
+    for own, other in zip(twin.parameters(), model.parameters(), strict=True):
+        own[...] = other
+    x = data.x_train.astype(np.float64)
+    (exact,), _ = eigenvalues(twin, lambda: twin.loss_and_grad(x, data.y_train)[1])
+    assert found == pytest.approx(exact, rel=0.03)
 
 
 def test_the_loss_rises_less_around_flat_minima_whatever_the_weights_scale(result):

@@ -8,9 +8,10 @@ one minimum after another (SGDR: Loshchilov and Hutter 2017, section 3). Held co
 on the slopes around a wide minimum, and their average over many epochs lies within it (SWA: Izmailov et al.
 2018, section 3).
 
-Sharpness is the largest eigenvalue of the Hessian of the training loss. It depends on how weights are scaled
-(Dinh et al. 2017, section 5); slices along filter-normalised directions do not (Li et al. 2018, section 4).
-All trainings have the same weight decay, without which a loss becomes flat by going to 0 alone.
+Sharpness is the largest eigenvalue of the Hessian of the training loss. It depends on how weights are
+scaled (Dinh et al. 2017, section 5); slices along filter-normalised directions do not (Li et al. 2018,
+section 4). It needs a smooth loss, and so the activation is GELU. All trainings have the same weight decay,
+without which a loss becomes flat by going to 0 alone.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def noisy_digits() -> Dataset:
 def train(training: Training, data: Dataset, epochs: int, seed: int) -> Trained:
     model = nn.Sequential(
         nn.Linear(data.n_features, HIDDEN),
-        nn.ReLU(),
+        nn.GELU(),
         nn.Linear(HIDDEN, data.n_outputs),
         loss=nn.CrossEntropyLoss(),
         seed=seed,

@@ -121,7 +121,7 @@ PROBLEMS = {"digits": digits, "text": characters}
 def run(
     *, rules: Sequence[str] = tuple(RULES), problems: Sequence[str] = tuple(PROBLEMS), steps: int = 300
 ) -> Result:
-    """rules: names of rules, each followed through `steps` steps, a multiple of 10, with every rate it tries."""
+    """rules: by their names. steps: of each training, a multiple of 10."""
     made = {name: PROBLEMS[name]() for name in problems}
     tried = {
         name: {rule: search(problem, RULES[rule], steps) for rule in rules} for name, problem in made.items()
