@@ -221,13 +221,14 @@ def verdict(result: Result) -> str:
     (large, sharp), (small, flat) = means(result, "large batches"), means(result, "small batches")
     (last, _), (average, flattest) = means(result, AVERAGED), means(result, SWA)
     lowest = min(SOLUTIONS, key=lambda name: means(result, name)[0])
+    lowest_losses = spread([solution.test.loss for solution in result.solutions[lowest]], 3)
     return (
         f"The minima of small batches are {'flatter' if flat < sharp else 'not flatter'} than those of large "
         f"ones: the largest eigenvalue is {flat:.2f} against {sharp:.2f}, with a test loss of {small:.3f} "
         f"against {large:.3f}. With a constant rate, averaging the weights "
         f"{'lowers' if average < last else 'does not lower'} the test loss, from {last:.3f} for the last "
         f"ones to {average:.3f}, with an eigenvalue of {flattest:.2f}. The lowest test loss is that of: "
-        f"{lowest}."
+        f"{lowest}, {lowest_losses}."
     )
 
 
@@ -264,7 +265,7 @@ def draw(result: Result) -> Figure:
 
 def draw_plane(axes: Axes, plane: landscape.Plane, kind: str) -> None:
     """The plane through the average, the last weights, and those that averaging began with."""
-    title = f"{kind} loss around the average, first seed"
+    title = f"{kind} loss, first seed"
     replace(plane, path=None).draw(axes, loss=f"{kind} loss (nats)", title=title, log=True)
     assert plane.path is not None
     looks = (("s", 9, "white"), ("o", 9, "white"), ("*", 16, "#E69F00"))
@@ -273,5 +274,5 @@ def draw_plane(axes: Axes, plane: landscape.Plane, kind: str) -> None:
         axes.plot(*at, marker, ms=size, color=colour, mec="black", label=name, ls="none", zorder=7)[0]
         for at, (marker, size, colour), name in zip(plane.path, looks, names, strict=True)
     ]
-    axes.legend(handles=points)
+    axes.legend(handles=points, loc="upper right")
     axes.set(xlabel="distance in weight space", ylabel="distance in weight space", aspect="equal")
