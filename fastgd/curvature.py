@@ -35,7 +35,7 @@ def hessian_vector_product(
     H v = (g(w + eps v) - g(w - eps v)) / (2 eps), two gradients for an error in the order of eps^2.
 
     Where gradients jump, as at the kinks of ReLU and of maxima, the jumps that a step crosses count as well.
-    In float64 it is too short to meet many by chance, but a unit whose inputs are at the kink themselves, such
+    In float64 it is too short to meet many by chance, but a unit that is at the kink itself, such
     as a dead one without a bias, is met by every step. In float32 eigenvalues of such models may be several
     times too large. Smooth activations, GELU or SiLU in place of ReLU, have exact ones in both.
 
