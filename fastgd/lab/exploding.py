@@ -8,7 +8,7 @@ on which gradients are larger by orders of magnitude (Pascanu et al., section 2.
 such a wall throws the weights to where states are saturated or dead, and no gradient leads back. Clipped by
 norm, it goes in the same direction, but not far; clipped by value, in a similar one.
 
-tanh bounds the states: the loss jumps above that of guessing, and does not come down again. A ReLU does not
+tanh bounds the states: the loss jumps above that of guessing, and rarely comes down again. A ReLU does not
 (here its recurrent weights begin as the identity: Le, Jaitly and Hinton 2015): losses jump higher, or
 overflow.
 """
