@@ -15,6 +15,7 @@ import numpy as np
 
 from fastgd import optim
 from fastgd.arrays import Array
+from fastgd.optimizer import Optimizer
 
 __all__ = ["Descent", "Objective", "Search", "descend"]
 
@@ -27,6 +28,8 @@ ENOUGH = 0.01
 WORST_CONDITION = 1e8
 #: a rate this much below the best one moves nothing
 SMALLEST_TRUST = 1e-12
+#: curvatures that are relatively smaller are rounding
+NOTHING = 1e-13
 #: with another optimizer: steps between two looks, and the first rate
 BLOCK, FIRST_RATE = 100, 0.1
 
@@ -101,13 +104,8 @@ class Look:
     @property
     def condition(self) -> float:
         """Infinite where a parameter, or a combination of some, has no influence."""
-        floor = rounding_of(len(self.scales), self.largest)
-        return self.largest / self.smallest if self.scales.all() and self.smallest > floor else math.inf
-
-
-def rounding_of(n_parameters: int, largest: float) -> float:
-    """What rounding may leave of an eigenvalue that is 0."""
-    return n_parameters * float(np.finfo(float).eps) * largest
+        known = self.scales.all() and self.smallest > NOTHING * self.largest
+        return self.largest / self.smallest if known else math.inf
 
 
 def look(objective: Objective, at: Point) -> Look | None:
@@ -120,7 +118,7 @@ def look(objective: Objective, at: Point) -> Look | None:
     scales = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, np.inf))
     eigenvalues, vectors = np.linalg.eigh(curvature * np.outer(scales, scales))
     largest = float(eigenvalues[-1])
-    floor = rounding_of(len(scales), largest)
+    floor = NOTHING * largest
     along = vectors.T @ (at.gradient * scales)
     decrement = math.sqrt(float(np.sum(along**2 / np.maximum(eigenvalues, floor))))
     return Look(scales, largest, max(float(eigenvalues[0]), floor), decrement)
@@ -204,26 +202,38 @@ def _stage(
     largest = seen.largest / trust
     root = math.sqrt(max(seen.smallest, seen.largest / WORST_CONDITION) / largest)
     momentum = (1 - root) / (1 + root)
-    settings = {"lr": 1 / largest, "momentum": momentum, "nesterov": momentum > 0}
     u = np.zeros_like(start.theta)
-    opt = optim.create("sgd", [u], **settings)
+    opt, age = _begun(u, 1 / largest, momentum), 1
     slope = start.gradient * seen.scales
+    grads = [slope]
     enough = ENOUGH * float(np.linalg.norm(slope))
     at = lowest = start
     most = min(most, max(SHORTEST, math.ceil(4 / root)))
     for step in range(1, most + 1):
         before = u.copy()
-        opt.step([slope])
+        opt.step(grads)
+        age += 1
+        if age & (age - 1) == 0:  # at powers of 2: the optimizer has to be told
+            opt.param_groups[0]["momentum"] = _grown(age, momentum)
         at = point(objective, start.theta + u * seen.scales)
         if not at.finite or at.loss > start.loss * (1 + 1e-9):
             return lowest, step, True
         lowest = min(lowest, at, key=lambda p: p.loss)
-        slope = at.gradient * seen.scales
+        np.multiply(at.gradient, seen.scales, out=slope)
         if float(np.linalg.norm(slope)) < enough:
             break
         if slope @ (u - before) > 0:
-            opt = optim.create("sgd", [u], **settings)
+            opt, age = _begun(u, 1 / largest, momentum), 1
     return at, step, False
+
+
+def _grown(age: int, most: float) -> float:
+    """Momentum this many steps after it has begun: small at first, lest it overshoots again at once."""
+    return min(most, 1 - 3 / (4 * age + 3))
+
+
+def _begun(u: Array, lr: float, momentum: float) -> Optimizer:
+    return optim.create("sgd", [u], lr=lr, momentum=_grown(1, momentum), nesterov=momentum > 0)
 
 
 def _chosen(objective: Objective, start: Array, search: Search) -> Descent:
@@ -239,13 +249,15 @@ def _chosen(objective: Objective, start: Array, search: Search) -> Descent:
     lr = FIRST_RATE if search.lr is None else search.lr
     opt = optim.create(search.optimizer or "sgd", [u], lr=lr, **search.options)
     best, best_seen, iterations = at, seen, 0
-    slope = at.gradient * (scales / size**2)
+    to_u = scales / size**2
+    slope = at.gradient * to_u
+    grads = [slope]
     while iterations < search.max_iterations:
         for _ in range(min(BLOCK, search.max_iterations - iterations)):
-            opt.step([slope])
+            opt.step(grads)
             iterations += 1
             at = point(objective, start + u * scales)
-            slope = at.gradient * (scales / size**2)
+            np.multiply(at.gradient, to_u, out=slope)
             if not at.finite:
                 return _ended(objective, best, best_seen, iterations, DIVERGED)
         opt.eval()

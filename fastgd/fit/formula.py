@@ -23,10 +23,10 @@ class FormulaError(ValueError):
 
 @dataclass(frozen=True)
 class Operation:
-    """A function of one or two numbers. derivatives: one for each argument, of (result, *arguments)."""
+    """A function of one or two numbers. derivatives: by each, of (result, *arguments); None is 1."""
 
     function: Callable[..., Any]
-    derivatives: tuple[Derivative, ...]
+    derivatives: tuple[Derivative | None, ...]
 
 
 def _power_by_exponent(y: Any, base: Any, exponent: Any) -> Any:
@@ -35,8 +35,8 @@ def _power_by_exponent(y: Any, base: Any, exponent: Any) -> Any:
 
 
 OPERATORS: dict[type[ast.AST], Operation] = {
-    ast.Add: Operation(np.add, (lambda y, a, b: 1.0, lambda y, a, b: 1.0)),
-    ast.Sub: Operation(np.subtract, (lambda y, a, b: 1.0, lambda y, a, b: -1.0)),
+    ast.Add: Operation(np.add, (None, None)),
+    ast.Sub: Operation(np.subtract, (None, lambda y, a, b: -1.0)),
     ast.Mult: Operation(np.multiply, (lambda y, a, b: b, lambda y, a, b: a)),
     ast.Div: Operation(np.divide, (lambda y, a, b: 1.0 / b, lambda y, a, b: -y / b)),
     ast.Pow: Operation(np.power, (lambda y, a, b: b * np.power(a, b - 1.0), _power_by_exponent)),
@@ -72,8 +72,18 @@ FUNCTIONS: dict[str, Operation] = {
 
 CONSTANTS = {"pi": math.pi}
 
+#: characters
+LONGEST = 10_000
+
 #: an operation and the numbers of the nodes it is applied to, or the name or number that a leaf is
 Node = tuple[Any, ...]
+
+
+def _parsed(text: str) -> ast.AST:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError) as error:  # ValueError for a zero byte, before Python 3.12
+        raise FormulaError(f"the formula {text!r} cannot be read: {error}") from None
 
 
 class Formula:
@@ -87,13 +97,15 @@ class Formula:
         if not isinstance(text, str):
             raise TypeError(f"a formula must be text, not {type(text).__name__}")
         self.text = text.strip()
+        if len(self.text) > LONGEST:
+            raise FormulaError(f"the formula has {len(self.text)} characters; {LONGEST} are the most")
         self._numbers: dict[Node, int] = {}
         try:
-            self._root = self._node(ast.parse(self.text, mode="eval").body)
-        except SyntaxError as error:
-            raise FormulaError(f"the formula {self.text!r} cannot be read: {error.msg}") from None
+            self._root = self._node(_parsed(self.text))
         except (RecursionError, MemoryError):
             raise FormulaError("the formula is nested too deeply") from None
+        except OverflowError:
+            raise FormulaError(f"the formula {self.text!r} has a number that is too large") from None
         self._nodes = list(self._numbers)
         #: names that are no constants, in order of appearance
         self.names = tuple(node[0] for node in self._nodes if isinstance(node[0], str))
@@ -106,10 +118,10 @@ class Formula:
 
     def _node(self, at: ast.AST) -> int:
         """The number of the node that this part of the formula is; arguments have lower ones."""
-        node = self._parsed(at)
+        node = self._understood(at)
         return self._numbers.setdefault(node, len(self._numbers))
 
-    def _parsed(self, at: ast.AST) -> Node:
+    def _understood(self, at: ast.AST) -> Node:
         if isinstance(at, ast.Constant) and type(at.value) in (int, float):
             return (float(at.value),)  # type: ignore[arg-type]
         if isinstance(at, ast.Name):
@@ -120,7 +132,7 @@ class Formula:
             if type(at.op) in OPERATORS:
                 return OPERATORS[type(at.op)], self._node(at.left), self._node(at.right)
         if isinstance(at, ast.UnaryOp) and isinstance(at.op, ast.UAdd):
-            return self._parsed(at.operand)
+            return self._understood(at.operand)
         if isinstance(at, ast.UnaryOp) and type(at.op) in OPERATORS:
             return OPERATORS[type(at.op)], self._node(at.operand)
         if isinstance(at, ast.Call) and isinstance(at.func, ast.Name):
@@ -212,10 +224,12 @@ class Bound:
                 inputs = [values[a] for a in arguments]
                 for a, derivative in zip(arguments, operation.derivatives, strict=True):
                     if a in changing:
-                        part = slope * derivative(values[i], *inputs)
+                        part = slope if derivative is None else slope * derivative(values[i], *inputs)
                         slopes[a] = slopes[a] + part if a in slopes else part
-        columns = [self._over_rows(slopes.get(i, 0.0)) for i in self._leaves.values()]
-        return result, np.stack(columns, axis=1)
+        by_parameter = np.empty((len(self._leaves), self._rows))
+        for row, i in zip(by_parameter, self._leaves.values(), strict=True):
+            row[:] = slopes.get(i, 0.0)
+        return result, by_parameter.T
 
     def _over_rows(self, value: Any) -> Array:
         return np.broadcast_to(np.asarray(value, np.float64), (self._rows,))
