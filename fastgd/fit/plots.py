@@ -52,7 +52,7 @@ def _draw_values(above: Any, below: Any, result: Result, x: str, y: str) -> None
         -2 * spread, 2 * spread, color=COLOURS[5], alpha=0.2, lw=0, label="± 2 residual standard errors"
     )
     finish(above, "", y or "y", f"{result.title}: R² = {result.r2:.4g}")
-    finish(below, x or name, "residual")
+    finish(below, x or name, "residual\n(in the same unit)")
 
 
 def _draw_classes(above: Any, below: Any, result: Result, x: str, y: str) -> None:
