@@ -74,7 +74,7 @@ def test_the_page_shows_all_and_loads_nothing_from_elsewhere(tmp_path):
         Outcome(
             name,
             f"Title of {name}.",
-            "One & one.\n\nTwo <b>.",
+            "One & one.\n\nTwo <b> of `a < b`.",
             table,
             "It holds.",
             (tmp_path / f"{name}.png",),
@@ -90,7 +90,11 @@ def test_the_page_shows_all_and_loads_nothing_from_elsewhere(tmp_path):
     assert {"first", "second"} <= page.anchors
     assert {"first.png", "second.png"} <= set(page.loaded)
     assert all(map(is_near, page.loaded))
-    assert "&lt;sgd&gt;" in text and "adam &amp; co" in text and "Two &lt;b&gt;." in text
+    assert (
+        "&lt;sgd&gt;" in text
+        and "adam &amp; co" in text
+        and "Two &lt;b&gt; of <code>a &lt; b</code>." in text
+    )
     assert "It holds." in opened(f"file://{tmp_path}/index.html", tmp_path / "browser")
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastgd.lab import Outcome
 from fastgd.pages import save_page
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["save_gallery"]
 
@@ -16,7 +21,7 @@ def save_gallery(path: Path, outcomes: Sequence[Outcome]) -> None:
     shown = [
         {
             **outcome._asdict(),
-            "paragraphs": [" ".join(text.split()) for text in outcome.about.split("\n\n")],
+            "paragraphs": [with_code(" ".join(text.split())) for text in outcome.about.split("\n\n")],
             "pictures": [picture.name for picture in outcome.pictures],
             "columns": outcome.table.columns,
             "rows": outcome.table.rows,
@@ -24,3 +29,10 @@ def save_gallery(path: Path, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes
     ]
     save_page(path, "gallery.html", title="Experiments with gradient descent", outcomes=shown)
+
+
+def with_code(text: str) -> Markup:
+    """Text as HTML, in which what stands between backquotes is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))

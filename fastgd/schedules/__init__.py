@@ -14,9 +14,11 @@ from fastgd.schedules.decays import (
     WarmupStableDecay,
 )
 from fastgd.schedules.plateau import ReduceOnPlateau
+from fastgd.schedules.recipes import RECIPES, Run, from_text
 
 __all__ = [
     "KINDS",
+    "RECIPES",
     "Constant",
     "Cosine",
     "Exponential",
@@ -29,12 +31,14 @@ __all__ = [
     "Polynomial",
     "Product",
     "ReduceOnPlateau",
+    "Run",
     "Schedule",
     "Step",
     "Triangular",
     "WarmRestarts",
     "Warmup",
     "WarmupStableDecay",
+    "from_text",
 ]
 
 #: those that are functions of the step alone and made of numbers, not of other schedules
