@@ -30,8 +30,8 @@ SIZES = {
     "MLP 784-1024-1024-1024-10": ((784, 1024, 1024, 1024, 10), 128),
 }
 
-#: a turn of one side
-TURN = 0.1
+#: seconds of one side's turn: so long that each holds several looks, lest a median pass over their cost
+TURN = 2.0
 
 Step = Callable[[], Any]
 
