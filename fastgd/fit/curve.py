@@ -21,11 +21,10 @@ __all__ = ["curve"]
 
 
 class CurveError:
-    """sum w (f - y)^2 / 2 over the rows. root: of the weights."""
+    """sum w (f - y)^2 / 2 over the rows. root: of the weights. share: parameters to degrees of freedom."""
 
-    def __init__(self, model: OverRows, y: Array, root: Array, degrees_of_freedom: int) -> None:
-        self.model, self.y, self.root = model, y, root
-        self.degrees_of_freedom = degrees_of_freedom
+    def __init__(self, model: OverRows, y: Array, root: Array, share: float) -> None:
+        self.model, self.y, self.root, self.share = model, y, root, share
         self._at: tuple[Array, Array, Array] | None = None
 
     @property
@@ -51,8 +50,7 @@ class CurveError:
         return math.sqrt(2 * loss)
 
     def unit(self, loss: float) -> float:
-        parameters = len(self.y) - self.degrees_of_freedom
-        return math.sqrt(2 * loss * parameters / self.degrees_of_freedom)
+        return math.sqrt(2 * loss * self.share)
 
 
 def curve(
@@ -105,7 +103,7 @@ def curve(
     refuse_few(rows, count)
     over = made.over(x, len(y))
     _refuse_start(over.values(theta), y)
-    objective = CurveError(over, y, np.sqrt(w), rows - count)
+    objective = CurveError(over, y, np.sqrt(w), count / (rows - count))
     found = descend(objective, theta, search)
     residuals, slopes = objective.linearised(found.theta)
     squares = float(residuals @ residuals)

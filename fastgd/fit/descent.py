@@ -116,7 +116,10 @@ def look(objective: Objective, at: Point) -> Look | None:
         return None
     # a parameter without influence here stays where it is
     scales = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, np.inf))
-    eigenvalues, vectors = np.linalg.eigh(curvature * np.outer(scales, scales))
+    scaled = curvature * np.outer(scales, scales)
+    if not np.isfinite(scaled).all():
+        return None
+    eigenvalues, vectors = np.linalg.eigh(scaled)
     largest = float(eigenvalues[-1])
     floor = NOTHING * largest
     along = vectors.T @ (at.gradient * scales)
