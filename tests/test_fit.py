@@ -8,7 +8,7 @@ import nist
 import numpy as np
 import pytest
 
-from fastgd import fit
+from fastgd import fit, optim
 
 EXACT = 1e-12
 
@@ -335,6 +335,18 @@ def test_a_rate_or_a_schedule_is_taken_as_it_is():
     assert result.converged and asked
     with pytest.warns(fit.ConvergenceWarning, match="no longer finite; lower lr"):
         fit.linear(*line(), lr=1e3)
+
+
+def test_of_averaging_rules_the_average_is_what_is_learned(monkeypatch):
+    made, create = [], optim.create
+    monkeypatch.setattr(optim, "create", lambda *a, **options: made.append(create(*a, **options)) or made[-1])
+    t, y = decay()
+    with pytest.warns(fit.ConvergenceWarning, match="max_iterations"):
+        result = fit.linear(t, y, optimizer="sgd_schedule_free", lr=0.2, max_iterations=100)
+    (opt,) = made
+    opt.eval()
+    unit = np.linalg.norm(y - y.mean()) / np.linalg.norm(t - t.mean())
+    assert result.parameters["x1"] == pytest.approx(opt.parameters()[0][0] * unit, rel=1e-12)
 
 
 def test_what_has_not_converged_says_so():
