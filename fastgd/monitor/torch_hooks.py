@@ -246,7 +246,8 @@ class TorchMonitor(Watch):
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
                 torch.manual_seed(0)
                 value = loss_function(self.module(*inputs[0], **inputs[1]), target)
-                return torch.autograd.grad(value, self._parameters, allow_unused=True)
+                found: Sequence[Any] = torch.autograd.grad(value, self._parameters, allow_unused=True)
+                return found
 
         return self._parameters, gradients, [buffer.numpy() for buffer in buffers]
 
