@@ -138,8 +138,22 @@ class Decaying(Schedule):
         return self.lr
 
 
+class Timed(Schedule):
+    """Another schedule at other times."""
+
+    schedule: Schedule
+
+    @property
+    def peak(self) -> float:
+        return self.schedule.peak
+
+    @property
+    def cyclic(self) -> bool:
+        return self.schedule.cyclic
+
+
 @dataclass(frozen=True)
-class Warmup(Schedule):
+class Warmup(Timed):
     """schedule, after `steps` steps in which the rate rises to its first one in a straight line.
 
     Step i of the warm-up has the share start + (1 - start) i / steps of it, as LinearLR of torch with
@@ -159,17 +173,9 @@ class Warmup(Schedule):
             return self.schedule(step - self.steps)
         return self.schedule(0) * (self.start + (1.0 - self.start) * step / self.steps)
 
-    @property
-    def peak(self) -> float:
-        return self.schedule.peak
-
-    @property
-    def cyclic(self) -> bool:
-        return self.schedule.cyclic
-
 
 @dataclass(frozen=True)
-class PerEpoch(Schedule):
+class PerEpoch(Timed):
     """schedule(epoch), for epochs of `steps_per_epoch` steps."""
 
     schedule: Schedule
@@ -177,14 +183,6 @@ class PerEpoch(Schedule):
 
     def __call__(self, step: int) -> float:
         return self.schedule(step // self.steps_per_epoch)
-
-    @property
-    def peak(self) -> float:
-        return self.schedule.peak
-
-    @property
-    def cyclic(self) -> bool:
-        return self.schedule.cyclic
 
 
 @dataclass(frozen=True)
