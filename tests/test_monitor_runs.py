@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from monitor_runs import FAILING, HEALTHY, Run
@@ -112,12 +114,8 @@ def watched_by_torch(run: Run, optimizers, every=1) -> monitor.TorchMonitor:
 
 
 def optimizers_of(library):
-    if library == "fastgd":
-        import fastgd.torch
-
-        return fastgd.torch
     torch = pytest.importorskip("torch", reason="torch is not a dependency")
-    return torch.optim
+    return importlib.import_module("fastgd.torch") if library == "fastgd" else torch.optim
 
 
 @pytest.mark.peer
