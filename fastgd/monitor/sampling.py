@@ -15,10 +15,11 @@ class Sampling:
 
     every: a number of steps, or "auto": the first ten, then the 15th, 23rd, 35th and so on, and one whenever
         the time spent on looking, with one look more, is within `budget` times the time spent on training.
-    budget: a share. Default 0.05. The time of training is all that passes between looks.
+    budget: a share. Default 0.03, for what each step costs beside looks comes on top. The time of training
+        is all that passes between looks.
     """
 
-    def __init__(self, every: int | str = "auto", budget: float = 0.05) -> None:
+    def __init__(self, every: int | str = "auto", budget: float = 0.03) -> None:
         if isinstance(every, str):
             if every != "auto":
                 raise ValueError(f"every must be 'auto' or a number of steps, not {every!r}")

@@ -50,7 +50,7 @@ class Monitor(Watch):
     opt: an optimizer over its parameters, or whatever has its `step`, such as averaging.Lookahead.
     every: looks at the layers at every so many steps. Default "auto": at the first ten, and from then on as
         often as `budget` allows.
-    budget: the share of the time of training that looking may take. Default 0.05. For every="auto".
+    budget: the share of the time of training that looking may take. Default 0.03. For every="auto".
     rows: of a batch whose outputs are looked at, from its first on. Default 64.
 
     While it looks, parameters are in memory once more. Raises TypeError or ValueError for arguments that
@@ -58,7 +58,7 @@ class Monitor(Watch):
     """
 
     def __init__(
-        self, model: Sequential, opt: Any, *, every: int | str = "auto", budget: float = 0.05, rows: int = 64
+        self, model: Sequential, opt: Any, *, every: int | str = "auto", budget: float = 0.03, rows: int = 64
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(

@@ -49,7 +49,7 @@ def watch_torch(
     loss_function: Callable[[Any, Any], torch.Tensor] | None = None,
     *,
     every: int | str = "auto",
-    budget: float = 0.05,
+    budget: float = 0.03,
     rows: int = 64,
 ) -> TorchMonitor:
     """Watches the training of a torch module by hooks; the loop stays as it is, but for a line.
@@ -178,9 +178,13 @@ class TorchMonitor(Watch):
         if report is not None and norm is None:
             norm, coef = report.grad_norm, report.clip_coef
         skipped = bool(report is not None and report.skipped)
-        self._pending.append((self._count, self._loss, norm, coef, skipped))
-        far = isinstance(self._loss, torch.Tensor) and self._loss.device.type != "cpu"
-        if not far or self._looking is not None or len(self._pending) >= PENDING:
+        loss = self._loss
+        if isinstance(loss, torch.Tensor) and loss.device.type == "cpu":
+            loss = float(loss)
+        self._pending.append((self._count, loss, norm, coef, skipped))
+        sound = not skipped and (norm is None or norm - norm == 0)
+        sound = sound and not (isinstance(loss, float) and loss - loss != 0)
+        if not sound or self._looking is not None or len(self._pending) >= PENDING:
             with self._timed():
                 self._settle()
         if self._looking is not None:
