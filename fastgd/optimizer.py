@@ -123,12 +123,8 @@ class Optimizer:
             raise ValueError(f"{self.rule.title} has no lr")
         with self._lock:
             self._planner.settle()
-            rates, first = [], 0
-            for group in self.param_groups:
-                numbers = range(first, first := first + len(group.members))
-                step = self._planner.steps_of(list(numbers)) + 1
-                rates.append(float(at_step(self.rule, group.values_in_place, step)["lr"]))
-            return rates
+            pairs = zip(self.param_groups, self._planner.steps_by_group(), strict=True)
+            return [float(at_step(self.rule, g.values_in_place, made + 1)["lr"]) for g, made in pairs]
 
     @property
     def training(self) -> bool:

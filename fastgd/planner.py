@@ -87,9 +87,10 @@ class Planner:
         self._written = [what for what, _ in written]
         self._spans = Spans([array for _, array in written])
 
-    def steps_of(self, numbers: Sequence[int]) -> int:
-        """How many steps these parameters have made: the most of any."""
-        return int(self.steps[numbers].max()) if len(numbers) else 0
+    def steps_by_group(self) -> list[int]:
+        """How many steps each group has made: the most of any of its parameters."""
+        ends = np.cumsum([len(group.members) for group in self.groups])
+        return [int(steps.max(initial=0)) for steps in np.split(self.steps[: ends[-1]], ends[:-1])]
 
     def values_of(self, i: int) -> Mapping[str, Any]:
         """The hyperparameters and settings of a parameter, and the traits that its rule asks for."""

@@ -49,9 +49,9 @@ def snapshot(opt: Optimizer) -> dict[str, Any]:
             state[i] = {"step": int(planner.steps[i]), **carried, **copies}
     groups = []
     first = 0
-    for group in opt.param_groups:
+    for group, made in zip(opt.param_groups, planner.steps_by_group(), strict=True):
         numbers = list(range(first, first + len(group.members)))
-        values = at_step(opt.rule, group.values_in_place, max(planner.steps_of(numbers), 1))
+        values = at_step(opt.rule, group.values_in_place, max(made, 1))
         groups.append({**values, "params": numbers})
         first += len(numbers)
     head = {"rule": opt.rule.name, "version": VERSION, "seed": planner.seed}

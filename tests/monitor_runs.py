@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import fastgd
-from fastgd import nn
+from fastgd import monitor, nn
 
 F32 = np.float32
 
@@ -32,6 +32,15 @@ class Run:
         model = nn.Sequential(*self.layers, loss=self.loss, seed=0)
         self.prepare(model)
         return model, self.rule(model.named_parameters(), **self.settings)
+
+
+def watched(run: Run, every: int | str = 1) -> monitor.Monitor:
+    model, opt = run.made()
+    watch = monitor.Monitor(model, opt, every=every)
+    with np.errstate(all="ignore"):
+        for x, y in run.batches:
+            watch.train_step(x, y, **run.options)
+    return watch
 
 
 # ---- data

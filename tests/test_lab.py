@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,11 @@ PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154"
     "789c63606060000000040001f61738550000000049454e44ae426082"
 )
+
+
+def test_what_an_experiment_needs_is_told(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    result = run("vanishing", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert 'experiments need pip install "fastgd[demo]"' in " ".join(result.output.split())
+    assert "Traceback" not in result.output

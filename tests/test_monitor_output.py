@@ -7,31 +7,21 @@ import io
 import struct
 import sys
 
-import numpy as np
 import pytest
-from monitor_runs import FAILING, Run
+from monitor_runs import FAILING, watched
 
 from fastgd import monitor
 from fastgd.monitor.files import COLUMNS
 
 
-def watched(run: Run, every=5) -> monitor.Monitor:
-    model, opt = run.made()
-    watch = monitor.Monitor(model, opt, every=every)
-    with np.errstate(all="ignore"):
-        for x, y in run.batches:
-            watch.train_step(x, y, **run.options)
-    return watch
-
-
 @pytest.fixture(scope="module")
 def dead() -> monitor.Monitor:
-    return watched(FAILING["ReLU with large negative biases"][0]())
+    return watched(FAILING["ReLU with large negative biases"][0](), every=5)
 
 
 @pytest.fixture(scope="module")
 def spoiled() -> monitor.Monitor:
-    return watched(FAILING["SGD much too fast, to NaN"][0]())
+    return watched(FAILING["SGD much too fast, to NaN"][0](), every=5)
 
 
 def printed(watch) -> str:

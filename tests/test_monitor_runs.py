@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import importlib
 
-import numpy as np
 import pytest
-from monitor_runs import FAILING, HEALTHY, Run
+from monitor_runs import FAILING, HEALTHY, Run, watched
 
 from fastgd import monitor
-
-
-def watched(run: Run, every: int | str = 1) -> monitor.Monitor:
-    model, opt = run.made()
-    watch = monitor.Monitor(model, opt, every=every)
-    with np.errstate(all="ignore"):
-        for x, y in run.batches:
-            watch.train_step(x, y, **run.options)
-    return watch
 
 
 def kinds(findings) -> list[str]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fastgd.commands.outputs import UserError
+from fastgd.commands.parsing import Parsed
+from fastgd.data import DataError
 from fastgd.lab import EXPERIMENTS, Outcome, experiment
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["lab"]
 
@@ -15,19 +22,11 @@ ALL = "all"
 PAGE = "index.html"
 
 
-class Names(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
+def parse_names(text: str) -> tuple[str, ...]:
     """An experiment's name, or all of them."""
-
-    name = "NAME"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if value == ALL:
-            return EXPERIMENTS
-        if value not in EXPERIMENTS:
-            self.fail(f"{value!r} is none of {', '.join(EXPERIMENTS)}, {ALL}", param, ctx)
-        return (value,)
+    if text != ALL and text not in EXPERIMENTS:
+        raise ValueError(f"{text!r} is none of {', '.join(EXPERIMENTS)}, {ALL}")
+    return EXPERIMENTS if text == ALL else (text,)
 
 
 def epilog() -> str:
@@ -45,7 +44,7 @@ class Gallery(click.Command):
 
 
 @click.command(cls=Gallery, short_help="Experiments with gradient descent: tables and pictures.")
-@click.argument("names", type=Names(), metavar="NAME|all")
+@click.argument("names", type=Parsed("NAME", parse_names), metavar="NAME|all")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -76,14 +75,14 @@ def lab(names: tuple[str, ...], out: Path) -> None:
             console.print(f"all of them: {out / PAGE}", highlight=False)
     except OSError as error:
         raise click.ClickException(f"cannot write to {out}: {error.strerror or error}") from error
+    except (DataError, ModuleNotFoundError) as error:  # scikit-learn, SciPy or matplotlib is missing
+        raise UserError(f'{error}; experiments need pip install "fastgd[demo]"') from error
 
 
-def show(console: object, outcome: Outcome) -> None:
+def show(console: Console, outcome: Outcome) -> None:
     """Prints an experiment's table, what it says, and where the pictures are."""
-    from rich.console import Console
     from rich.table import Table
 
-    assert isinstance(console, Console)
     table = Table(title=outcome.title, title_justify="left")
     for i, column in enumerate(outcome.table.columns):
         table.add_column(column, justify="right" if i else "left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -74,7 +75,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """A learning rate as a function of the step: schedule(0) is the rate of the first one.
 
     It is given to an optimizer as `lr`. Rates have the same bits on every machine.
@@ -92,17 +93,17 @@ class Schedule:
                 object.__setattr__(self, item.name, checked)
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  (most kinds have no arguments that do not go together)
         """Raises ValueError for arguments that do not go together."""
 
+    @abstractmethod
     def __call__(self, step: int) -> float:
         """The rate of a step, counted from 0."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def peak(self) -> float:
         """No rate is above it."""
-        raise NotImplementedError
 
     @property
     def cyclic(self) -> bool:
