@@ -2,8 +2,9 @@
 
 `python benchmarks/monitor.py [--seconds 20] [--threads 2] [--torch] [--out FILE.json]`
 
-Each side trains its own model on the same batches. Both run at first for half of --seconds, until the first
-looks, taken whatever they cost, are a small part; then they are measured for twice --seconds, in turns.
+Both sides train the same parameters, lest where arrays lie in memory count as cost. They run at first for
+half of --seconds, until the first looks, taken whatever they cost, are a small part; then they are measured
+for twice --seconds, in turns.
 """
 
 from __future__ import annotations
@@ -44,13 +45,10 @@ def batch(widths: tuple[int, ...], rows: int) -> tuple[Any, Any]:
 def of_fastgd(widths: tuple[int, ...], rows: int) -> tuple[Step, Step, monitor.Monitor]:
     """A plain step, a watched one, and what watches."""
     x, y = batch(widths, rows)
-    sides = []
-    for _ in range(2):
-        inside = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
-        model = nn.Sequential(*inside[:-1], loss=nn.CrossEntropyLoss(), seed=0)
-        sides.append((model, fastgd.AdamW(model.named_parameters(), lr=1e-4)))
-    (model, opt), watched = sides
-    watch = monitor.Monitor(*watched)
+    inside = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*inside[:-1], loss=nn.CrossEntropyLoss(), seed=0)
+    opt = fastgd.AdamW(model.named_parameters(), lr=1e-4)
+    watch = monitor.Monitor(model, opt)
     return (
         lambda: model.train_step(x, y, opt, clip_norm=1.0),
         lambda: watch.train_step(x, y, clip_norm=1.0),
@@ -64,12 +62,15 @@ def of_torch(widths: tuple[int, ...], rows: int) -> tuple[Step, Step, monitor.To
     x, y = map(torch.from_numpy, batch(widths, rows))
     sides = []
     for _ in range(2):
-        torch.manual_seed(0)
         inside = [
             part for a, b in itertools.pairwise(widths) for part in (torch.nn.Linear(a, b), torch.nn.ReLU())
         ]
         module = torch.nn.Sequential(*inside[:-1])
+        if sides:
+            for own, shared in zip(module[::2], sides[0][0][::2], strict=True):
+                own.weight, own.bias = shared.weight, shared.bias
         sides.append((module, torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)))
+    sides[1][1].state = sides[0][1].state
     watch = monitor.watch_torch(*sides[1])
 
     def step(module: Any, opt: Any, told: Callable[..., None]) -> None:
@@ -97,17 +98,19 @@ def measured(made: Any, seconds: float) -> dict[str, float]:
     looks = len(watch.history.looks)
     steps = watch.history.count
     times: dict[str, list[float]] = {name: [] for name in sides}
+
+    def turn(name: str) -> None:
+        began = time.perf_counter()
+        for _ in range(repeats):
+            sides[name]()
+        times[name].append((time.perf_counter() - began) / repeats)
+
     ends = time.perf_counter() + 2 * seconds
     while time.perf_counter() < ends:
-        for name, step in sides.items():
-            began = time.perf_counter()
-            # else the other side's turn counts as time of training, and pays for as many looks again
-            for mark in ("_mark", "_ended"):
-                if hasattr(watch, mark):
-                    setattr(watch, mark, began)
-            for _ in range(repeats):
-                step()
-            times[name].append((time.perf_counter() - began) / repeats)
+        # else the other side's turn counts as time of training, and pays for as many looks again
+        with watch.paused():
+            turn("plain")
+        turn("watched")
     a, b = (statistics.median(times[name]) for name in sides)
     ratios = [w / p for p, w in zip(times["plain"], times["watched"], strict=True)]
     looked = (len(watch.history.looks) - looks) / (watch.history.count - steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -122,6 +123,10 @@ class Practice:
         if self.monitor is not None:
             return self.monitor.train_step
         return lambda x, y, **options: self._model.train_step(x, y, self._optimizer, **options)
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is no training: the monitor's looks are a share of the time of training."""
+        return contextlib.nullcontext() if self.monitor is None else self.monitor.paused()
 
     def after_epoch(self, number: int, validation_loss: float | None) -> str | None:
         """Takes note of an epoch's end; the sentence that says why it is to be the last, if it is."""

@@ -164,7 +164,7 @@ def run_epoch(
         position.generator = dict(rng.bit_generator.state)
         if epoch.examples == 0 and not result.problem:
             result.problem = f"every step of epoch {epoch.epoch} had gradients that are not finite"
-    with averaged_weights(result):
+    with result.practice.paused(), averaged_weights(result):
         epoch.scores = result.scores = evaluate(result.model, dataset)
         is_complete = position.epoch == epoch.epoch
         loss = None

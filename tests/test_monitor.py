@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,28 @@ def test_a_loop_of_one_s_own_gives_the_same_and_is_seen_alike():
     assert bits(models[0], opts[0]) == bits(models[1], opts[1])
     assert list(watches[0].history.steps) == list(watches[1].history.steps)
     assert list(watches[0].history.looks) == list(watches[1].history.looks)
+
+
+def test_a_pause_is_no_time_of_training():
+    model = stateful()
+    watch = monitor.Monitor(model, fastgd.SGD(model.named_parameters()))
+    before = watch.sampling.trained
+    with watch.paused():
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.2:
+            pass
+    watch.sampling.passed()
+    assert watch.sampling.trained - before < 0.1
+
+
+def test_reading_the_history_does_not_put_off_a_look():
+    models = [stateful() for _ in range(2)]
+    watches = [monitor.Monitor(m, fastgd.SGD(m.named_parameters()), every=5) for m in models]
+    for x, y in batches(21):
+        for watch in watches:
+            watch.train_step(x, y)
+        assert watches[1].history.count == len(watches[1].history.steps)
+    assert [[look.step for look in watch.history.looks] for watch in watches] == [[1, 6, 11, 16, 21]] * 2
 
 
 def test_a_step_needs_its_gradients():

@@ -11,7 +11,7 @@ from fastgd import nn
 from fastgd.monitor.batches import Facts
 from fastgd.monitor.curvature import lanczos, smallest
 from fastgd.monitor.records import Thinned
-from fastgd.monitor.sampling import Sampling
+from fastgd.monitor.sampling import AROUND, Sampling
 from fastgd.monitor.spoiled import first
 from fastgd.monitor.thresholds import THRESHOLDS
 from fastgd.monitor.units import EXAMPLES, FLAT, Flat, Units, flat_of
@@ -72,6 +72,23 @@ def test_a_thinned_list_keeps_its_first_and_its_newest():
     assert list(rows) == sorted(rows)
 
 
+@pytest.mark.parametrize("noting", [0.0, 0.02, 0.05, 0.2])
+def test_noting_is_a_part_of_the_budget(noting):
+    sampling, looked, asleep = Sampling("auto", 0.05, noting), [], 0
+    for done in range(10_000):
+        if sampling.due(done):
+            assert done >= asleep - 1, "until() has passed a step that was due, by more than rounding"
+            looked.append(done + 1)
+            sampling.looked(done, 2.0)
+        elif done >= asleep:
+            asleep = sampling.until(done, 256)
+        sampling.trained += 1.0
+    most = max(0.05 - noting, 0) * 10_000
+    sure = 2 * AROUND * 28
+    assert 0.9 * most <= sampling.spent <= max(most, sure) + 2 * AROUND
+    assert looked[:12] == [*range(1, 11), 15, 23]
+
+
 def test_sampling_looks_at_first_steps_and_then_within_its_budget():
     sampling, looked = Sampling("auto", 0.05), []
     for done in range(5000):
@@ -80,7 +97,7 @@ def test_sampling_looks_at_first_steps_and_then_within_its_budget():
             sampling.looked(done, 2.0)
         sampling.trained += 1.0
     assert looked[:12] == [*range(1, 11), 15, 23]
-    assert 0.045 * 5000 < sampling.spent <= 0.05 * 5000 + 2
+    assert 0.045 * 5000 < sampling.spent <= 0.05 * 5000 + 2 * AROUND
     for chosen, expected in (
         (Sampling("auto", 0), [*range(1, 11), 15, 23, 35]),
         (Sampling(4), list(range(1, 40, 4))),

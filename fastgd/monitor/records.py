@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from fastgd.monitor.batches import Facts
 from fastgd.monitor.spoiled import Spoiled
@@ -40,11 +40,39 @@ class Thinned(Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> T:
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
         return self._rows[index]
 
-    def last(self, count: int) -> list[T]:
-        return self._rows[-count:]
+
+class Steps:
+    """Steps, as Thinned keeps them: in columns, of which a row is made when it is asked for.
+
+    A tuple for each step that is kept would take longer to make, and the garbage collector to visit, than all
+    else that is done with one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._columns: tuple[Thinned[Any], ...] = tuple(Thinned(most) for _ in Step._fields)
+
+    def extend(self, *columns: Sequence[Any]) -> None:
+        """Adds rows, given as the columns of Step."""
+        for kept, new in zip(self._columns, columns, strict=True):
+            kept.extend(new)
+
+    def __iter__(self) -> Iterator[Step]:
+        return map(Step._make, zip(*self._columns, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def last(self, count: int) -> list[Step]:
+        return list(map(Step._make, zip(*(column[-count:] for column in self._columns), strict=True)))
 
 
 class Step(NamedTuple):
@@ -107,7 +135,7 @@ class Look(NamedTuple):
 class History:
     """A run as the monitor has seen it. Memory is bounded, however long the run is."""
 
-    steps: Thinned[Step] = field(default_factory=lambda: Thinned(MOST_STEPS))
+    steps: Steps = field(default_factory=lambda: Steps(MOST_STEPS))
     looks: Thinned[Look] = field(default_factory=lambda: Thinned(MOST_LOOKS))
     #: of the first steps that were not finite
     spoiled: list[Spoiled] = field(default_factory=list)
@@ -122,11 +150,19 @@ class History:
     skipped: int = 0
     nonfinite: int = 0
 
-    def add(self, steps: list[Step]) -> None:
-        self.steps.extend(steps)
-        self.count += len(steps)
-        self.clipped += sum([step.clip_coef < 1 for step in steps])
-        self.skipped += sum([step.skipped for step in steps])
+    def add(
+        self,
+        losses: Sequence[float | None],
+        grad_norms: Sequence[float | None],
+        clip_coefs: Sequence[float],
+        skipped: Sequence[bool],
+    ) -> None:
+        """Adds steps, given as the columns of Step behind the first."""
+        first = self.count + 1
+        self.count += len(losses)
+        self.steps.extend(range(first, self.count + 1), losses, grad_norms, clip_coefs, skipped)
+        self.clipped += sum(map((1.0).__gt__, clip_coefs))
+        self.skipped += sum(skipped)
 
     def finite_losses(self) -> list[tuple[int, float]]:
         """(step, loss) up to the first loss that is not finite."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from fastgd.arrays import Array
 from fastgd.clip import tensor_norms
 from fastgd.monitor.probe import Probe, places, state_of
-from fastgd.monitor.records import Look, Step
+from fastgd.monitor.records import Look
 from fastgd.monitor.spoiled import Place, first, locate
 from fastgd.monitor.units import Outputs, Units
 from fastgd.monitor.watch import MOST_SPOILED, Watch, joined, layer_seen
@@ -28,8 +27,8 @@ from fastgd.report import StepReport
 #: steps that wait at most until the history is brought up to them
 PENDING = 256
 
-#: Step from a tuple, in half the time its constructor takes
-_step = functools.partial(tuple.__new__, Step)
+#: seconds: 2 with nothing else in the caches, twice that where a step has just filled them
+NOTING = 4e-6
 
 #: layers that take inputs of any size
 NORMALISING = (BatchNorm, LayerNorm, RMSNorm)
@@ -50,15 +49,18 @@ class Monitor(Watch):
     opt: an optimizer over its parameters, or whatever has its `step`, such as averaging.Lookahead.
     every: looks at the layers at every so many steps. Default "auto": at the first ten, and from then on as
         often as `budget` allows.
-    budget: the share of the time of training that looking may take. Default 0.03. For every="auto".
+    budget: the share of the time of training that watching may take. Default 0.035. For every="auto". Steps
+        of less than 0.1 ms take more, for each is noted.
     rows: of a batch whose outputs are looked at, from its first on. Default 64.
 
     While it looks, parameters are in memory once more. Raises TypeError or ValueError for arguments that
     are none.
     """
 
+    NOTING = NOTING
+
     def __init__(
-        self, model: Sequential, opt: Any, *, every: int | str = "auto", budget: float = 0.03, rows: int = 64
+        self, model: Sequential, opt: Any, *, every: int | str = "auto", budget: float = 0.035, rows: int = 64
     ) -> None:
         if not isinstance(model, Sequential):
             raise TypeError(
@@ -83,27 +85,34 @@ class Monitor(Watch):
         self._batch: tuple[Any, Any] | None = None
         #: the loss of gradients that no step was made of yet
         self._value: float | None = None
-        #: when the time of training was last counted
-        self._mark = time.perf_counter()
-        #: steps that are not in the history yet, and behind how many there is more to do than to note one
-        self._pending: list[TrainStep] = []
-        self._wake = 0
+        #: so many steps may be pending before there is more to do than to note one; none where what the
+        #: optimizer returns is another's report
+        self._most = PENDING if isinstance(opt, Optimizer) else 0
+        self._room = 0
 
     # ---- training ----
 
     def train_step(self, x: Any, y: Any, **options: Any) -> TrainStep:
         """`model.train_step(x, y, opt, **options)`: arguments, result, errors and bits are the same."""
-        self._batch = x, y
-        if self._count >= self._wake:
+        pending = self._pending
+        if len(pending) >= self._room:
             self._before(x, y)
+            result = self.model.train_step(x, y, self.opt, **options)
+            self._after(result)
+            return result
         result = self.model.train_step(x, y, self.opt, **options)
-        self._after(result)
+        # the same as _after, which would take as long to call
+        self._batch = x, y
+        pending.append(result)
+        loss, (norm, _, skipped, _) = result
+        if skipped or loss - loss or (norm and norm - norm):
+            self._attend(result, False)
         return result
 
     def loss_and_grad(self, x: Any, y: Any) -> tuple[float, list[Array]]:
         """`model.loss_and_grad(x, y)`; the next `step` is told of them."""
         self._batch = x, y
-        if self._count >= self._wake:
+        if len(self._pending) >= self._room:
             self._before(x, y)
         value, gradients = self.model.loss_and_grad(x, y)
         self._value = value
@@ -123,25 +132,27 @@ class Monitor(Watch):
 
     def _before(self, x: Any, y: Any) -> None:
         """What is done before a step that may be looked at; most are not, and come here never."""
+        self._batch = x, y
         self._settle()
-        now = time.perf_counter()
-        self.sampling.trained += now - self._mark
-        self._mark = now
+        self.sampling.passed()
         looks = self.sampling.due(self._count)
         self._looking = _Before(self, x, y) if looks else None
         # a step that is refused is looked at when it comes again
-        self._wake = self._count if looks else self.sampling.until(self._count, PENDING)
+        self._room = 0 if looks else self._rest()
+
+    def _rest(self) -> int:
+        """Behind the last step of the history: how many may pass until one is due."""
+        return min(self._most, self.sampling.until(self._history.count, PENDING) - self._history.count)
 
     def _after(self, result: TrainStep) -> None:
         loss, report = result
         if type(report) is not StepReport:
             report = _report_of(report)
             result = TrainStep(loss, report)
-        self._count += 1
         self._pending.append(result)
-        known = loss + (report[0] or 0.0)
-        # the difference is NaN of what is NaN or infinite
-        sound = known - known == 0 and not report[2]
+        norm, _, skipped, _ = report
+        # the difference is NaN, which is true, of what is NaN or infinite
+        sound = not (skipped or loss - loss or (norm and norm - norm))
         if not sound or self._looking is not None:
             self._attend(result, sound)
 
@@ -158,16 +169,18 @@ class Monitor(Watch):
                 self._note_nonfinite(result)
             self._look(before, joined(self._names, norms))
             self._looking = None
-            now = time.perf_counter()
-            self.sampling.trained += began - self._mark - before.seconds
-            self.sampling.looked(self._count - 1, before.seconds + now - began)
-            self._mark = now
-            self._wake = self.sampling.until(self._count, PENDING)
+            seconds = before.seconds + time.perf_counter() - began
+            self.sampling.passed(seconds)
+            self.sampling.looked(self._count - 1, seconds)
+        self._room = self._rest()
 
     def _settle(self) -> None:
-        waiting, self._pending = self._pending, []
-        numbered = enumerate(waiting, self._count - len(waiting) + 1)
-        self._history.add([_step((i, loss, r[0], r[1], r[2])) for i, (loss, r) in numbered])
+        if self._pending:
+            losses, reports = zip(*self._pending, strict=True)
+            norms, coefs, skipped, _ = zip(*reports, strict=True)
+            self._room -= len(losses)
+            self._pending = []
+            self._history.add(losses, norms, coefs, skipped)
 
     # ---- looking ----
 

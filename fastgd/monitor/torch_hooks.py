@@ -13,7 +13,7 @@ import torch
 
 from fastgd.arrays import Array
 from fastgd.checks import limit, named
-from fastgd.monitor.records import Look, Step
+from fastgd.monitor.records import Look
 from fastgd.monitor.spoiled import Place, first, locate
 from fastgd.monitor.units import Flat, Outputs, Units, flat_of
 from fastgd.monitor.watch import MOST_SPOILED, Watch, joined, layer_seen
@@ -39,8 +39,14 @@ ACTIVATIONS: dict[type[Any], tuple[str, tuple[str, ...]]] = {
 #: layers that take inputs of any size
 NORMALISING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
 
-#: losses on another device are fetched together, so many at a time
+#: steps that wait at most until the history is brought up to them; losses on another device are fetched then
 PENDING = 64
+
+#: seconds, most of them torch's, for calling hooks
+NOTING = 25e-6
+
+#: no loss and target, no norm and coefficient
+UNTOLD, UNCLIPPED = (None, None), (None, 1.0)
 
 
 def watch_torch(
@@ -49,7 +55,7 @@ def watch_torch(
     loss_function: Callable[[Any, Any], torch.Tensor] | None = None,
     *,
     every: int | str = "auto",
-    budget: float = 0.03,
+    budget: float = 0.035,
     rows: int = 64,
 ) -> TorchMonitor:
     """Watches the training of a torch module by hooks; the loop stays as it is, but for a line.
@@ -79,6 +85,8 @@ def watch_torch(
 class TorchMonitor(Watch):
     """What `watch_torch` returns: a Watch that hooks fill. As a context manager, it closes at the end."""
 
+    NOTING = NOTING
+
     def __init__(
         self,
         module: torch.nn.Module,
@@ -106,17 +114,18 @@ class TorchMonitor(Watch):
         first = next((place.module for place in self._places.values() if place.leaf), module)
         self._history.normalises = isinstance(first, NORMALISING)
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        #: loss and target of the step to come, and the target of the last one
+        self._told: tuple[Any, Any] = UNTOLD
         self._target: Any = None
-        self._last_target: Any = None
-        self._loss: Any = None
-        self._clip: tuple[float | None, float] = (None, 1.0)
-        self._pending: list[tuple[int, Any, float | None, float, bool]] = []
+        self._clip: tuple[float | None, float] = UNCLIPPED
+        self._reports = hasattr(opt, "report")
         self._looking: _Look | None = None
-        #: seconds since the last step that were spent on looking, and when that step ended
-        self._spent, self._ended = 0.0, time.perf_counter()
+        #: so many steps may be pending before there is more to do than to note one
+        self._room = 0
+        #: seconds since the last step that were spent on looking
+        self._spent = 0.0
         self._handles: list[Any] = [
             module.register_forward_pre_hook(self._see_input, with_kwargs=True),
-            opt.register_step_pre_hook(self._before_step),
             opt.register_step_post_hook(self._after_step),
         ]
         self._plan()
@@ -128,8 +137,13 @@ class TorchMonitor(Watch):
 
         Where batches are accumulated, tell the mean of their losses.
         """
-        self._loss = value.detach() if isinstance(value, torch.Tensor) else named("value", float, value)
-        self._target = target.detach() if isinstance(target, torch.Tensor) else target
+        if not isinstance(value, torch.Tensor):
+            value = named("value", float, value)
+        else:
+            value = value.item() if value.is_cpu else value.detach()
+        if isinstance(target, torch.Tensor) and target.requires_grad:
+            target = target.detach()
+        self._told = value, target
 
     def clip(self, total_norm: Any, max_norm: float) -> None:
         """Tells what torch.nn.utils.clip_grad_norm_ returned, and its limit; fastgd.torch tells by itself."""
@@ -138,7 +152,7 @@ class TorchMonitor(Watch):
 
     def close(self) -> None:
         """Removes all hooks. What was seen stays."""
-        for handle in [*self._handles, *(self._looking.handles if self._looking else ())]:
+        for handle in [*self._handles, *([self._looking] if self._looking else ())]:
             handle.remove()
         self._handles, self._looking = [], None
 
@@ -151,8 +165,12 @@ class TorchMonitor(Watch):
     # ---- hooks ----
 
     def _plan(self) -> None:
-        if self.sampling.due(self._count):
-            self._looking = _Look(self)
+        """Behind the last step of the history: whether the next is looked at, and else when to ask again."""
+        done = self._history.count
+        if self.sampling.due(done):
+            self._looking, self._room = _Look(self), 1
+        else:
+            self._looking, self._room = None, self.sampling.until(done, PENDING) - done
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -166,48 +184,48 @@ class TorchMonitor(Watch):
         if module.training and torch.is_grad_enabled():
             self._inputs = args, kwargs
 
-    def _before_step(self, opt: Any, args: Any, kwargs: Any) -> None:
-        if self._looking is not None:
-            with self._timed():
-                self._looking.before_step()
-
     def _after_step(self, opt: Any, args: Any, kwargs: Any) -> None:
-        self._count += 1
-        report = getattr(opt, "report", None)
+        loss, self._target = self._told
         norm, coef = self._clip
-        if report is not None and norm is None:
-            norm, coef = report.grad_norm, report.clip_coef
-        skipped = bool(report is not None and report.skipped)
-        loss = self._loss
-        if isinstance(loss, torch.Tensor) and loss.device.type == "cpu":
-            loss = float(loss)
-        self._pending.append((self._count, loss, norm, coef, skipped))
-        sound = not skipped and (norm is None or norm - norm == 0)
-        sound = sound and not (isinstance(loss, float) and loss - loss != 0)
-        if not sound or self._looking is not None or len(self._pending) >= PENDING:
-            with self._timed():
-                self._settle()
-        if self._looking is not None:
-            with self._timed():
-                self._looking.after_step()
-        self._loss, self._target, self._last_target = None, None, self._target
-        self._clip = None, 1.0
-        now = time.perf_counter()
-        self.sampling.trained += max(now - self._ended - self._spent, 0.0)
-        if self._looking is not None:
+        skipped = False
+        if self._reports:
+            report = opt.report
+            skipped = report.skipped
+            if norm is None:
+                norm, coef = report.grad_norm, report.clip_coef
+        self._told, self._clip = UNTOLD, UNCLIPPED
+        pending = self._pending
+        pending.append((loss, norm, coef, skipped))
+        if len(pending) >= self._room or not _sound(loss if type(loss) is float else None, norm, skipped):
+            self._attend()
+
+    def _attend(self) -> None:
+        """What is done behind a step that is looked at, or is not finite, or when many are pending."""
+        looking = self._looking
+        with self._timed():
+            self._settle()
+            if looking is not None:
+                looking.after_step()
+        self.sampling.passed(self._spent)
+        if looking is not None:
             self.sampling.looked(self._count - 1, self._spent)
-            self._looking = None
-        self._spent, self._ended = 0.0, now
-        self._plan()
+        self._spent = 0.0
+        with self._timed():
+            self._plan()
 
     def _settle(self) -> None:
         """Fetches losses, and looks into those that are not finite."""
-        waiting, self._pending = self._pending, []
-        for count, value, norm, coef, skipped in waiting:
-            loss = None if value is None else float(value)
-            self._history.add([Step(count, loss, norm, coef, skipped)])
-            if (loss is not None and loss - loss != 0) or skipped or (norm is not None and norm - norm != 0):
-                self._note_nonfinite(count, loss, skipped)
+        if not self._pending:
+            return
+        told, norms, coefs, skipped = zip(*self._pending, strict=True)
+        self._room -= len(told)
+        self._pending = []
+        losses = [None if value is None else float(value) for value in told]
+        self._history.add(losses, norms, coefs, skipped)
+        first = self._history.count - len(losses) + 1
+        for count, (loss, norm, skip) in enumerate(zip(losses, norms, skipped, strict=True), first):
+            if not _sound(loss, norm, skip):
+                self._note_nonfinite(count, loss, skip)
 
     def _note_nonfinite(self, count: int, loss: float | None, skipped: bool) -> None:
         history, before = self._history, self._looking
@@ -236,7 +254,7 @@ class TorchMonitor(Watch):
     # ---- curvature ----
 
     def _gradients_here(self) -> tuple[Any, Callable[[], Sequence[Any]], list[Array]] | None:
-        loss_function, inputs, target = self._loss_function, self._inputs, self._last_target
+        loss_function, inputs, target = self._loss_function, self._inputs, self._target
         tensors = [*self._parameters, *self.module.buffers()]
         if not (loss_function and inputs) or any(t.device.type != "cpu" for t in tensors):
             return None
@@ -288,11 +306,16 @@ class _Look:
         self.norms: list[float] = []
         self.gradients: list[float] = []
         self.nonfinite: Place | None = None
-        self.handles = [
+        self.layer_handles = [
             place.module.register_forward_hook(self._hook(name))
             for name, place in watch._places.items()
             if place.leaf
         ]
+        self.step_handle = watch.opt.register_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        for handle in (*self.layer_handles, self.step_handle):
+            handle.remove()
 
     def _hook(self, name: str) -> Callable[[Any, Any, Any], None]:
         def see(module: Any, args: Any, output: Any) -> None:
@@ -310,13 +333,18 @@ class _Look:
         if self.nonfinite is None and not math.isfinite(self.outputs[name].rms):
             self.nonfinite = first([(name, y)])
 
-    def before_step(self) -> None:
-        for handle in self.handles:
+    def _before_step(self, opt: Any, args: Any, kwargs: Any) -> None:
+        with self.watch._timed():
+            self._measure_before()
+
+    def _measure_before(self) -> None:
+        # the step's own hook stays until torch has gone through all of them
+        for handle in self.layer_handles:
             handle.remove()
         watch = self.watch
         given = watch._inputs[0] if watch._inputs else ()
         history = watch._history
-        seen = (history.inputs, given[0] if given else None), (history.targets, watch._target)
+        seen = (history.inputs, given[0] if given else None), (history.targets, watch._told[1])
         for facts, value in seen:
             if isinstance(value, (torch.Tensor, np.ndarray)):
                 facts.add(_array(value) if isinstance(value, torch.Tensor) else value)
@@ -325,6 +353,7 @@ class _Look:
         self.gradients = [0.0 if p.grad is None else _norm(p.grad) for p in watch._parameters]
 
     def after_step(self) -> None:
+        self.remove()
         watch, history = self.watch, self.watch._history
         if not (math.isfinite(sum(self.gradients)) or history.spoiled):
             watch._note_nonfinite(watch._count, None, False)
@@ -338,6 +367,11 @@ class _Look:
             kind = type(place.module).__name__
             layers.append(layer_seen(name, kind, own, norms, self.outputs.get(name), place.flat))
         history.looks.append(Look(watch._count, tuple(layers), float(watch.opt.param_groups[0]["lr"])))
+
+
+def _sound(loss: float | None, norm: float | None, skipped: bool) -> bool:
+    """Whether a step is finite, as far as it was told; the difference is NaN of what is NaN or infinite."""
+    return not (skipped or (loss and loss - loss) or (norm and norm - norm))
 
 
 def _array(tensor: torch.Tensor) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ MOST_SPOILED = 3
 class Watch:
     """A history and what is made of it. `Monitor` and `TorchMonitor` fill it."""
 
+    #: seconds in which a step is noted that is not looked at
+    NOTING = 0.0
+
     def __init__(self, every: int | str, budget: float, rows: int) -> None:
-        self.sampling = Sampling(every, budget)
+        self.sampling = Sampling(every, budget, self.NOTING)
         self.rows = named("rows", whole(1), rows)
         self._history = History()
-        #: steps so far, of which some may have to be settled
-        self._count = 0
+        #: steps that are not in the history yet
+        self._pending: list[Any] = []
         self._curvatures: tuple[int, float | None] = (-1, None)
 
     @property
@@ -36,8 +40,26 @@ class Watch:
         self._settle()
         return self._history
 
+    @property
+    def _count(self) -> int:
+        """Steps so far."""
+        return self._history.count + len(self._pending)
+
     def _settle(self) -> None:
         """Brings the history up to the last step."""
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count as time of training, of which looks take their share.
+
+        with watch.paused():
+            accuracy = model.evaluate(x, y).accuracy
+        """
+        self.sampling.passed()
+        try:
+            yield
+        finally:
+            self.sampling.restarted()
 
     def findings(self, *, curvature: bool = True) -> list[Finding]:
         """What is wrong with the training so far, the cause before what follows of it; empty if nothing is.
