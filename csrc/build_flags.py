@@ -1,4 +1,4 @@
-"""What csrc/ is compiled from and with: its sources, the flags, and the builds of the kernels (isa.def)."""
+"""What csrc/ is compiled from and with: sources, flags (flags.txt), and the builds of its kernels (isa.def)."""
 
 import platform
 import re
@@ -12,15 +12,14 @@ KERNELS = sorted(
     (path.name for path in CSRC.glob("*kernels.c")), key=lambda name: (name != "stored_kernels.c", name)
 )
 
-# -fno-fast-math undoes what the user's CFLAGS may ask for
-COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-fno-fast-math", "-ffp-contract=off"]
-COMMON_FLAGS += ["-Wall", "-Wextra"]
-KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-
-#: for entries: with OpenMP, and where the compiler has none and its directives are to be left out silently
-OPENMP_FLAGS = ["-fopenmp"]
+_FLAGS = dict(re.findall(r"^(\w+): (.+)$", (CSRC / "flags.txt").read_text(), re.MULTILINE))
+COMMON_FLAGS = _FLAGS["common"].split()
+KERNEL_FLAGS = _FLAGS["kernels"].split()
+#: for entries: with OpenMP, without, and for a shared library that offers the functions of fastgd.h
+OPENMP_FLAGS = _FLAGS["openmp"].split()
+NO_OPENMP_FLAGS = _FLAGS["no_openmp"].split()
+EXPORT_FLAGS = _FLAGS["exports"].split()
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }"
-NO_OPENMP_FLAGS = ["-fopenmp-simd", "-Wno-unknown-pragmas"]
 
 ARCHITECTURES = {"x86_64": "X86_64", "amd64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
 

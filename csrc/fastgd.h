@@ -14,6 +14,11 @@ extern "C" {
  * numbers of elements and strides numbers of bytes, both 64 bits. Calls on disjoint memory may run in
  * several threads at once; fgd_set_* calls may not run beside any other. */
 
+/* FGD_EXPORTS is for those who compile a shared library that is to offer these functions. */
+#if defined(FGD_EXPORTS) && defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility push(default)
+#endif
+
 /* cdef begin: from here to "cdef end" the text is also read by cffi */
 
 #define FGD_ABI_VERSION 2
@@ -260,6 +265,10 @@ int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *op
              int64_t workspace_size, fgd_report *report);
 
 /* cdef end */
+
+#if defined(FGD_EXPORTS) && defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

@@ -9,6 +9,10 @@
 extern "C" {
 #endif
 
+#if defined(FGD_EXPORTS) && defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility push(default)
+#endif
+
 /* cdef begin: from here to "cdef end" the text is also read by cffi */
 
 /* ---- Layers: forward and backward passes ------------------------------------------------------------ */
@@ -361,6 +365,10 @@ int fgd_train(const fgd_op *ops, int64_t n_ops, int64_t *failed, const fgd_group
               int64_t workspace_size, fgd_report *report);
 
 /* cdef end */
+
+#if defined(FGD_EXPORTS) && defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }
