@@ -1,4 +1,4 @@
-"""What csrc/ is compiled from and with: sources, flags (flags.txt), and the builds of its kernels (isa.def)."""
+"""What csrc/ is compiled from and with: sources, flags (flags.txt), and the kernels' builds (isa.def)."""
 
 import platform
 import re
