@@ -14,6 +14,7 @@ import pytest
 from snapshots import contents, random, stepped
 
 import fastgd
+from fastgd import nn, schedules
 
 F32 = np.float32
 SIZES = (3, 70_000, 1, 500)
@@ -50,6 +51,32 @@ def test_optimizers_in_threads_do_not_meet(backend):
         for t in range(15):
             opt.step([random(20_000, t), random(50_000, t)], clip_norm=1.0)
         return contents(opt)
+
+    expected = [train(seed) for seed in range(4)]
+    found = {}
+    in_threads(*(lambda s=seed: found.update({s: train(s)}) for seed in range(4)))
+    assert [found[s] for s in range(4)] == expected
+
+
+def test_models_in_threads_do_not_meet():
+    """Each thread has a model and an optimizer of its own; matrix products are everybody's."""
+
+    def train(seed):
+        model = nn.Sequential(
+            nn.Linear(20, 64),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(64, 3),
+            loss=nn.CrossEntropyLoss(),
+            seed=seed,
+        )
+        opt = fastgd.AdamW(model.named_parameters(), lr=schedules.Cosine(0.01, steps=40))
+        rng = np.random.default_rng(seed)
+        losses = []
+        for _ in range(40):
+            x, y = rng.standard_normal((32, 20)).astype(F32), rng.integers(0, 3, 32)
+            losses.append(model.train_step(x, y, opt, clip_norm=1.0).loss)
+        return losses, [p.tobytes() for p in model.parameters()]
 
     expected = [train(seed) for seed in range(4)]
     found = {}

@@ -74,7 +74,20 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
 
 
 @pytest.mark.parametrize(
-    "page", ["averaging", "chance", "fit", "models", "jit", "lab", "landscape", "monitor", "schedules", "why"]
+    "page",
+    [
+        "averaging",
+        "chance",
+        "fit",
+        "jit",
+        "lab",
+        "landscape",
+        "models",
+        "monitor",
+        "schedules",
+        "threads",
+        "why",
+    ],
 )
 def test_the_blocks_of_a_page_run_one_behind_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
