@@ -1,4 +1,4 @@
-"""Several interpreters in a process: the first that loads NumPy has fastgd, all others get NumPy's refusal."""
+"""Several interpreters in a process: the first that loads NumPy has fastgd, others get NumPy's refusal."""
 
 from __future__ import annotations
 
