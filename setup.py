@@ -1,14 +1,21 @@
-"""Builds csrc/ into one extension: the entry points once, the kernels once per instruction set and precision.
+"""Builds csrc/ into a shared library: its entries once, the kernels once per instruction set and precision.
 
+It lies in the package beside the headers, for programs in other languages (fastgd/embedding.py), and the
+extension is linked to it: one process has one table of rules and one number of threads, whoever calls.
 Metadata is in pyproject.toml, sources and flags are in csrc/build_flags.py, instruction sets in csrc/isa.def.
 """
 
 import os
+import re
+import runpy
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -19,6 +26,7 @@ from build_flags import (
     COMMON_FLAGS,
     CSRC,
     ENTRIES,
+    EXPORT_FLAGS,
     KERNELS,
     NO_OPENMP_FLAGS,
     OPENMP_FLAGS,
@@ -28,7 +36,33 @@ from build_flags import (
 )
 
 #: which csrc/build_ffi.py describes
-KERNELS_EXTENSION = "fastgd._native"
+CFFI_EXTENSION = "fastgd._native"
+
+PACKAGE = Path("fastgd")
+HEADERS = sorted(CSRC.glob("fastgd*.h*"))
+ABI_VERSION = int(re.findall(r"#define FGD_ABI_VERSION (\d+)", (CSRC / "fastgd.h").read_text())[0])
+FILES = runpy.run_path(str(PACKAGE / "embedding.py"))["LibraryFiles"].of(sys.platform, ABI_VERSION)
+
+
+class Linking(NamedTuple):
+    """What the linker is told: for the library, and for an extension beside it."""
+
+    library: list[str]
+    extension: list[str]
+
+
+#: elsewhere than here the linker is that of ELF files: the library calls its own functions, whatever else is
+#: in the process, and names all libraries that it needs
+LINKING = {
+    "darwin": Linking([f"-Wl,-install_name,@rpath/{FILES.library}"], ["-Wl,-rpath,@loader_path"]),
+    "win32": Linking([], []),
+}.get(
+    sys.platform,
+    Linking(
+        [f"-Wl,-soname,{FILES.library}", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-lm"],
+        ["-Wl,-rpath,$ORIGIN"],
+    ),
+)
 
 #: Python's own flags may ask for debugging information, which takes a fifth of the time and three quarters of
 #: the file: it is there for those whose flags ask for it
@@ -41,24 +75,74 @@ NO_COMPILER = (
 )
 
 
-class BuildKernels(build_ext):
-    """Compiles every kernels file with each instruction set's own flags and links them into the extension."""
+class BuildLibrary(build_ext):
+    """Makes the library, puts it and the headers into the package, and links the extension to it."""
 
     def build_extension(self, ext: Extension) -> None:
         if not self.can_compile("int main(void) { return 0; }", []):
             sys.exit(f"\nerror: {NO_COMPILER}\n")
-        if ext.name != KERNELS_EXTENSION:
-            ext.extra_compile_args += [*COMMON_FLAGS, *WITHOUT_DEBUGGING]
+        ext.extra_compile_args += [*COMMON_FLAGS, *WITHOUT_DEBUGGING]
+        if ext.name == CFFI_EXTENSION:
+            self.mkpath(self.built("include"))
+            for built, header in self.headers().items():
+                self.copy_file(header, built)
+            library = self.build_library()
+            ext.include_dirs.append(str(CSRC))
+            ext.extra_objects.append(library)
+            ext.depends.append(library)
+            # ahead of the folders that Python's own flags name, where another libfastgd may be
+            command = self.compiler.linker_so
+            first = next(i for i, part in enumerate(command) if part.startswith("-"))
+            with self.linker([*command[:first], *LINKING.extension, *command[first:]]):
+                super().build_extension(ext)
+        else:
             super().build_extension(ext)
-            return
+
+    def built(self, name: str) -> str:
+        return str(Path(self.build_lib) / PACKAGE / name)
+
+    def library_files(self) -> dict[str, str]:
+        """Where each is built, and where it is in an editable installation."""
+        return {self.built(name): str(PACKAGE / name) for name in FILES if name}
+
+    def headers(self) -> dict[str, str]:
+        return {self.built(f"include/{header.name}"): str(header) for header in HEADERS}
+
+    def build_library(self) -> str:
         openmp = self.openmp_flags()
-        ext.include_dirs.append(str(CSRC))
-        ext.extra_compile_args += [*COMMON_FLAGS, *openmp, *WITHOUT_DEBUGGING]
-        ext.extra_link_args += openmp
-        ext.sources += [f"csrc/{name}" for name in ENTRIES]
-        ext.extra_objects += self.kernel_objects()
-        ext.depends += ext.extra_objects  # else a change of kernels alone is compiled, but not linked
-        super().build_extension(ext)
+        entries = self.compiler.compile(
+            [f"csrc/{name}" for name in ENTRIES],
+            output_dir=self.build_temp,
+            extra_postargs=[*COMMON_FLAGS, *EXPORT_FLAGS, *openmp, *WITHOUT_DEBUGGING],
+            depends=[str(path) for path in CSRC.iterdir()],
+        )
+        objects = [*entries, *self.kernel_objects()]
+        library = self.built(FILES.library)
+        # a bundle, as Python's own command makes it on macOS, cannot be linked to
+        command = ["-dynamiclib" if part == "-bundle" else part for part in self.compiler.linker_so]
+        with self.linker(command):
+            self.compiler.link_shared_object(objects, library, extra_postargs=[*openmp, *LINKING.library])
+        if FILES.linked_by:
+            Path(self.built(FILES.linked_by)).write_text(f"INPUT({FILES.library})\n")
+        return library
+
+    @contextmanager
+    def linker(self, command: list[str]) -> Iterator[None]:
+        before, self.compiler.linker_so = self.compiler.linker_so, command
+        yield
+        self.compiler.linker_so = before
+
+    def copy_extensions_to_source(self) -> None:
+        for built, source in self.library_files().items():
+            self.copy_file(built, source)
+        super().copy_extensions_to_source()
+
+    def get_output_mapping(self) -> dict[str, str]:
+        mapping = super().get_output_mapping()
+        return {**mapping, **self.library_files(), **self.headers()} if self.inplace else mapping
+
+    def get_outputs(self) -> list[str]:
+        return sorted({*super().get_outputs(), *self.library_files(), *self.headers()})
 
     def kernel_objects(self) -> list[str]:
         depends = [str(path) for path in CSRC.iterdir()]
@@ -109,6 +193,6 @@ gather = Extension(
 setup(
     ext_modules=[gather],
     cffi_modules=["csrc/build_ffi.py:ffi"],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildLibrary},
     options=wheel_options,
 )

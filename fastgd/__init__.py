@@ -42,6 +42,8 @@ _LAZY = {
     "cuda": "fastgd.cuda",
     "curvature": "fastgd.curvature",
     "fit": "fastgd.fit",
+    "get_include": "fastgd.embedding",
+    "get_library": "fastgd.embedding",
     "jit": "fastgd.own",
     "landscape": "fastgd.landscape",
     "monitor": "fastgd.monitor",

@@ -28,6 +28,8 @@ from fastgd import chance as chance
 from fastgd import cuda as cuda
 from fastgd import curvature as curvature
 from fastgd import fit as fit
+from fastgd.embedding import get_include as get_include
+from fastgd.embedding import get_library as get_library
 from fastgd.own import jit as jit
 from fastgd import landscape as landscape
 from fastgd import monitor as monitor
