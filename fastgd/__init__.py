@@ -41,6 +41,7 @@ _LAZY = {
     "chance": "fastgd.chance",
     "cuda": "fastgd.cuda",
     "curvature": "fastgd.curvature",
+    "distributed": "fastgd.distributed",
     "fit": "fastgd.fit",
     "get_include": "fastgd.embedding",
     "get_library": "fastgd.embedding",

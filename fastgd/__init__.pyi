@@ -27,6 +27,7 @@ from fastgd import averaging as averaging
 from fastgd import chance as chance
 from fastgd import cuda as cuda
 from fastgd import curvature as curvature
+from fastgd import distributed as distributed
 from fastgd import fit as fit
 from fastgd.embedding import get_include as get_include
 from fastgd.embedding import get_library as get_library

@@ -16,6 +16,7 @@ from fastgd.architectures import ARCHITECTURES, layers_of
 from fastgd.arrays import Array
 from fastgd.checkpoint import CheckpointError, load_file, pack_state, save_file, unpack_state
 from fastgd.data import BatchSize, Dataset, Scaling, Task
+from fastgd.distributed.sharded import ShardedOptimizer
 from fastgd.nn.activations import ACTIVATIONS
 from fastgd.practice import Practice, base_rate, needs_validation
 from fastgd.rules import RULES
@@ -192,7 +193,7 @@ class Result:
     settings: Settings
     dataset: Dataset
     model: nn.Sequential
-    optimizer: optim.Optimizer
+    optimizer: optim.Optimizer | ShardedOptimizer
     position: Position
     history: list[Epoch]
     grad_norms: list[float]
@@ -300,14 +301,19 @@ def check_same_model(settings: Settings, saved: Settings) -> None:
 def save_checkpoint(path: str | os.PathLike[str], result: Result) -> None:
     """Writes model, optimizer, position, scaling, settings and history as one safetensors file.
 
+    Of a run on several ranks all make this call, and the first one writes the same file as one process would.
+
     Raises fastgd.checkpoint.CheckpointError when it cannot be written.
     """
+    optimizer = result.optimizer.state_dict()
+    if optimizer is None:
+        return
     state = {
         "format": FORMAT,
         "version": VERSION,
         "settings": asdict(result.settings),
         "model": result.model.state_dict(),
-        "optimizer": result.optimizer.state_dict(),
+        "optimizer": optimizer,
         "position": asdict(result.position),
         "scaling": asdict(result.dataset.scaling),
         "history": [asdict(epoch) for epoch in result.history],

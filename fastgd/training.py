@@ -16,12 +16,16 @@ import numpy as np
 
 from fastgd import nn
 from fastgd.data import Dataset, batches, load
+from fastgd.distributed.communicator import Communicator
+from fastgd.distributed.team import Alone, Team
+from fastgd.optimizer import Optimizer
 from fastgd.practice import Practice, hold_out
 from fastgd.runs import (
     Checkpoint,
     Epoch,
     Result,
     Settings,
+    SettingsError,
     begin,
     check_same_model,
     load_checkpoint,
@@ -55,6 +59,8 @@ def train(
     resume: Checkpoint | None = None,
     on_step: Callable[[Progress], None] | None = None,
     monitor: bool = False,
+    comm: Communicator | None = None,
+    on_epoch: Callable[[Result], None] | None = None,
 ) -> Result:
     """Trains a model with mini-batch gradient descent.
 
@@ -64,13 +70,34 @@ def train(
     a schedule that is fitted to the length of the run: then those that an interrupted run has left do.
     on_step: called after every step.
     monitor: whether a fastgd.monitor.Monitor watches; it is then the result's `practice.monitor`.
+    comm: the ranks to train on, all of which make this call; each takes its share of the rows of every batch,
+    and keeps its share of the optimizer's state (`fastgd.distributed`). Not with monitor. Default: this
+    process alone.
+    on_epoch: called after every epoch that was completed, with what there is by then.
 
     Ctrl-C ends the training after the current step; a second one interrupts at once. Training also ends,
     with the reason in the result's `problem`, when the loss is not finite or, unless settings.skip_nonfinite,
     a gradient is not; such a gradient is not applied.
 
-    Raises SettingsError and fastgd.data.DataError.
+    Raises SettingsError and fastgd.data.DataError; with comm, when one rank does, RankError on those that
+    have no error of their own. An exception after the training has begun ends all ranks.
     """
+    team = Team(comm) if comm is not None else Alone()
+    with team.together():
+        if comm is not None and monitor:
+            raise SettingsError("a monitor watches one process's steps, not those of several ranks")
+        result = prepare(settings, dataset, resume, monitor)
+    # what overflows is told in words below, not by NumPy's warnings
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with team.guarded(), deferred_interrupt() as interrupted, quiet:
+        run_epochs(result, team, interrupted, on_step, on_epoch)
+    return result
+
+
+def prepare(
+    settings: Settings | None, dataset: Dataset | None, resume: Checkpoint | None, monitor: bool
+) -> Result:
+    """A run that is ready for its first step. Arguments and errors as `train`'s."""
     if settings is None:
         settings = resumed_settings(resume) if resume else Settings()
     settings.check()
@@ -93,21 +120,33 @@ def train(
     dataset = hold_out(settings, dataset)
     result = restore(settings, dataset, resume) if resume else begin(settings, dataset)
     last_epoch = result.position.last_epoch = result.position.epoch + settings.epochs
-    practice = result.practice = Practice(
-        settings, dataset, result.model, result.optimizer, last_epoch, monitor
-    )
-    practice.load_state_dict(resume.practice if resume else {})
-    # What overflows is told in words below, not by NumPy's warnings.
-    with deferred_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore"):
-        while result.position.epoch < last_epoch and not ended(result):
-            run_epoch(result, last_epoch, interrupted, on_step)
-            result.interrupted = interrupted()
-        if not (result.interrupted or result.problem) and practice.finish():
-            result.scores = evaluate(result.model, dataset)
-        if not result.scores:
-            with averaged_weights(result):
-                result.scores = evaluate(result.model, dataset)
+    assert isinstance(result.optimizer, Optimizer)
+    result.practice = Practice(settings, dataset, result.model, result.optimizer, last_epoch, monitor)
+    result.practice.load_state_dict(resume.practice if resume else {})
     return result
+
+
+def run_epochs(
+    result: Result,
+    team: Alone,
+    interrupted: Callable[[], bool],
+    on_step: Callable[[Progress], None] | None,
+    on_epoch: Callable[[Result], None] | None,
+) -> None:
+    """Trains to the end of the run, or to what ends it before, and evaluates what is learned."""
+    model, dataset, practice = result.model, result.dataset, result.practice
+    assert practice is not None
+    step_of_run = team.join(result)
+    while result.position.epoch < result.position.last_epoch and not ended(result):
+        run_epoch(result, team, step_of_run, interrupted, on_step)
+        result.interrupted = team.agree(interrupted())
+        if on_epoch and result.position.consumed == 0 and not result.problem:
+            on_epoch(result)
+    if not (result.interrupted or result.problem) and practice.finish():
+        result.scores = team.by_first(lambda: evaluate(model, dataset))
+    if not result.scores:
+        with averaged_weights(result):
+            result.scores = team.by_first(lambda: evaluate(model, dataset))
 
 
 def ended(result: Result) -> bool:
@@ -117,14 +156,14 @@ def ended(result: Result) -> bool:
 
 def run_epoch(
     result: Result,
-    last_epoch: int,
+    team: Alone,
+    step_of_run: Callable[..., nn.TrainStep],
     interrupted: Callable[[], bool],
     on_step: Callable[[Progress], None] | None,
 ) -> None:
     """Trains to the end of the epoch, or to an interruption or problem, and evaluates."""
     settings, dataset, position = result.settings, result.dataset, result.position
     assert result.practice is not None
-    step_of_run = result.practice.step
     is_continued = result.history and result.history[-1].epoch == position.epoch + 1
     epoch = result.history[-1] if is_continued else Epoch(position.epoch + 1)
     if not is_continued:
@@ -137,10 +176,11 @@ def run_epoch(
     y = np.empty((size, *dataset.y_train.shape[1:]), dataset.y_train.dtype)
     began = time.perf_counter()
     for rows in batches(n, settings.batch_size, rng, position.consumed):
-        batch_x, batch_y = x[: len(rows)], y[: len(rows)]
+        own = team.share(rows)
+        batch_x, batch_y = x[: len(own)], y[: len(own)]
         # The rows are valid: "clip" spares np.take the copy that its default mode makes of `out`.
-        np.take(dataset.x_train, rows, axis=0, out=batch_x, mode="clip")
-        np.take(dataset.y_train, rows, axis=0, out=batch_y, mode="clip")
+        np.take(dataset.x_train, own, axis=0, out=batch_x, mode="clip")
+        np.take(dataset.y_train, own, axis=0, out=batch_y, mode="clip")
         # Always skipping also measures always, and leaves a healthy model when training has to end here.
         step = step_of_run(
             batch_x,
@@ -154,8 +194,8 @@ def run_epoch(
             break
         position.consumed += len(rows)
         if on_step:
-            on_step(Progress(epoch.epoch, last_epoch, position.consumed, n, step.loss))
-        if interrupted():
+            on_step(Progress(epoch.epoch, position.last_epoch, position.consumed, n, step.loss))
+        if team.agree(interrupted()):
             break
     epoch.seconds += time.perf_counter() - began
     if position.consumed >= n:
@@ -164,17 +204,24 @@ def run_epoch(
         position.generator = dict(rng.bit_generator.state)
         if epoch.examples == 0 and not result.problem:
             result.problem = f"every step of epoch {epoch.epoch} had gradients that are not finite"
+    team.settle(result.model)
     with result.practice.paused(), averaged_weights(result):
-        epoch.scores = result.scores = evaluate(result.model, dataset)
-        is_complete = position.epoch == epoch.epoch
-        loss = None
-        if dataset.x_validation is not None:
-            found = result.model.evaluate(
-                dataset.x_validation, dataset.y_validation, batch_size=EVALUATION_ROWS
-            )
-            loss = epoch.validation_loss = found.loss
-        if is_complete and not result.problem:
+        epoch.scores, loss = team.by_first(lambda: judged(result))
+        result.scores = epoch.scores
+        if loss is not None:
+            epoch.validation_loss = loss
+        if position.epoch == epoch.epoch and not result.problem:
             result.stopped = result.practice.after_epoch(epoch.epoch, loss)
+
+
+def judged(result: Result) -> tuple[dict[str, float], float | None]:
+    """The scores of the test part, and the loss of the validation part if there is one."""
+    model, dataset = result.model, result.dataset
+    loss = None
+    if dataset.x_validation is not None:
+        found = model.evaluate(dataset.x_validation, dataset.y_validation, batch_size=EVALUATION_ROWS)
+        loss = found.loss
+    return evaluate(model, dataset), loss
 
 
 def record(result: Result, epoch: Epoch, step: Any, n: int) -> str | None:

@@ -49,6 +49,13 @@ class Dropout(Layer):
         self._stream[0] = rng.integers(2**64, dtype=np.uint64)
         self._counter[0] = 0
 
+    def branch(self, number: int) -> None:
+        """Draws other masks from now on than copies with another number: replicas that see different rows.
+
+        number: from 0, which leaves the masks as they are, to 2^32 - 1.
+        """
+        self._stream[0] ^= np.uint64(number << 32)
+
     def output_shape(self, shape: Shape) -> Shape:
         return shape
 
