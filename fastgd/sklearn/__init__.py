@@ -1,0 +1,8 @@
+"""scikit-learn's estimators, trained by fastgd: the same parameters, attributes and methods.
+
+MLPClassifier and MLPRegressor are scikit-learn's classes but for how they are trained. Extra `sklearn`.
+"""
+
+from fastgd.sklearn.mlp import MLPClassifier, MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
