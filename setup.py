@@ -189,9 +189,17 @@ gather = Extension(
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
 )
+handler = Extension(
+    "fastgd.jax._handler",
+    ["fastgd/jax/_handler.c", "fastgd/jax/_program.c"],
+    include_dirs=["csrc"],
+    depends=["fastgd/jax/_program.h", "fastgd/jax/xla_c_api.h", "csrc/fastgd.h"],
+    define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
+    py_limited_api=limited_api,
+)
 
 setup(
-    ext_modules=[gather],
+    ext_modules=[gather, handler],
     cffi_modules=["csrc/build_ffi.py:ffi"],
     cmdclass={"build_ext": BuildLibrary},
     options=wheel_options,

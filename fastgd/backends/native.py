@@ -116,7 +116,7 @@ class Step:
         for i, block in enumerate(blocks):
             group, values = self._groups[i], block.values
             group.rule = self._kernel_of(block, members[i])
-            _set_group(group, block)
+            set_group(group, block)
             group.seed = self._seed
             self._folds.append((group, folding(block.rule, values), values, block.counter, block.carriers))
             if values["ema_decay"] is not None:
@@ -203,7 +203,8 @@ class Step:
         return 0
 
 
-def _set_group(group: Any, block: Block) -> None:
+def set_group(group: Any, block: Block) -> None:
+    """All of an fgd_group that holds for every step but its rule and seed."""
     values = block.values
     group.switches = sum(on << bit for bit, on in enumerate(block.rule.active(values).values()))
     group.maximize = values["maximize"]

@@ -12,7 +12,7 @@ from fastgd import gemm
 from fastgd._native import ffi, lib
 from fastgd.arrays import Array, address, code_of, collapsed, memory_order
 from fastgd.backends.base import SCOPES, UNMEASURED, Codes, Item, Measured, Options
-from fastgd.rules import Rule
+from fastgd.rules import Rule, Slot
 from fastgd.storage import arithmetic
 
 
@@ -98,17 +98,12 @@ class Table:
     def fill(self, i: int, item: Item, rule: Rule) -> None:
         """All of a row but what belongs to the work as a whole."""
         row, param = self.rows[i], item.param
+        slots = zip(rule.slots, item.state, strict=True)
+        used = [slot for slot, state in slots if state is not None]
+        set_shape(row, rule, used, param.shape, param.dtype)
         row.norm_group = item.group
-        row.dtype = code_of(param.dtype)
         row.param = _pointer(param)
         row.stream = item.stream
-        row.unit = math.prod(param.shape[1:]) if param.ndim >= 2 else 0
-        if rule.orthogonal is not None:
-            row.matrix_rows = param.shape[0]
-            gemm.ensure(np.dtype(arithmetic(param.dtype)).name)
-        slots = zip(rule.slots, item.state, strict=True)
-        if any(slot.over is not None and state is not None for slot, state in slots):
-            row.factor_rows, row.factor_cols = param.shape[-2:]
         for k, state in enumerate(item.state):
             if isinstance(state, Codes):
                 row.state_dtype[k] = lib.FGD_CODES
@@ -153,6 +148,19 @@ class Table:
     def workspace(self) -> tuple[Any, int]:
         size: int = lib.fgd_workspace_size(self.rows, self.count)
         return ffi.new("int64_t[]", size // 8), size
+
+
+def set_shape(
+    row: Any, rule: Rule, used: Sequence[Slot], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """What an fgd_tensor says of a parameter of this shape and dtype whose rule uses these slots."""
+    row.dtype = code_of(dtype)
+    row.unit = math.prod(shape[1:]) if len(shape) >= 2 else 0
+    if rule.orthogonal is not None:
+        row.matrix_rows = shape[0]
+        gemm.ensure(np.dtype(arithmetic(dtype)).name)
+    if any(slot.over is not None for slot in used):
+        row.factor_rows, row.factor_cols = shape[-2:]
 
 
 def operands(item: Item) -> list[Array | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastgd.rules.common import (
@@ -14,7 +13,7 @@ from fastgd.rules.common import (
     decay_rate,
     never,
 )
-from fastgd.rules.powers import power, real_power
+from fastgd.rules.powers import power, real_power, sqrt
 from fastgd.rules.table import Carried, Hyperparameters, Rule, Slot
 
 
@@ -41,7 +40,7 @@ def _adam_scalars(h: Hyperparameters, step: int, decay: float) -> tuple[float, .
         1.0 - beta1,
         beta2,
         1.0 - beta2,
-        1.0 / math.sqrt(bias_correction2),
+        1.0 / sqrt(bias_correction2),
         h["eps"],
     )
 
@@ -144,7 +143,8 @@ def _nadam(xp: Any, p: Any, g: Any, x: Any, s: Any, on: Any) -> Any:
 def _momentum_at(h: Hyperparameters, step: int) -> float:
     """Dozat's mu: betas[0], at first half of it."""
     rate = real_power(0.96, h["momentum_decay"])
-    return float(h["betas"][0] * (1.0 - 0.5 * power(rate, step)))
+    mu: float = h["betas"][0] * (1.0 - 0.5 * power(rate, step))
+    return mu
 
 
 def _nadam_carry(h: Hyperparameters, step: int, carried: Carried) -> Carried:
@@ -164,7 +164,7 @@ def _nadam_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float,
         1.0 - beta1,
         beta2,
         1.0 - beta2,
-        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        1.0 / sqrt(1.0 - power(beta2, step)),
         h["eps"],
     )
 
@@ -223,7 +223,7 @@ def _radam_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float,
     rectified = length > 5.0
     if rectified:
         ratio = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-        step_size *= math.sqrt(bias_correction2) * math.sqrt(ratio)
+        step_size *= sqrt(bias_correction2) * sqrt(ratio)
     decay = decay_if_decoupled(h)
     return step_size, h["weight_decay"], decay, 1.0 - beta1, beta2, 1.0 - beta2, float(rectified), h["eps"]
 

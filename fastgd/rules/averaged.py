@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastgd.checks import number
 from fastgd.rules.common import FULLY_DECOUPLED, adds_l2, check_decay, never
-from fastgd.rules.powers import power, real_power
+from fastgd.rules.powers import power, real_power, sqrt
 from fastgd.rules.table import Average, Carried, Hyperparameter, Hyperparameters, Rule, Slot
 
 
@@ -65,7 +64,7 @@ def _weighted(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, f
     weight_sum, lr_max = carried
     lr = h["lr"] if step >= h["warmup_steps"] else step / h["warmup_steps"] * h["lr"]
     lr_max = max(lr, lr_max)
-    weight = real_power(float(step), h["r"]) * real_power(lr_max, h["weight_lr_power"])
+    weight = real_power(1.0 * step, h["r"]) * real_power(lr_max, h["weight_lr_power"])
     return lr, weight, (weight_sum + weight, lr_max)
 
 
@@ -136,7 +135,7 @@ def _adamw_schedule_free_fold(h: Hyperparameters, step: int, carried: Carried) -
     beta1, beta2 = h["betas"]
     # multiplied by lr in the body
     decay = h["weight_decay"] / h["max_lr"] if h["decouple_lr"] else h["weight_decay"]
-    adaptive = beta2, 1.0 - beta2, 1.0 / math.sqrt(1.0 - power(beta2, step)), h["eps"]
+    adaptive = beta2, 1.0 - beta2, 1.0 / sqrt(1.0 - power(beta2, step)), h["eps"]
     return *_schedule_free_scalars(h, step, carried, beta1, decay), *adaptive
 
 

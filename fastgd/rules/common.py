@@ -31,9 +31,9 @@ def decay_rate(h: Hyperparameters) -> float:
     Loshchilov and Hutter 2019, algorithm 2, has eta_t lambda, where the learning rate is eta_t alpha. torch
     has lr lambda in its place; with decouple_lr, eta_t is lr / max_lr, as the paper has it.
     """
-    if h["decouple_lr"]:
-        return float(h["lr"] / h["max_lr"] * h["weight_decay"])
-    return float(h["lr"] * h["weight_decay"])
+    rate = h["lr"] / h["max_lr"] if h["decouple_lr"] else h["lr"]
+    decayed: float = rate * h["weight_decay"]
+    return decayed
 
 
 def decay_if_decoupled(h: Hyperparameters) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from fastgd.checks import at_most, each, number, optional
 from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
-from fastgd.rules.powers import real_power
+from fastgd.rules.powers import real_power, sqrt
 from fastgd.rules.table import Carried, Factored, Hyperparameter, Hyperparameters, Rule, Slot, Trust
 
 #: dtype -> the distance from 1 to the next number
@@ -40,10 +39,10 @@ _FACTORS = Factored(
 def _adafactor_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, ...]:
     eps1, eps2 = h["eps"]
     return (
-        min(h["lr"], 1.0 / math.sqrt(step)),
+        min(h["lr"], 1.0 / sqrt(step)),
         1.0 - decay_rate(h),
         1.0,
-        1.0 / real_power(float(step), -h["beta2_decay"]),
+        1.0 / real_power(1.0 * step, -h["beta2_decay"]),
         h["machine_eps"] if eps1 is None else eps1,
         eps2,
         h["d"],

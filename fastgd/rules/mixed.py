@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastgd.checks import each, number
 from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
-from fastgd.rules.powers import logarithm, power, real_power
+from fastgd.rules.powers import logarithm, power, real_power, sqrt
 from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Rule, Slot
 
 _BETAS = each(number(0, 1), number(0, 1), number(0, 1))
@@ -38,7 +37,7 @@ def _adan_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
         1.0 - beta2,
         beta3,
         1.0 - beta3,
-        1.0 / math.sqrt(1.0 - power(beta3, step)),
+        1.0 / sqrt(1.0 - power(beta3, step)),
         h["eps"],
         0.0 if step == 1 else 1.0,
     )
@@ -122,7 +121,7 @@ def _ademamix_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[flo
         1.0 - _beta3_at(h, step),
         beta2,
         1.0 - beta2,
-        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        1.0 / sqrt(1.0 - power(beta2, step)),
         h["eps"],
     )
 

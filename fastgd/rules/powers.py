@@ -1,9 +1,29 @@
-"""Powers that every machine computes with the same bits, which its own pow does not promise."""
+"""Powers that every machine computes with the same bits, which its own pow does not promise; and roots."""
 
 from __future__ import annotations
 
 import functools
+import math
+from abc import ABC, abstractmethod
 from typing import Any
+
+
+class Unknown(ABC):
+    """A number that will be known later: what is done with it is noted, and done then.
+
+    It takes part in arithmetic and comparisons, and in the functions here.
+    """
+
+    @abstractmethod
+    def noted(self, name: str, *operands: Any) -> Any:
+        """The result of a function of that name, as it will be."""
+
+
+def sqrt(value: float) -> float:
+    """The square root."""
+    if isinstance(value, Unknown):
+        return value.noted("sqrt", value)  # type: ignore[no-any-return]
+    return math.sqrt(value)
 
 
 def _power(base: float, n: int) -> float:
@@ -29,16 +49,25 @@ def power(base: float, n: int) -> float:
 
     256 neighbouring powers are computed together, which makes it cheap for a counter.
     """
+    if isinstance(n, Unknown):
+        return n.noted("power", base, n)  # type: ignore[no-any-return]
     return _powers(base, n >> 8)[n & 0xFF]
 
 
-@functools.lru_cache(maxsize=256)
 def real_power(base: float, exponent: float) -> float:
     """base**exponent for a base of at least 0 and any exponent of at least 0; infinite beyond float64.
 
     From multiplications for small whole exponents, else from 40 decimal digits, which takes some 20
     microseconds for a base that is new.
     """
+    for operand in (base, exponent):
+        if isinstance(operand, Unknown):
+            return operand.noted("real_power", base, exponent)  # type: ignore[no-any-return]
+    return _real_power(base, exponent)
+
+
+@functools.lru_cache(maxsize=256)
+def _real_power(base: float, exponent: float) -> float:
     if exponent == int(exponent) <= 64:
         return _power(base, int(exponent))
     from decimal import Decimal

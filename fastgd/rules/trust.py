@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from fastgd.rules.common import adds_l2
-from fastgd.rules.powers import power
+from fastgd.rules.powers import power, sqrt
 from fastgd.rules.table import Carried, Hyperparameters, Rule, Slot, Trust
 
 
@@ -33,7 +32,7 @@ def _lamb_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
         beta2,
         1.0 - beta2,
         1.0 / bias_correction1,
-        1.0 / math.sqrt(bias_correction2),
+        1.0 / sqrt(bias_correction2),
         h["eps"],
     )
 

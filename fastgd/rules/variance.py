@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastgd.rules.common import (
@@ -13,7 +12,7 @@ from fastgd.rules.common import (
     decay_if_decoupled,
     sign,
 )
-from fastgd.rules.powers import power
+from fastgd.rules.powers import power, sqrt
 from fastgd.rules.table import Carried, Hyperparameters, Rule, Slot
 
 
@@ -40,7 +39,7 @@ def _adabelief_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[fl
         1.0 - beta1,
         beta2,
         1.0 - beta2,
-        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        1.0 / sqrt(1.0 - power(beta2, step)),
         h["eps"],
     )
 
@@ -102,7 +101,7 @@ def _yogi_fold(h: Hyperparameters, step: int, carried: Carried) -> tuple[float, 
         1.0,
         1.0 - beta1,
         1.0 - beta2,
-        1.0 / math.sqrt(1.0 - power(beta2, step)),
+        1.0 / sqrt(1.0 - power(beta2, step)),
         h["eps"],
     )
 

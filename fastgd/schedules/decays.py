@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastgd.cosine import cos_pi
-from fastgd.rules.powers import power, real_power
+from fastgd.rules.powers import power, real_power, sqrt
 from fastgd.schedules.base import Decaying, Schedule
 
 __all__ = ["Constant", "Cosine", "Exponential", "InverseSquareRoot", "InverseTime", "MultiStep", "Polynomial"]
@@ -53,7 +52,7 @@ class InverseSquareRoot(Decaying):
     period: int
 
     def __call__(self, step: int) -> float:
-        return self.lr / math.sqrt(1.0 + step / self.period)
+        return self.lr / sqrt(1.0 + step / self.period)
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class WarmupStableDecay(Schedule):
 FALLING: dict[str, Callable[[float], float]] = {
     "linear": lambda t: 1.0 - t,
     "cosine": lambda t: 0.5 * (1.0 + cos_pi(t)),
-    "sqrt": lambda t: 1.0 - math.sqrt(t),
+    "sqrt": lambda t: 1.0 - sqrt(t),
 }
 
 
