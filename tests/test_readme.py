@@ -84,6 +84,7 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
         "landscape",
         "models",
         "monitor",
+        "sklearn",
         "schedules",
         "threads",
         "why",

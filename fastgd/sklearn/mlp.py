@@ -105,18 +105,18 @@ class TrainedHere(BaseMultilayerPerceptron):  # type: ignore[misc]  # scikit-lea
 class MLPClassifier(TrainedHere, sklearn.neural_network.MLPClassifier):  # type: ignore[misc]
     """scikit-learn's MLPClassifier, trained by fastgd: the same course of training in less time.
 
-    Parameters, defaults, attributes, methods and errors are those of sklearn.neural_network.MLPClassifier, with
-    these differences:
+    Parameters, defaults, attributes, methods and errors are those of sklearn.neural_network.MLPClassifier,
+    but for:
 
-    solver: "adam" (default), "sgd" and "lbfgs", which is run by scikit-learn itself, or any other rule of
-        fastgd's whose parameters may be vectors. Those have fastgd's defaults but for their lr, which is
-        learning_rate_init; alpha divided by the weights of a batch's rows is their weight_decay, of weights and
-        not of intercepts. A rule that has none needs alpha=0. learning_rate counts for all but "adam".
-    epsilon: added to the root of the bias-corrected average (Kingma and Ba 2015, algorithm 1) where
-        scikit-learn adds it to that of the average itself, which makes it larger in the first steps.
+    solver: "adam" (default), "sgd", "lbfgs", which scikit-learn itself runs, or any other rule of fastgd's
+        but those for matrices only. These have fastgd's defaults, with learning_rate_init for lr. Their
+        weight_decay, of weights and not of intercepts, is alpha over the number of a batch's rows, or the sum
+        of their weights; a rule that has none needs alpha=0. learning_rate counts for all but "adam".
+    epsilon: added to the root of the bias-corrected average (Kingma and Ba 2015, algorithm 1). scikit-learn
+        adds it to the root of the average itself, where it counts for more in the first steps.
 
     Rows come in scikit-learn's order for the same random_state. Sparse x is made dense a batch at a time.
-    Everything is computed in x's dtype; with float32 training takes about half the time.
+    Everything is computed in x's dtype, float32 or float64; in float32 training takes about half the time.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
