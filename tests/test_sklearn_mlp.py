@@ -250,6 +250,34 @@ def test_bad_input_is_refused():
         ours.MLPRegressor().fit(X, REAL[:-1])
 
 
+def test_batches_of_weight_0_are_passed_over_and_negative_weights_refused():
+    settings = {"hidden_layer_sizes": (5,), "shuffle": False, "max_iter": 3, "batch_size": 100}
+    weights = np.repeat([0.0, 1.0], [200, len(X) - 200])
+    mine = ours.MLPClassifier(**settings, random_state=0).fit(X, Y, sample_weight=weights)
+    rest = ours.MLPClassifier(**settings, random_state=0).fit(X[200:], Y[200:])
+    np.testing.assert_allclose(mine.coefs_[0], rest.coefs_[0], atol=1e-12)
+    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
+        ours.MLPClassifier(**settings).fit(X, Y, sample_weight=-weights)
+
+
+def test_what_changes_between_calls_holds_from_the_next_on():
+    settings = {"hidden_layer_sizes": (5,), "random_state": 0, **ADAM}
+    mine, other = (module.MLPClassifier(**settings) for module in (ours, theirs))
+    for model in (mine, other):
+        model.partial_fit(X, Y, classes=np.unique(Y))
+        model.set_params(alpha=2.0).partial_fit(X, Y)
+        model.set_params(alpha=0.0).partial_fit(X.astype(np.float32).astype(float), Y)
+    assert_same(mine, other)
+    again = pickle.loads(pickle.dumps(mine.set_params(alpha=2.0).partial_fit(X, Y)))
+    for model in (again, mine):
+        model.set_params(alpha=0.0).partial_fit(X.astype(np.float32), Y)
+    assert again.coefs_[0].dtype == np.float64
+    assert_same(again, mine, rtol=1e-12)
+    mine.set_params(solver="lbfgs", hidden_layer_sizes=(3,)).fit(X, Y)
+    mine.set_params(solver="adam").partial_fit(X, Y)
+    assert mine.coefs_[0].shape == (40, 3)
+
+
 def test_ctrl_c_ends_training_with_a_warning(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -101,13 +101,19 @@ def to_be_judged(descent: Descent) -> Iterator[None]:
 def run_epoch(
     estimator: Any, network: Network, descent: Descent, batches: Batches, order: Array, size: int
 ) -> float:
-    """Updates from all rows in this order; returns the mean loss, each batch's before its update."""
+    """Updates from all rows in this order; returns the mean loss, each batch's before its update.
+
+    Batches whose weights are all 0 are passed over.
+    """
     total = 0.0
     for first in range(0, len(order), size):
         x, y, weights = batches.take(order[first : first + size])
-        decay = estimator.alpha / (len(x) if weights is None else float(weights.sum()))
+        weight = len(x) if weights is None else float(weights.sum())
+        if not weight:
+            continue
+        decay = estimator.alpha / weight
         descent.penalise(decay)
-        penalty = 0.5 * decay * network.squares() if descent.penalises else 0.0
+        penalty = 0.5 * decay * network.squares() if decay else 0.0
         total += (network.step(x, y, weights, descent) + penalty) * len(x)
     return total / len(order)
 
@@ -116,7 +122,7 @@ def improves(estimator: Any, descent: Descent, held: Rows | None) -> bool:
     """Notes how good the last epoch was; False when training is to end, for want of improvement."""
     judged = held or Rows(None, None, None)
     weights = [judged.weights] if HAS_WEIGHTS else []
-    with to_be_judged(descent):
+    with to_be_judged(descent) if held else contextlib.nullcontext():
         estimator._update_no_improvement_count(held is not None, judged.x, judged.y, *weights)
     descent.end_epoch(estimator, estimator.t_)
     if estimator._no_improvement_count <= estimator.n_iter_no_change:

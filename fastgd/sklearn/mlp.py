@@ -48,6 +48,8 @@ class TrainedHere(BaseMultilayerPerceptron):  # type: ignore[misc]  # scikit-lea
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         if self.solver == LBFGS:
+            for name in ("_network", "_descent", "_kept_descent"):  # they do not know its coefs_
+                self.__dict__.pop(name, None)
             given = {} if sample_weight is None else {"sample_weight": sample_weight}
             return super()._fit(X, y, incremental=incremental, **given)
         if incremental and self.early_stopping:
@@ -59,11 +61,14 @@ class TrainedHere(BaseMultilayerPerceptron):  # type: ignore[misc]  # scikit-lea
         X, y = self._validate_input(X, y, incremental, reset=is_first)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+            if (sample_weight < 0).any():
+                raise ValueError("Negative values in data passed to `sample_weight`.")
         y = y.reshape(len(y), -1)
         self.n_outputs_ = y.shape[1]
         self._random_state = check_random_state(self.random_state)
         if is_first:
             self._initialize(y, [X.shape[1], *sizes, y.shape[1]], X.dtype)
+        X = X.astype(self.coefs_[0].dtype, copy=False)
         self._prepare(goes_on=incremental)
         epochs = 1 if incremental else self.max_iter
         with np.errstate(over="ignore", invalid="ignore"):  # told in words below

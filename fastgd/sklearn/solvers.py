@@ -45,24 +45,21 @@ class Descent:
     """An optimizer of a network's parameters, with scikit-learn's penalty and schedules.
 
     parameters: weight and intercepts of one layer after the other. rate: the present learning rate.
-
-    Raises ValueError when the estimator asks for a penalty that its rule does not have.
     """
 
     def __init__(self, estimator: Any, parameters: Sequence[Array]) -> None:
         self._name = estimator.solver
         rule = RULES[self._name]
-        self.penalises = estimator.alpha != 0
-        if self.penalises and "weight_decay" not in rule.defaults:
-            raise ValueError(f"solver={estimator.solver!r} has no L2 penalty; give alpha=0")
         self._initial = self.rate = float(estimator.learning_rate_init)
         options = {"lr": self.rate, **self._solver.options(estimator)}
         groups: list[dict[str, Any]] = [{"params": [parameter]} for parameter in parameters]
         self.optimizer: Optimizer = CLASSES[rule.name](groups, **options)
-        self._decay: float | None = None
-        if "weight_decay" in rule.defaults:
+        self._has_penalty = "weight_decay" in rule.defaults
+        if self._has_penalty:
             for group in self.optimizer.param_groups:
                 group["weight_decay"] = 0.0
+        #: that of the weights; None: not known
+        self._decay: float | None = 0.0
 
     @property
     def _solver(self) -> Solver:
@@ -73,16 +70,22 @@ class Descent:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` gave, for parameters as they were then, and begins to train."""
-        self.rate = state["rate"]
+        self.rate, self._decay = state["rate"], None
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.train()
 
     def penalise(self, decay: float) -> None:
-        """From the next step on, decay / 2 times the squares of all weights is part of the loss."""
-        if self.penalises and decay != self._decay:
-            for group in self.optimizer.param_groups[::2]:
-                group["weight_decay"] = decay
-            self._decay = decay
+        """From the next step on, decay / 2 times the squares of all weights is part of the loss.
+
+        Raises ValueError for a rule that has no penalty, unless decay is 0.
+        """
+        if decay == self._decay:
+            return
+        if decay and not self._has_penalty:
+            raise ValueError(f"solver={self._name!r} has no L2 penalty; give alpha=0")
+        for group in self.optimizer.param_groups[::2] if self._has_penalty else ():
+            group["weight_decay"] = decay
+        self._decay = decay
 
     def end_epoch(self, estimator: Any, samples: int) -> None:
         """The rate of the next epoch after so many samples, where learning_rate is "invscaling"."""
