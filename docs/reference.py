@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 #: public modules that are no attributes of fastgd: what trains and is shown with it, and what needs torch
-BESIDE = ("fastgd.checkpoint", "fastgd.data", "fastgd.lab", "fastgd.torch", "fastgd.torch.functional")
+BESIDE = (
+    "fastgd.checkpoint",
+    "fastgd.data",
+    "fastgd.lab",
+    "fastgd.sklearn",
+    "fastgd.torch",
+    "fastgd.torch.functional",
+)
 
 #: a module with more classes than this gives each a page
 ON_ONE_PAGE = 8
