@@ -97,6 +97,9 @@ def together(comm: Communicator) -> Iterator[None]:
         yield
     except Exception as raised:
         error = raised
+    except BaseException:  # an interruption: others may be beyond theirs
+        comm.abort()
+        raise
     found = comm.allgather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error

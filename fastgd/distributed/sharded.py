@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fastgd.arrays import Array, as_array, listed
 from fastgd.distributed.communicator import Communicator, together
 from fastgd.distributed.lanes import lanes_of, owners_of
@@ -149,31 +151,33 @@ class ShardedOptimizer:
         reduced = {i: gradient for lane in self._lanes for i, gradient in lane.gradients.items()}
         own: list[Array | None] = [reduced.get(i) for i in range(len(self._arrays))]
         clips = not math.isinf(asked.clip_norm)
-        norm = None
+        norm = nonfinite = None
         if clips or asked.skip_nonfinite:
             squares = local.sumsq(own, clip_value=options.get("clip_value"), grad_scale=asked.grad_scale)
             norm = math.sqrt(comm.sums(squares)[0])
-        if asked.skip_nonfinite and norm is not None and not math.isfinite(norm):
-            found = local.step(own, **options).nonfinite
-            return StepReport(norm, 1.0, True, self._first(found))
+            if not math.isfinite(norm):
+                nonfinite = self._nonfinite(own)
+                if asked.skip_nonfinite:
+                    return StepReport(norm, 1.0, True, nonfinite)
         told = clips and asked.scope == "all"
         # that nothing has to be skipped is known, and a second look at the gradients saved
         given: dict[str, Any] = {**options, "skip_nonfinite": False, "total_norm": norm if told else None}
-        report = local.step(own, **given)
-        clip_coef = report.clip_coef
+        clip_coef = local.step(own, **given).clip_coef
         if not told and (clips or not math.isinf(asked.clip_unit)):
             clip_coef = float(comm.numbers([clip_coef]).min())
         self._spread()
         self._steps = [made + 1 for made in self._steps]
-        nonfinite = None
-        if norm is not None and not math.isfinite(norm):
-            nonfinite = self._first(report.nonfinite)
         return StepReport(norm, clip_coef, False, nonfinite)
 
-    def _first(self, found: NonFinite | None) -> NonFinite | None:
-        """Of what the ranks found, the first in the order of the parameters."""
-        all_found = [one for one in self.comm.allgather(found) if one is not None]
-        return min(all_found, key=lambda one: (one.group, one.parameter), default=None)
+    def _nonfinite(self, own: Sequence[Array | None]) -> NonFinite | None:
+        """The first element of all ranks' gradients that is not finite."""
+        found = None
+        for p, gradient in zip(self._members, own, strict=True):
+            if found is None and gradient is not None and not np.isfinite(gradient).all():
+                element = tuple(np.argwhere(~np.isfinite(gradient))[0].tolist())
+                found = NonFinite(p.group, p.index, p.name, element, float(gradient[element]))
+        by_rank = [one for one in self.comm.allgather(found) if one is not None]
+        return min(by_rank, key=lambda one: (one.group, one.parameter), default=None)
 
     def _checked(self, grads: Any) -> list[Array]:
         """An array of the right shape for each parameter."""
