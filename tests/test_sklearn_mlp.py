@@ -173,12 +173,26 @@ def test_partial_fit_goes_on_and_survives_pickles(solver):
         assert_same(mine, other)
 
 
+def test_the_average_of_a_schedule_free_rule_is_what_is_judged_and_kept():
+    settings = {"solver": "adamw_schedule_free", "max_iter": 1, "learning_rate_init": 0.01}
+    mine = ours.MLPClassifier((9,), early_stopping=True, random_state=0, **settings).fit(X, Y)
+    optimizer = mine._descent.optimizer
+    assert not optimizer.training
+    np.testing.assert_allclose(mine.coefs_[0], optimizer.parameters()[0].T, atol=1e-12)
+    optimizer.train()
+    assert np.abs(mine.coefs_[0] - optimizer.parameters()[0].T).max() > 1e-4
+
+
 def test_warm_start_goes_on_from_the_weights():
     settings = {"hidden_layer_sizes": (9,), "warm_start": True, "max_iter": 3, "random_state": 0, **ADAM}
     mine, other = (module.MLPClassifier(**settings) for module in (ours, theirs))
     for _ in range(3):
         mine.fit(X, Y)
         other.fit(X, Y)
+    assert_same(mine, other)
+    for model in (mine, other):  # one that has stopped stops again after an epoch
+        model.set_params(tol=10.0, n_iter_no_change=1).fit(X, Y).fit(X, Y)
+    assert mine.n_iter_ == 1
     assert_same(mine, other)
     with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
         mine.fit(X, Y % 3)

@@ -35,8 +35,8 @@ class Batches:
     """Rows in batches, in arrays that every batch is written to: a sparse x is dense one batch at a time."""
 
     def __init__(self, rows: Rows, size: int) -> None:
-        self._of = rows
         self._is_sparse = not isinstance(rows.x, np.ndarray)
+        self._of = rows._replace(x=rows.x.tocsr()) if self._is_sparse else rows
         self._x = np.empty((size, rows.x.shape[1]), rows.x.dtype)
         self._y = np.empty((size, *rows.y.shape[1:]), rows.y.dtype)
 
@@ -46,9 +46,9 @@ class Batches:
         if self._is_sparse:
             self._of.x[rows].toarray(out=x)
         else:
-            # The rows are valid: "clip" spares np.take the copy that its default mode makes of `out`.
-            np.take(self._of.x, rows, axis=0, out=x, mode="clip")
-        np.take(self._of.y, rows, axis=0, out=y, mode="clip")
+            # The rows are valid: "clip" spares take the copy that its default mode makes of `out`.
+            self._of.x.take(rows, axis=0, out=x, mode="clip")
+        self._of.y.take(rows, axis=0, out=y, mode="clip")
         return Rows(x, y, None if weights is None else weights[rows])
 
 
@@ -127,13 +127,15 @@ def improves(estimator: Any, descent: Descent, held: Rows | None) -> bool:
     descent.end_epoch(estimator, estimator.t_)
     if estimator._no_improvement_count <= estimator.n_iter_no_change:
         return True
-    estimator._no_improvement_count = 0
     what = "Training loss" if held is None else "Validation score"
-    return not descent.stops(
-        estimator,
+    message = (
         f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} "
-        "consecutive epochs.",
+        "consecutive epochs."
     )
+    if descent.stops(estimator, message):
+        return False
+    estimator._no_improvement_count = 0
+    return True
 
 
 def train(estimator: Any, rows: Rows, network: Network, descent: Descent, epochs: int) -> bool:

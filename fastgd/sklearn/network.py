@@ -64,6 +64,8 @@ class Network:
         between = LAYERS[estimator.activation]
         self._activation = getattr(between, "kind", None)
         self._linears = [nn.Linear(*coef.shape, dtype=coef.dtype) for coef in estimator.coefs_]
+        #: views of all weights, as vectors
+        self._flat = [linear.weight.ravel() for linear in self._linears]
         layers: list[nn.Layer] = []
         for linear in self._linears:
             layers += [linear] if between is None or not layers else [between(), linear]
@@ -87,7 +89,7 @@ class Network:
 
     def squares(self) -> float:
         """The sum of the squares of all weights."""
-        return float(sum(np.vdot(linear.weight, linear.weight) for linear in self._linears))
+        return float(sum([weights @ weights for weights in self._flat]))
 
     def targets(self, y: Array, is_weighted: bool) -> Array:
         """scikit-learn's targets [rows, outputs] as `step` takes them."""
