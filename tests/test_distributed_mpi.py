@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -149,6 +150,17 @@ def test_a_launcher_of_another_library():
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 2
     assert "OMPI_COMM_WORLD_SIZE is 4, but mpi4py sees 1 rank" in run.stderr
+
+
+def test_the_loop_of_the_page(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text()
+    (block,) = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    script = tmp_path / "loop.py"
+    script.write_text(block)
+    run = mpiexec(2, script)
+    assert run.returncode == 0, run.stderr
+    assert "loss 0." in run.stdout
+    assert run.stdout.splitlines()[-1].startswith("4 parameters,")
 
 
 def test_mpi_is_not_imported_without_a_launcher():

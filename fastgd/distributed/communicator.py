@@ -18,6 +18,9 @@ __all__ = ["Communicator", "RankError", "guarded", "together"]
 
 T = TypeVar("T")
 
+#: as many of these as there are ranks add up to less than float64's largest number
+MAX_SUMMED = 1e300
+
 
 class RankError(RuntimeError):
     """Another rank could not begin; the message names it and the reason."""
@@ -26,7 +29,7 @@ class RankError(RuntimeError):
 class Communicator(ABC):
     """`size` processes (or threads) that are numbered by `rank` from 0, the first, and make the same calls.
 
-    Every method but `share` is collective: all ranks call it, in the same order.
+    Every method but `share` and `abort` is collective: all ranks call it, in the same order.
     """
 
     rank: int
@@ -81,8 +84,9 @@ class Communicator(ABC):
 
 
 def _sum(values: list[float]) -> float:
-    """math.fsum, which raises for infinities of both signs and for sums beyond float64."""
-    return math.fsum(values) if all(map(math.isfinite, values)) and max(values) < 1e300 else sum(values)
+    """Correctly rounded, unless it is beyond float64 or one of the values is not finite: fsum raises then."""
+    is_safe = all(abs(value) < MAX_SUMMED for value in values)
+    return math.fsum(values) if is_safe else sum(values)
 
 
 @contextmanager

@@ -33,8 +33,8 @@ class ShardedOptimizer:
     has state for it and updates it; then all ranks receive the parameters. Clipping goes by the norm of all
     gradients, and what is skipped is skipped by all.
 
-    optimizer: of the parameters, made alike on every rank; it is used up by this one, whose parts it makes.
-        Its parameters are set to those of the first rank; state that it has for others' parameters is freed.
+    optimizer: of all parameters, made alike on every rank, and from now on stepped by this one only. Its
+        parameters become those of the first rank; state that it has for others' parameters is freed.
     comm: the ranks. All methods but `learning_rates`, `parameters` and `state_bytes` are collective.
 
     Raises TypeError or ValueError for parameters on a device, for copies, and for `ema_decay`.
@@ -48,15 +48,14 @@ class ShardedOptimizer:
         self.comm = comm
         #: of this rank: it holds all parameters, and steps those that the rank owns
         self.local = optimizer
-        members = [p for group in optimizer.param_groups for p in group.members]
-        self._members = members
-        for p in members:
+        self._members = [p for group in optimizer.param_groups for p in group.members]
+        for p in self._members:
             if memory_of(p.array) is not HOST:
                 raise ValueError(f"{p} is on a device: ranks exchange memory of the host only")
             if p.copy is not None:
                 raise ValueError(f"{p} has a copy, which other ranks' steps would not reach")
             self._check_group(p.group)
-        self._arrays = [p.array for p in members]
+        self._arrays = [p.array for p in self._members]
         self.owners = owners_of([array.size for array in self._arrays], comm.size)
         self._lanes = lanes_of(self._arrays, self.owners, comm)
         #: made by each group, whoever owns its parameters
@@ -73,6 +72,7 @@ class ShardedOptimizer:
 
     @property
     def rule(self) -> Rule:
+        """The optimizer's."""
         return self.local.rule
 
     @property
@@ -81,6 +81,7 @@ class ShardedOptimizer:
         return self.local.param_groups
 
     def parameters(self) -> list[Any]:
+        """All of them, as Optimizer.parameters."""
         return self.local.parameters()
 
     def learning_rates(self) -> list[float]:
@@ -187,13 +188,13 @@ class ShardedOptimizer:
         if len(given) != len(self._arrays):
             raise ValueError(f"got {len(given)} gradients for {len(self._arrays)} parameters")
         arrays = []
-        for one, name, own in zip(given, self._members, self._arrays, strict=True):
+        for one, p, own in zip(given, self._members, self._arrays, strict=True):
             if one is None or isinstance(one, Rows):
                 what = "None" if one is None else "Rows"
-                raise TypeError(f"gradient of {name} is {what}: ranks sum whole arrays, give zeros there")
-            array = as_array(one, f"gradient of {name}")
+                raise TypeError(f"gradient of {p} is {what}: ranks sum whole arrays, give zeros there")
+            array = as_array(one, f"gradient of {p}")
             if array.shape != own.shape:
-                raise ValueError(f"gradient of {name} has shape {array.shape}, the parameter {own.shape}")
+                raise ValueError(f"gradient of {p} has shape {array.shape}, the parameter {own.shape}")
             arrays.append(array)
         return arrays
 
