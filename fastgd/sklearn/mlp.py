@@ -121,7 +121,7 @@ class MLPClassifier(TrainedHere, sklearn.neural_network.MLPClassifier):  # type:
         adds it to the root of the average itself, where it counts for more in the first steps.
 
     Rows come in scikit-learn's order for the same random_state. Sparse x is made dense a batch at a time.
-    Everything is computed in x's dtype, float32 or float64; in float32 training takes about half the time.
+    Everything is computed in x's dtype, float32 or float64; in float32 training takes less time.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
