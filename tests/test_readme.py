@@ -77,6 +77,7 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
     "page",
     [
         "averaging",
+        "c",
         "chance",
         "fit",
         "jit",
