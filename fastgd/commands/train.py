@@ -212,30 +212,37 @@ def run(chosen: dict[str, Any], own: Job) -> int:
             on_epoch=save_epoch,
         )
     ranks = own.described(result)
+    if own.is_first:
+        show(chosen, result, ranks)
     if save and not result.problem:
         training.save_checkpoint(save, result)
     if own.is_first:
-        hand_out(chosen, result, ranks)
+        hand_out(chosen, result, bool(ranks))
     return DIVERGED if result.problem else INTERRUPTED if result.interrupted else 0
 
 
-def hand_out(chosen: dict[str, Any], result: Result, ranks: dict[str, Any]) -> None:
-    """Prints the result and writes what shows it. ranks: what it says of them, where there are several."""
-    plot, save, report = (chosen.get(name) for name in ("plot", "save", "report"))
-    quiet, as_json = chosen.get("quiet", False), chosen.get("as_json", False)
-    if as_json:
+def show(chosen: dict[str, Any], result: Result, ranks: dict[str, Any]) -> None:
+    """Prints the result. ranks: what it says of them, where there are several."""
+    if chosen.get("as_json"):
         click.echo(json.dumps(finite({**summary(result), **ranks}), indent=2, allow_nan=False))
-    elif not quiet:
-        print_table(result)
-        if result.dataset.task == "text" and not result.problem:
-            click.echo(f"\nthe model writes:\n{text_of(result)}\n")
-    tell = (lambda line: None) if quiet or as_json else click.echo
-    if chosen.get("monitor") and not (quiet or as_json):
+        return
+    if chosen.get("quiet"):
+        return
+    print_table(result)
+    if result.dataset.task == "text" and not result.problem:
+        click.echo(f"\nthe model writes:\n{text_of(result)}\n")
+    if chosen.get("monitor"):
         monitor_of(result).print()
     if ranks:
-        tell(told(**ranks["ranks"]))
+        click.echo(told(**ranks["ranks"]))
     if result.stopped:
-        tell(f"stopped early: {result.stopped}")
+        click.echo(f"stopped early: {result.stopped}")
+
+
+def hand_out(chosen: dict[str, Any], result: Result, saves_epochs: bool) -> None:
+    """Writes what shows the result, and says where, and what has ended the training."""
+    plot, save, report = (chosen.get(name) for name in ("plot", "save", "report"))
+    tell = (lambda line: None) if chosen.get("quiet") or chosen.get("as_json") else click.echo
     if save and not result.problem:
         tell(f"saved to {save}; to go on: fastgd train --load {save}")
     if plot:
@@ -245,8 +252,9 @@ def hand_out(chosen: dict[str, Any], result: Result, ranks: dict[str, Any]) -> N
         save_run(report, result)
         tell(f"report in {report}")
     if result.problem:
-        kept = f"{save} has the last epoch that was completed." if ranks else f"Nothing was saved to {save}."
-        click.echo(f"Training ended: {result.problem}.{f' {kept}' if save else ''}", err=True)
+        before = f" {save} is as after the last epoch that was completed."
+        saved = before if saves_epochs else f" Nothing was saved to {save}."
+        click.echo(f"Training ended: {result.problem}.{saved if save else ''}", err=True)
 
 
 def merge(chosen: dict[str, Any], resume: Checkpoint | None) -> Settings:
