@@ -33,8 +33,8 @@ fn structs_are_those_of_the_abi() {
             factor_cols matrix_rows),
         lines!("fgd_group", Group, rule switches maximize cautious rounding state_rounding seed
             average_weight scalars),
-        lines!("fgd_options", Options, grad_scale clip_value clip_norm clip_unit unit_eps total_norm norm scope
-            normalize measure skip_nonfinite),
+        lines!("fgd_options", Options, grad_scale clip_value clip_norm clip_unit unit_eps total_norm norm
+            scope normalize measure skip_nonfinite),
         lines!("fgd_report", Report, measured skipped norm sumsq clip_coef nonfinite_tensor nonfinite_element
             error_tensor),
         lines!("fgd_activation", Activation, kind a b),
