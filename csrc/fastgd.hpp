@@ -54,7 +54,8 @@ public:
     Span() = default;
     Span(T *data, std::size_t size) : data_(data), size_(size) {}
     template <class Container,
-              class = std::enable_if_t<std::is_convertible_v<decltype(std::declval<Container>().data()), T *>>>
+              class = std::enable_if_t<
+                  std::is_convertible_v<decltype(std::declval<Container>().data()), T *>>>
     Span(Container &&elements) : data_(elements.data()), size_(elements.size()) {}
 
     T *data() const noexcept { return data_; }
@@ -93,7 +94,7 @@ public:
         if (row_->decay >= 0) group_.scalars[row_->decay] = 1;
     }
 
-    /* Sets a scalar, and returns the rule. Throws std::invalid_argument where the rule has none of this name. */
+    /* Sets a scalar, and returns the rule. Throws std::invalid_argument where there is none of this name. */
     Rule &set(const std::string &scalar, double value) {
         group_.scalars[find(row_->scalars, row_->n_scalars, scalar, "scalar")] = value;
         return *this;
@@ -121,7 +122,7 @@ private:
     const fgd_rule *row_;
 };
 
-/* Stochastic gradient descent with momentum (Sutskever et al. 2013, section 2), weight decay as an L2 term. */
+/* Stochastic gradient descent, with momentum as in Sutskever et al. 2013, section 2; weight decay is L2. */
 struct SGD {
     double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;
     bool nesterov = false;
@@ -277,7 +278,7 @@ public:
     /* Updates that the parameter has had, the first added being 0; may be set, with its state. */
     std::int64_t &steps(std::size_t parameter) { return steps_.at(parameter); }
 
-    /* The state of a parameter in a slot of the rule, as in its row in rules.def; T is the parameter's. Throws
+    /* The state of a parameter in a slot of the rule, named as in rules.def; T is the parameter's. Throws
      * std::invalid_argument where there is none of this name or it is not in use. */
     template <class T> Span<T> state(std::size_t parameter, const std::string &slot) {
         const fgd_tensor &tensor = tensors_.at(parameter);

@@ -1,4 +1,4 @@
-/* Trains a network of two layers on a CSV file with libfastgd: a header, then IN numbers and a class a line. */
+/* Trains a network of two layers on a CSV file with libfastgd: a header, IN numbers and a class a line. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
         tensors[k].param = params[k], tensors[k].grad = grads[k], tensors[k].state[0] = buffers[k];
         tensors[k].step = &steps[k];
     }
-    /* b = momentum b + grad_weight g,  w = decay w - lr b: rules.def has switches and scalars in this order */
+    /* b = momentum b + grad_weight g,  w = decay w - lr b: rules.def has the order of switches and scalars */
     const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, /* momentum */
                              .scalars = {0.1 /* lr */, 0, 1 /* decay */, 0.9 /* momentum */, 1}};
     const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = 1,
