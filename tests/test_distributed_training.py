@@ -115,6 +115,10 @@ def test_statistics_of_batch_norm_become_those_of_all():
     assert on_threads(3, statistics) == [[[1.0, 1.0], 7, [9]]] * 3
 
 
+def test_all_go_by_what_the_first_rank_computes():
+    assert on_threads(3, lambda comm: Team(comm).by_first(lambda: comm.rank)) == [0, 0, 0]
+
+
 def test_every_epoch_can_be_saved(tmp_path):
     path, seen = tmp_path / "run.safetensors", []
 
