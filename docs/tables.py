@@ -156,6 +156,20 @@ def torch_stub() -> str:
     return "\n".join([*lines, "", *made])
 
 
+def jax_stub() -> str:
+    """Of fastgd.jax, for which JAX need not be there."""
+    lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
+    lines += [f"from fastgd.jax.optimizer import {name} as {name}" for name in ("Optimizer", "State")]
+    beside = {name: (kind, value) for name, (kind, value, _) in LASTING.items()} | {"seed": ("int", 0)}
+    made = []
+    for rule in RULES.values():
+        text = stub_class(rule, "Optimizer", beside).replace("lr: float", "lr: Any")
+        text = text.replace(f"class {rule.title}(Optimizer):\n    def __init__(", f"def {rule.name}(")
+        text = text.replace("        self,\n        params: Any,\n", "").replace("-> None", "-> Optimizer")
+        made.append(text.replace("\n        ", "\n    ").replace("\n    )", "\n)"))
+    return "\n".join([*lines, "", *made])
+
+
 def replaced(text: str, name: str, new: str) -> str:
     pattern = re.compile(rf"(<!-- {name} begin.*?-->\n).*?(<!-- {name} end -->)", re.DOTALL)
     assert pattern.search(text), f"the markers for {name} are lost"
@@ -176,6 +190,7 @@ def outputs() -> dict[Path, str]:
         readme: replaced(replaced(readme.read_text(), "rules", rules_table()), "settings", settings_table()),
         ROOT / "fastgd/__init__.pyi": stub(),
         ROOT / "fastgd/torch/__init__.pyi": torch_stub(),
+        ROOT / "fastgd/jax/__init__.pyi": jax_stub(),
     }
 
 

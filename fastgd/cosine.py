@@ -21,7 +21,11 @@ def _polynomial(coefficients: tuple[float, ...], z: float) -> float:
 def cos_pi(x: float) -> float:
     """cos(pi x) for x in [0, 1], to 4e-16; exact at 0, 1/2 and 1. From products and sums alone."""
     if x > 0.5:
-        return -cos_pi(1.0 - x)
+        return -_first_half(1.0 - x)
+    return _first_half(x)
+
+
+def _first_half(x: float) -> float:
     if x <= 0.25:
         angle = math.pi * x
         return _polynomial(_COS, angle * angle)

@@ -174,16 +174,20 @@ static XLA_FFI_Error *make_step(XLA_FFI_CallFrame *frame, const step *s) {
     return NULL;
 }
 
-static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
+/* Whether the call only asks which version of the interface is used here; then it is answered. */
+static int tells_version(XLA_FFI_CallFrame *frame) {
     XLA_FFI_Extension_Base *extension = frame->extension_start;
-    if (extension && extension->type == XLA_FFI_Extension_Metadata) {
-        XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
-        const int minor = frame->api ? frame->api->api_version.minor_version : XLA_FFI_API_MINOR;
-        metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-        /* what is used here has been the same since minor version 0, and an older XLA asks for its own */
-        metadata->api_version.minor_version = minor < XLA_FFI_API_MINOR ? minor : XLA_FFI_API_MINOR;
-        return NULL;
-    }
+    if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
+    XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
+    const int minor = frame->api ? frame->api->api_version.minor_version : XLA_FFI_API_MINOR;
+    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+    /* what is used here has been the same since minor version 0, and an older XLA asks for its own */
+    metadata->api_version.minor_version = minor < XLA_FFI_API_MINOR ? minor : XLA_FFI_API_MINOR;
+    return 1;
+}
+
+static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
+    if (tells_version(frame)) return NULL;
     step s;
     const char *refusal = read_step(frame, &s);
     if (refusal) return failed(frame, refusal);
@@ -196,7 +200,17 @@ static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
     return error;
 }
 
+/* In its place on other platforms. */
+static XLA_FFI_Error *refuse(XLA_FFI_CallFrame *frame) {
+    if (tells_version(frame)) return NULL;
+    return failed(frame, "fastgd.jax works on CPU: put parameters and state there, or use optax on this device");
+}
+
 /* ---- The module ------------------------------------------------------------------------------------- */
+
+static PyObject *capsule_of(XLA_FFI_Handler *handler) {
+    return PyCapsule_New((void *)(uintptr_t)handler, "xla._CUSTOM_CALL_TARGET", NULL);
+}
 
 static PyObject *bind(PyObject *self, PyObject *arguments) {
     unsigned long long update_at, error_text_at;
@@ -205,13 +219,14 @@ static PyObject *bind(PyObject *self, PyObject *arguments) {
     update = (int (*)(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *, void *, int64_t,
                       fgd_report *))(uintptr_t)update_at;
     error_text = (const char *(*)(int))(uintptr_t)error_text_at;
-    return PyCapsule_New((void *)(uintptr_t)handle, "xla._CUSTOM_CALL_TARGET", NULL);
+    return Py_BuildValue("NN", capsule_of(handle), capsule_of(refuse));
 }
 
 static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS,
-     "bind(update, error_text) -> capsule\n\n"
-     "The handler, for jax.ffi.register_ffi_target, which calls the functions at these addresses."},
+     "bind(update, error_text) -> (handler, refusal)\n\n"
+     "For jax.ffi.register_ffi_target: the handler, which calls the functions at these addresses, and one that\n"
+     "refuses, for other platforms than CPU."},
     {NULL, NULL, 0, NULL},
 };
 

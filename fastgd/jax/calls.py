@@ -64,7 +64,10 @@ class Group(NamedTuple):
 def _registered() -> str:
     functions = ("fgd_update", "fgd_error_text")
     addresses = [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in functions]
-    jax.ffi.register_ffi_target(TARGET, bind(*addresses), platform="cpu")
+    handler, refusal = bind(*addresses)
+    jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+    for platform in ("CUDA", "ROCM"):
+        jax.ffi.register_ffi_target(TARGET, refusal, platform=platform)
     return TARGET
 
 

@@ -189,6 +189,20 @@ class Optimizer:
         after, state = self.step(params, updates, state)
         return jax.tree.map(lambda new, old: new - old, after, params), state
 
+    def eval_params(self, params: Any, state: State) -> Any:
+        """The parameters to evaluate with: their running averages where there is an ema_decay, or what a
+        schedule-free rule has learned, as `Optimizer.eval` of fastgd gives it; otherwise themselves."""
+        average = self.rule.average
+        if state.average is not None:
+            return jax.tree.map(lambda p, mean: mean.astype(p.dtype), params, state.average)
+        if average is None:
+            return params
+        # y = beta x + (1 - beta) z: see rules.table.Average; before the first step z is y
+        weight = jnp.where(state.count > 0, 1.0 - 1.0 / average.beta(self.values), 0.0)
+        return jax.tree.map(
+            lambda y, z: (y + weight * (z - y)).astype(y.dtype), params, state.slots[average.slot]
+        )
+
     # ---- What rules ask for -------------------------------------------------------------------------
 
     def _seen(self, leaf: Any) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fastgd.rules.powers import Unknown
@@ -25,7 +26,7 @@ INSTRUCTIONS = (*COMPUTING, *BRANCHING, "give", "end")
 LAST_STEP = 2**31 - 1
 
 #: branches on the way to a result; a function that has more loops over a symbol
-MOST_BRANCHES = 256
+MOST_BRANCHES = 100
 
 
 class Program(NamedTuple):
@@ -85,7 +86,10 @@ class Symbol(Unknown):
         return self.noted("floordiv", self, other)
 
     def __mod__(self, other: Any) -> Symbol:
-        return self - self // other * other
+        result: Symbol = self - self // other * other
+        if not isinstance(other, Symbol):
+            result.most = other - 1
+        return result
 
     def __divmod__(self, other: Any) -> tuple[Symbol, Symbol]:
         return self // other, self % other
@@ -164,7 +168,7 @@ class _Tracer:
 def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int) -> Program:
     """The program of a function that takes so many numbers, the first of them a count, and returns some.
 
-    Raises RecursionError for one that loops over a symbol; what else it raises is the function's own.
+    Raises ValueError for one that loops over a symbol; what else it raises is the function's own.
     """
     constants: dict[str, float] = {}
     code: list[tuple[str, int, Any, Any]] = []
@@ -174,24 +178,23 @@ def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int) 
     def follow(ways: tuple[bool, ...]) -> None:
         nonlocal outputs
         if len(ways) > MOST_BRANCHES:
-            raise RecursionError(f"{function} branches more than {MOST_BRANCHES} times")
+            raise ValueError(f"{function} branches more than {MOST_BRANCHES} times")
         tracer = _Tracer(inputs, constants, ways)
         symbols = [Symbol(tracer, i, math.inf if i else LAST_STEP) for i in range(inputs)]
-        try:
+        results: Sequence[Any] | None = None
+        with suppress(_Branch):
             results = function(symbols)
-        except _Branch:
-            branch = len(code) + len(tracer.code) - 1
-            code.extend(tracer.code)
-            sizes.append(tracer.computed_so_far)
+        if results is not None:
+            outputs = len(results)
+            tracer.give(results)
+        branch = len(code) + len(tracer.code) - 1
+        code.extend(tracer.code)
+        sizes.append(tracer.computed_so_far)
+        if results is None:
             follow((*ways, True))
             name, _, a, b = code[branch]
             code[branch] = name, len(code), a, b
             follow((*ways, False))
-            return
-        outputs = len(results)
-        tracer.give(results)
-        code.extend(tracer.code)
-        sizes.append(tracer.computed_so_far)
 
     follow(())
     places = {text: inputs + i for i, text in enumerate(constants)}
