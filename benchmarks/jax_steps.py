@@ -1,6 +1,6 @@
 """Steps of fastgd.jax beside optax, both under jit: they take turns in one run, medians of their times.
 
-`python benchmarks/jax_steps.py [--rounds 31] [--threads 2] [--only NAME] [--out FILE.json]`; needs jax, optax.
+`python benchmarks/jax_steps.py [--rounds 31] [--threads 2] [--only NAME] [--out FILE.json]`; needs optax.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Workload(NamedTuple):
     #: steps that are timed as one
     repeats: int
     clip_norm: float | None = None
+    #: steps that are made in one compiled loop, and timed as one
+    looped: int = 0
 
 
 SMALL: Shapes = [(64, 64)] * 150 + [(64,)] * 150
@@ -38,6 +40,7 @@ BIG: Shapes = [(4096, 1024)] * 4  # 16.8 million elements
 WORKLOADS = {
     "small: step": Workload(SMALL, 20),
     "small: clip+step": Workload(SMALL, 20, clip_norm=1.0),
+    "small: clip+step in a loop": Workload(SMALL, 1, clip_norm=1.0, looped=50),
     "big: step": Workload(BIG, 1),
     "big: clip+step": Workload(BIG, 1, clip_norm=1.0),
 }
@@ -51,9 +54,15 @@ def arrays(workload: Workload, seed: int) -> dict[str, Any]:
     }
 
 
-def stepping(step: Callable[..., Any], params: Any, grads: Any, state: Any) -> Callable[[], None]:
-    """Steps of a compiled function, parameters and state donated."""
-    compiled, at = jax.jit(step, donate_argnums=(0, 2)), [params, state]
+def stepping(
+    step: Callable[..., Any], params: Any, grads: Any, state: Any, looped: int
+) -> Callable[[], None]:
+    """Steps of a compiled function, parameters and state donated; so many in a compiled loop, unless 0."""
+
+    def loop(params: Any, grads: Any, state: Any) -> Any:
+        return jax.lax.fori_loop(0, looped, lambda _, at: step(at[0], grads, at[1]), (params, state))
+
+    compiled, at = jax.jit(loop if looped else step, donate_argnums=(0, 2)), [params, state]
 
     def run() -> None:
         at[:] = compiled(at[0], grads, at[1])
@@ -76,8 +85,8 @@ def steps(workload: Workload) -> tuple[Callable[[], None], Callable[[], None]]:
 
     grads, first, second = (arrays(workload, seed) for seed in (1, 0, 0))
     return (
-        stepping(step, first, grads, theirs.init(first)),
-        stepping(ours.step, second, grads, ours.init(second)),
+        stepping(step, first, grads, theirs.init(first), workload.looped),
+        stepping(ours.step, second, grads, ours.init(second), workload.looped),
     )
 
 
@@ -92,7 +101,7 @@ def measured(workload: Workload, rounds: int) -> dict[str, float]:
             began = time.perf_counter()
             for _ in range(workload.repeats):
                 step()
-            taken.append((time.perf_counter() - began) / workload.repeats)
+            taken.append((time.perf_counter() - began) / workload.repeats / max(workload.looped, 1))
     theirs, ours = map(statistics.median, seconds)
     return {"optax": theirs, "fastgd": ours, "speed": theirs / ours}
 

@@ -147,6 +147,13 @@ def test_averages_to_evaluate_with():
     np.testing.assert_allclose(opt.eval_params(params, state)["w"], own, rtol=1e-6)
 
 
+def test_a_rate_may_be_an_argument_of_the_compiled_function():
+    params = {"w": jnp.ones(4)}
+    after, _ = jax.jit(lambda p, s, lr: fgd.adamw(lr).step(p, p, s))(params, fgd.adamw().init(params), 0.25)
+    expected, _ = jax.jit(fgd.adamw(0.25).step)(params, params, fgd.adamw().init(params))
+    np.testing.assert_array_equal(after["w"], expected["w"])
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -80,6 +80,7 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
         "c",
         "chance",
         "fit",
+        pytest.param("jax", marks=pytest.mark.peer),
         "jit",
         "lab",
         "landscape",
@@ -93,6 +94,8 @@ def test_the_blocks_about_torch_run_one_behind_the_other():
 )
 def test_the_blocks_of_a_page_run_one_behind_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if page == "jax":
+        pytest.importorskip("optax", reason="the page is about jax and optax, which are no dependencies")
     known = {"__name__": page}
     for block in blocks(DOCS / f"{page}.md"):
         exec(block, known)

@@ -72,7 +72,10 @@ class Optimizer:
         if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
             value = value.item()
         varies = callable(value) or isinstance(value, jax.Array)
-        if not varies or name not in self.rule.defaults or not self.rule.hyperparameter(name).folded:
+        if not varies or name not in self.rule.defaults:
+            return check_value(self.rule, name, value)
+        entry = self.rule.hyperparameter(name)
+        if not entry.folded and entry.like is None:  # one that is like the rate is folded with it
             return check_value(self.rule, name, value)
         if isinstance(value, ReduceOnPlateau):
             raise TypeError(
