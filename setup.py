@@ -193,6 +193,7 @@ handler = Extension(
     "fastgd.jax._handler",
     ["fastgd/jax/_handler.c", "fastgd/jax/_program.c"],
     include_dirs=["csrc"],
+    libraries=[] if sys.platform == "win32" else ["m"],
     depends=["fastgd/jax/_program.h", "fastgd/jax/xla_c_api.h", "csrc/fastgd.h"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
