@@ -1,8 +1,8 @@
 /* The step as XLA calls it: a handler of its foreign function interface, whose C API xla_c_api.h describes.
  *
- * It runs on XLA's threads, without the GIL, and calls fgd_update once. Arguments: the count of steps, what is
- * carried from step to step, rates, gradients, and what is updated. Results: count, carried, what is updated
- * in the same memory as the argument, and scratch memory, of which all that a call needs is taken. */
+ * It runs on XLA's threads, without the GIL, and calls fgd_update once. Arguments: the count of steps, what
+ * is carried from step to step, rates, gradients, and what is updated. Results: count, carried, what is
+ * updated in the same memory as the argument, and scratch memory, of which all that a call needs is taken. */
 #include <Python.h>
 #include <fenv.h>
 #include <stdint.h>
@@ -12,10 +12,13 @@
 #include "fastgd.h"
 #include "xla_c_api.h"
 
+typedef int update_function(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *,
+                            void *, int64_t, fgd_report *);
+typedef const char *text_function(int);
+
 /* Of fastgd._native, which is another library: set by bind(). */
-static int (*update)(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *, void *, int64_t,
-                     fgd_report *);
-static const char *(*error_text)(int);
+static update_function *update;
+static text_function *error_text;
 
 static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, const char *message) {
     XLA_FFI_Error_Create_Args args = {.struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE,
@@ -51,8 +54,8 @@ static const XLA_FFI_Array *array(const XLA_FFI_CallFrame *frame, const char *na
     return NULL;
 }
 
-/* The attributes, which fastgd/jax/calls.py writes. rates: arguments of programs; carried: numbers of a group;
- * registers: the most that a program has. */
+/* The attributes, which fastgd/jax/calls.py writes. rates: arguments of programs; carried: numbers of a
+ * group; registers: the most that a program has. */
 typedef struct extents {
     int64_t abi, rates, carried, registers, workspace;
 } extents;
@@ -70,7 +73,8 @@ typedef struct step {
 
 static const char *read_step(const XLA_FFI_CallFrame *frame, step *s) {
     const XLA_FFI_Array *sizes = array(frame, "sizes", XLA_FFI_DataType_S64);
-    if (!sizes || sizes->size * 8 != sizeof(extents) || ((const extents *)sizes->data)->abi != FGD_ABI_VERSION)
+    if (!sizes || sizes->size * 8 != sizeof(extents) ||
+        ((const extents *)sizes->data)->abi != FGD_ABI_VERSION)
         return "the step was compiled for another version of fastgd";
     s->sizes = *(const extents *)sizes->data;
     s->tensors = array(frame, "tensors", XLA_FFI_DataType_S64);
@@ -105,7 +109,8 @@ static int put(const XLA_FFI_CallFrame *frame, void *pointer_field) {
 static int fill(const XLA_FFI_CallFrame *frame, fgd_tensor *t) {
     int there = put(frame, &t->param) && put(frame, &t->grad) && put(frame, &t->residual);
     there = there && put(frame, &t->average);
-    for (int k = 0; there && k < FGD_MAX_SLOTS; k++) there = put(frame, &t->state[k]) && put(frame, &t->scales[k]);
+    for (int k = 0; there && k < FGD_MAX_SLOTS; k++)
+        there = put(frame, &t->state[k]) && put(frame, &t->scales[k]);
     return there;
 }
 
@@ -123,8 +128,8 @@ static double rate_of(const XLA_FFI_Buffer *b) {
 /* ---- The handler ------------------------------------------------------------------------------------ */
 
 /* Sets the scalars of each group, and what it carries on, from the count of steps made. */
-static void fold(const XLA_FFI_CallFrame *frame, const step *s, int32_t made, double *registers, double *outputs,
-                 fgd_group *groups, double *carried_on) {
+static void fold(const XLA_FFI_CallFrame *frame, const step *s, int32_t made, double *registers,
+                 double *outputs, fgd_group *groups, double *carried_on) {
     const int64_t rates = s->sizes.rates, carried = s->sizes.carried, first_rate = carried ? 2 : 1;
     const double *carried_in = carried ? argument(frame, 1)->data : NULL;
     for (int64_t g = 0; g < s->n_groups; g++) {
@@ -152,7 +157,8 @@ static XLA_FFI_Error *make_step(XLA_FFI_CallFrame *frame, const step *s) {
     double *registers = take(&memory, (size_t)s->sizes.registers * sizeof(double));
     double *outputs = take(&memory, (FGD_MAX_SCALARS + (size_t)s->sizes.carried) * sizeof(double));
     void *workspace = take(&memory, (size_t)s->sizes.workspace);
-    if (memory - (char *)scratch->data > elements(scratch)) return failed(frame, "scratch memory is too small");
+    if (memory - (char *)scratch->data > elements(scratch))
+        return failed(frame, "scratch memory is too small");
 
     const int32_t made = *(const int32_t *)argument(frame, 0)->data;
     memcpy(tensors, s->tensors->data, n_tensors * sizeof *tensors);
@@ -203,7 +209,8 @@ static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
 /* In its place on other platforms. */
 static XLA_FFI_Error *refuse(XLA_FFI_CallFrame *frame) {
     if (tells_version(frame)) return NULL;
-    return failed(frame, "fastgd.jax works on CPU: put parameters and state there, or use optax on this device");
+    return failed(
+        frame, "fastgd.jax works on CPU: put parameters and state there, or use optax on this device");
 }
 
 /* ---- The module ------------------------------------------------------------------------------------- */
@@ -216,17 +223,16 @@ static PyObject *bind(PyObject *self, PyObject *arguments) {
     unsigned long long update_at, error_text_at;
     (void)self;
     if (!PyArg_ParseTuple(arguments, "KK", &update_at, &error_text_at)) return NULL;
-    update = (int (*)(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *, void *, int64_t,
-                      fgd_report *))(uintptr_t)update_at;
-    error_text = (const char *(*)(int))(uintptr_t)error_text_at;
+    update = (update_function *)(uintptr_t)update_at;
+    error_text = (text_function *)(uintptr_t)error_text_at;
     return Py_BuildValue("NN", capsule_of(handle), capsule_of(refuse));
 }
 
 static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS,
      "bind(update, error_text) -> (handler, refusal)\n\n"
-     "For jax.ffi.register_ffi_target: the handler, which calls the functions at these addresses, and one that\n"
-     "refuses, for other platforms than CPU."},
+     "For jax.ffi.register_ffi_target: the handler, which calls the functions at these addresses, and one\n"
+     "that refuses, for other platforms than CPU."},
     {NULL, NULL, 0, NULL},
 };
 
