@@ -194,13 +194,27 @@ handler = Extension(
     ["fastgd/jax/_handler.c", "fastgd/jax/_program.c"],
     include_dirs=["csrc"],
     libraries=[] if sys.platform == "win32" else ["m"],
-    depends=["fastgd/jax/_program.h", "fastgd/jax/xla_c_api.h", "csrc/fastgd.h"],
+    depends=[
+        "fastgd/jax/_frame.h",
+        "fastgd/jax/_program.h",
+        "fastgd/jax/xla_c_api.h",
+        "csrc/fastgd.h",
+    ],
+    define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
+    py_limited_api=limited_api,
+)
+passes = Extension(
+    "fastgd.jax._passes",
+    ["fastgd/jax/_passes.c"],
+    include_dirs=["csrc"],
+    depends=["fastgd/jax/_frame.h", "fastgd/jax/xla_c_api.h", "csrc/fastgd.h", "csrc/fastgd_layers.h"],
+    libraries=[] if sys.platform == "win32" else ["m"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
 )
 
 setup(
-    ext_modules=[gather, handler],
+    ext_modules=[gather, handler, passes],
     cffi_modules=["csrc/build_ffi.py:ffi"],
     cmdclass={"build_ext": BuildLibrary},
     options=wheel_options,

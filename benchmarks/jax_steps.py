@@ -32,6 +32,8 @@ class Workload(NamedTuple):
     clip_norm: float | None = None
     #: steps that are made in one compiled loop, and timed as one
     looped: int = 0
+    #: what each side is given: the arrays as they are, or put together by fastgd.jax.pack
+    packed: tuple[bool, bool] = (False, False)
 
 
 SMALL: Shapes = [(64, 64)] * 150 + [(64,)] * 150
@@ -40,6 +42,8 @@ BIG: Shapes = [(4096, 1024)] * 4  # 16.8 million elements
 WORKLOADS = {
     "small: step": Workload(SMALL, 20),
     "small: clip+step": Workload(SMALL, 20, clip_norm=1.0),
+    "small, ours packed: clip+step": Workload(SMALL, 20, clip_norm=1.0, packed=(False, True)),
+    "small, packed: clip+step": Workload(SMALL, 20, clip_norm=1.0, packed=(True, True)),
     "small: clip+step in a loop": Workload(SMALL, 1, clip_norm=1.0, looped=50),
     "big: step": Workload(BIG, 1),
     "big: clip+step": Workload(BIG, 1, clip_norm=1.0),
@@ -83,11 +87,15 @@ def steps(workload: Workload) -> tuple[Callable[[], None], Callable[[], None]]:
         updates, state = theirs.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    grads, first, second = (arrays(workload, seed) for seed in (1, 0, 0))
-    return (
-        stepping(step, first, grads, theirs.init(first), workload.looped),
-        stepping(ours.step, second, grads, ours.init(second), workload.looped),
-    )
+    sides = []
+    for made, init, is_packed in zip(
+        (step, ours.step), (theirs.init, ours.init), workload.packed, strict=True
+    ):
+        grads, params = (arrays(workload, seed) for seed in (1, 0))
+        if is_packed:
+            grads, params = fastgd.jax.pack(grads), fastgd.jax.pack(params)
+        sides.append(stepping(made, params, grads, init(params), workload.looped))
+    return sides[0], sides[1]
 
 
 def measured(workload: Workload, rounds: int) -> dict[str, float]:
@@ -122,7 +130,7 @@ def main() -> None:
         if asked.only in (None, name):
             rows[name] = measured(workload, asked.rounds)
             taken = "{optax:.3g} s, fastgd {fastgd:.3g} s".format(**rows[name])
-            print(f"{name:24} optax {taken}: {rows[name]['speed']:.2f} times as fast", flush=True)
+            print(f"{name:30} optax {taken}: {rows[name]['speed']:.2f} times as fast", flush=True)
     if asked.out:
         facts = {
             "cores": os.cpu_count(),

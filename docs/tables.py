@@ -159,7 +159,9 @@ def torch_stub() -> str:
 def jax_stub() -> str:
     """Of fastgd.jax, for which JAX need not be there."""
     lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
+    lines.append("from fastgd.jax.models import function as function")
     lines += [f"from fastgd.jax.optimizer import {name} as {name}" for name in ("Optimizer", "State")]
+    lines += [f"from fastgd.jax.packed import {name} as {name}" for name in ("Packed", "pack")]
     beside = {name: (kind, value) for name, (kind, value, _) in LASTING.items()} | {"seed": ("int", 0)}
     made = []
     for rule in RULES.values():

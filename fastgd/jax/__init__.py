@@ -1,4 +1,4 @@
-"""fastgd for JAX: optax transformations whose whole step is one native call under jit, in place.
+"""fastgd for JAX: optax transformations whose whole step is one native call under jit, in place, and models.
 
 import fastgd.jax as fgd
 
@@ -15,9 +15,11 @@ from importlib.util import find_spec
 if find_spec("jax") is None:
     raise ModuleNotFoundError("fastgd.jax needs JAX: pip install 'fastgd[jax]'", name="jax")
 
+from fastgd.jax.models import function
 from fastgd.jax.optimizer import Optimizer, State
 from fastgd.jax.optimizers import FUNCTIONS
+from fastgd.jax.packed import Packed, pack
 
 globals().update(FUNCTIONS)
 
-__all__ = [*FUNCTIONS, "Optimizer", "State"]
+__all__ = [*FUNCTIONS, "Optimizer", "Packed", "State", "function", "pack"]

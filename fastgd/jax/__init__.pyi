@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from fastgd.jax.models import function as function
 from fastgd.jax.optimizer import Optimizer as Optimizer
 from fastgd.jax.optimizer import State as State
+from fastgd.jax.packed import Packed as Packed
+from fastgd.jax.packed import pack as pack
 
 def sgd(
     lr: Any = 0.001,

@@ -8,9 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_frame.h"
 #include "_program.h"
 #include "fastgd.h"
-#include "xla_c_api.h"
 
 typedef int update_function(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *,
                             void *, int64_t, fgd_report *);
@@ -20,39 +20,7 @@ typedef const char *text_function(int);
 static update_function *update;
 static text_function *error_text;
 
-static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, const char *message) {
-    XLA_FFI_Error_Create_Args args = {.struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE,
-                                      .message = message,
-                                      .errc = XLA_FFI_Error_Code_INVALID_ARGUMENT};
-    return frame->api->XLA_FFI_Error_Create(&args);
-}
-
 /* ---- What a call has been given --------------------------------------------------------------------- */
-
-static const XLA_FFI_Buffer *argument(const XLA_FFI_CallFrame *frame, int64_t i) {
-    return i < frame->args.size ? frame->args.args[i] : NULL;
-}
-
-static const XLA_FFI_Buffer *result(const XLA_FFI_CallFrame *frame, int64_t i) {
-    return i < frame->rets.size ? frame->rets.rets[i] : NULL;
-}
-
-static int64_t elements(const XLA_FFI_Buffer *b) {
-    int64_t n = 1;
-    for (int64_t i = 0; i < b->rank; i++) n *= b->dims[i];
-    return n;
-}
-
-/* An attribute that is an array of that type; NULL: there is none. */
-static const XLA_FFI_Array *array(const XLA_FFI_CallFrame *frame, const char *name, XLA_FFI_DataType dtype) {
-    for (int64_t i = 0; i < frame->attrs.size; i++) {
-        const XLA_FFI_ByteSpan *span = frame->attrs.names[i];
-        if (span->len != strlen(name) || memcmp(span->ptr, name, span->len)) continue;
-        const XLA_FFI_Array *found = frame->attrs.attrs[i];
-        return frame->attrs.types[i] == XLA_FFI_AttrType_ARRAY && found->dtype == dtype ? found : NULL;
-    }
-    return NULL;
-}
 
 /* The attributes, which fastgd/jax/calls.py writes. rates: arguments of programs; carried: numbers of a
  * group; registers: the most that a program has. */
@@ -100,8 +68,7 @@ static int put(const XLA_FFI_CallFrame *frame, void *pointer_field) {
     intptr_t number;
     memcpy(&number, pointer_field, sizeof number);
     if (!number) return 1;
-    const int64_t i = number - 1 - frame->args.size;
-    const XLA_FFI_Buffer *b = i < 0 ? argument(frame, number - 1) : result(frame, i);
+    const XLA_FFI_Buffer *b = operand(frame, number);
     if (b) memcpy(pointer_field, &b->data, sizeof b->data);
     return b != NULL;
 }
@@ -112,13 +79,6 @@ static int fill(const XLA_FFI_CallFrame *frame, fgd_tensor *t) {
     for (int k = 0; there && k < FGD_MAX_SLOTS; k++)
         there = put(frame, &t->state[k]) && put(frame, &t->scales[k]);
     return there;
-}
-
-/* Splits scratch memory; aligned for every type. */
-static void *take(char **memory, size_t bytes) {
-    void *taken = *memory;
-    *memory += (bytes + 63) / 64 * 64;
-    return taken;
 }
 
 static double rate_of(const XLA_FFI_Buffer *b) {
@@ -178,18 +138,6 @@ static XLA_FFI_Error *make_step(XLA_FFI_CallFrame *frame, const step *s) {
     memcpy(result(frame, 0)->data, &now, sizeof now);
     if (!report.skipped && carried_bytes) memcpy(result(frame, 1)->data, carried_on, carried_bytes);
     return NULL;
-}
-
-/* Whether the call only asks which version of the interface is used here; then it is answered. */
-static int tells_version(XLA_FFI_CallFrame *frame) {
-    XLA_FFI_Extension_Base *extension = frame->extension_start;
-    if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
-    XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
-    const int minor = frame->api ? frame->api->api_version.minor_version : XLA_FFI_API_MINOR;
-    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-    /* what is used here has been the same since minor version 0, and an older XLA asks for its own */
-    metadata->api_version.minor_version = minor < XLA_FFI_API_MINOR ? minor : XLA_FFI_API_MINOR;
-    return 1;
 }
 
 static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {

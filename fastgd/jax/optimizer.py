@@ -16,6 +16,7 @@ from fastgd.backends.base import BLOCK, Codes
 from fastgd.checks import named, whole
 from fastgd.groups import by_position
 from fastgd.jax.calls import Group, Member, make_step
+from fastgd.jax.packed import Packed
 from fastgd.jax.programs import Program, program_of
 from fastgd.kept import check_rounding, residual_dtype, slot_dtype
 from fastgd.options import LASTING, step_options
@@ -93,7 +94,7 @@ class Optimizer:
 
         Raises TypeError or ValueError, naming the parameter, for what cannot be updated.
         """
-        paths, leaves, tree = _flattened(params)
+        paths, leaves, tree = self._flattened(params)
         for path, leaf in zip(paths, leaves, strict=True):
             self._check(path, leaf)
         seen = [self._seen(leaf) for leaf in leaves]
@@ -130,7 +131,7 @@ class Optimizer:
 
         Raises TypeError or ValueError, naming the parameter, before anything is changed.
         """
-        paths, leaves, tree = _flattened(params)
+        paths, leaves, tree = self._flattened(params)
         kept = {name: _as(tree, f"state.slots[{name!r}]", slot) for name, slot in state.slots.items()}
         residuals, averages = (
             [None] * len(leaves) if part is None else _as(tree, f"state.{name}", part)
@@ -208,6 +209,21 @@ class Optimizer:
 
     # ---- What rules ask for -------------------------------------------------------------------------
 
+    def _flattened(self, params: Any) -> tuple[list[str], list[Any], Any]:
+        """(the path of each leaf, the leaves, the structure); ValueError where it may not be packed."""
+        pairs, tree = jax.tree_util.tree_flatten_with_path(params)
+        if self.apart and any(map(_is_packed, jax.tree.leaves(params, is_leaf=_is_packed))):
+            raise ValueError(
+                f"params are packed, and {self.rule.title} looks at each parameter: give them as they are"
+            )
+        return [jax.tree_util.keystr(path) for path, _ in pairs], [leaf for _, leaf in pairs], tree
+
+    @property
+    def apart(self) -> bool:
+        """Whether a step depends on which elements are one parameter, so that these cannot be packed."""
+        rule = self.rule
+        return not rule.elementwise or bool(rule.factored or rule.traits) or rule.ndim is not None
+
     def _seen(self, leaf: Any) -> Mapping[str, Any]:
         return self.rule.seen(self.values, leaf.shape, np.dtype(leaf.dtype).name)
 
@@ -264,10 +280,8 @@ class Optimizer:
 # ---- Trees --------------------------------------------------------------------------------------------
 
 
-def _flattened(params: Any) -> tuple[list[str], list[Any], Any]:
-    """(the path of each leaf, the leaves, the structure)."""
-    pairs, tree = jax.tree_util.tree_flatten_with_path(params)
-    return [jax.tree_util.keystr(path) for path, _ in pairs], [leaf for _, leaf in pairs], tree
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, Packed)
 
 
 def _as(tree: Any, name: str, other: Any) -> list[Any]:

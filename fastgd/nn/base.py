@@ -51,6 +51,11 @@ class Layer(ABC):
         """Arrays that belong to its state and are not trained, by name. They stay the same objects, too."""
         return {}
 
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Names of what passes read or change beside parameters and input; () where there is nothing."""
+        return tuple(self.buffers())
+
     def torch_buffers(self) -> dict[str, Array]:
         """Those of its buffers that torch's layer of this name has, too."""
         return self.buffers()

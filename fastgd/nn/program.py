@@ -174,19 +174,7 @@ class Builder:
 
     def allocate(self) -> int:
         """Gives every value its place in one arena and returns the arena's bytes."""
-        placed: list[tuple[int, Storage]] = []
-        # the largest first, each at the lowest address that is free for as long as it lives
-        for storage in sorted(self._storages, key=lambda s: -s.nbytes):
-            if storage.first < 0:
-                continue
-            begin = 0
-            beside = ((at, s) for at, s in placed if s.lives_beside(storage))
-            for at, other in sorted(beside, key=lambda place: place[0]):
-                if at - begin >= storage.nbytes:
-                    break
-                begin = max(begin, _aligned(at + other.nbytes))
-            placed.append((begin, storage))
-        size = max((_aligned(at + s.nbytes) for at, s in placed), default=0)
+        placed, size = places(self._storages)
         raw = np.zeros(size + ALIGNMENT, np.uint8)
         arena = raw[-raw.ctypes.data % ALIGNMENT :]
         for at, storage in placed:
@@ -211,6 +199,23 @@ class Builder:
                 return [(0, 0)] * len(self.ops)
             ranges[i] = mine[0], len(mine)
         return ranges
+
+
+def places(storages: Sequence[Storage]) -> tuple[list[tuple[int, Storage]], int]:
+    """Where in one arena each that is used begins, and the arena's bytes."""
+    placed: list[tuple[int, Storage]] = []
+    # the largest first, each at the lowest address that is free for as long as it lives
+    for storage in sorted(storages, key=lambda s: -s.nbytes):
+        if storage.first < 0:
+            continue
+        begin = 0
+        beside = ((at, s) for at, s in placed if s.lives_beside(storage))
+        for at, other in sorted(beside, key=lambda place: place[0]):
+            if at - begin >= storage.nbytes:
+                break
+            begin = max(begin, _aligned(at + other.nbytes))
+        placed.append((begin, storage))
+    return placed, max((_aligned(at + s.nbytes) for at, s in placed), default=0)
 
 
 def _aligned(size: int) -> int:

@@ -81,6 +81,10 @@ class Recurrent(Layer):
         return 2 if self.bidirectional else 1
 
     @property
+    def keeps(self) -> tuple[str, ...]:
+        return self.states if self.carry else ()
+
+    @property
     def cell(self) -> str:
         """Its cell's name in csrc/recurrent.def."""
         return type(self).__name__.lower()

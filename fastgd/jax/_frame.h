@@ -1,0 +1,68 @@
+/* What a handler of XLA's foreign function interface reads from its call, and answers to it. */
+#ifndef FASTGD_JAX_FRAME_H
+#define FASTGD_JAX_FRAME_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "xla_c_api.h"
+
+static inline XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, const char *message) {
+    XLA_FFI_Error_Create_Args args = {.struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE,
+                                      .message = message,
+                                      .errc = XLA_FFI_Error_Code_INVALID_ARGUMENT};
+    return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+static inline const XLA_FFI_Buffer *argument(const XLA_FFI_CallFrame *frame, int64_t i) {
+    return i < frame->args.size ? frame->args.args[i] : NULL;
+}
+
+static inline const XLA_FFI_Buffer *result(const XLA_FFI_CallFrame *frame, int64_t i) {
+    return i < frame->rets.size ? frame->rets.rets[i] : NULL;
+}
+
+/* The buffer of an operand's number, from 1: first the arguments, then the results. */
+static inline const XLA_FFI_Buffer *operand(const XLA_FFI_CallFrame *frame, int64_t number) {
+    const int64_t i = number - 1 - frame->args.size;
+    return i < 0 ? argument(frame, number - 1) : result(frame, i);
+}
+
+static inline int64_t elements(const XLA_FFI_Buffer *b) {
+    int64_t n = 1;
+    for (int64_t i = 0; i < b->rank; i++) n *= b->dims[i];
+    return n;
+}
+
+/* An attribute that is an array of that type; NULL: there is none. */
+static inline const XLA_FFI_Array *array(const XLA_FFI_CallFrame *frame, const char *name,
+                                         XLA_FFI_DataType dtype) {
+    for (int64_t i = 0; i < frame->attrs.size; i++) {
+        const XLA_FFI_ByteSpan *span = frame->attrs.names[i];
+        if (span->len != strlen(name) || memcmp(span->ptr, name, span->len)) continue;
+        const XLA_FFI_Array *found = frame->attrs.attrs[i];
+        return frame->attrs.types[i] == XLA_FFI_AttrType_ARRAY && found->dtype == dtype ? found : NULL;
+    }
+    return NULL;
+}
+
+/* Splits scratch memory; aligned for every type. */
+static inline void *take(char **memory, size_t bytes) {
+    void *taken = *memory;
+    *memory += (bytes + 63) / 64 * 64;
+    return taken;
+}
+
+/* Whether the call only asks which version of the interface is used here; then it is answered. */
+static inline int tells_version(XLA_FFI_CallFrame *frame) {
+    XLA_FFI_Extension_Base *extension = frame->extension_start;
+    if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
+    XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
+    const int minor = frame->api ? frame->api->api_version.minor_version : XLA_FFI_API_MINOR;
+    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+    /* what is used here has been the same since minor version 0, and an older XLA asks for its own */
+    metadata->api_version.minor_version = minor < XLA_FFI_API_MINOR ? minor : XLA_FFI_API_MINOR;
+    return 1;
+}
+
+#endif
