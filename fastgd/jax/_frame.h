@@ -1,7 +1,10 @@
-/* What a handler of XLA's foreign function interface reads from its call, and answers to it. */
+/* What a handler of XLA's foreign function interface reads from its call and answers to it, and how Python
+ * gets it. */
 #ifndef FASTGD_JAX_FRAME_H
 #define FASTGD_JAX_FRAME_H
 
+#include <Python.h>
+#include <fenv.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -63,6 +66,41 @@ static inline int tells_version(XLA_FFI_CallFrame *frame) {
     /* what is used here has been the same since minor version 0, and an older XLA asks for its own */
     metadata->api_version.minor_version = minor < XLA_FFI_API_MINOR ? minor : XLA_FFI_API_MINOR;
     return 1;
+}
+
+typedef XLA_FFI_Error *call_function(const XLA_FFI_CallFrame *);
+
+/* A handler's work on CPU. */
+static inline XLA_FFI_Error *answered(XLA_FFI_CallFrame *frame, call_function *call) {
+    if (tells_version(frame)) return NULL;
+    /* XLA has its threads take denormal numbers for 0, which fastgd's own do not */
+    fenv_t before;
+    fegetenv(&before);
+    fesetenv(FE_DFL_ENV);
+    XLA_FFI_Error *error = call(frame);
+    fesetenv(&before);
+    return error;
+}
+
+/* A handler's work on other platforms. */
+static inline XLA_FFI_Error *refused(XLA_FFI_CallFrame *frame, const char *reason) {
+    return tells_version(frame) ? NULL : failed(frame, reason);
+}
+
+/* Of fastgd._native, which is another library. */
+typedef const char *text_function(int);
+
+/* What a module's bind(function, error_text) does with the two addresses: it keeps them, and gives what
+ * jax.ffi.register_ffi_target takes, (handler, refusal). */
+static inline PyObject *bound(PyObject *arguments, uintptr_t *function, text_function **error_text,
+                              XLA_FFI_Handler *handle, XLA_FFI_Handler *refuse) {
+    unsigned long long function_at, error_text_at;
+    if (!PyArg_ParseTuple(arguments, "KK", &function_at, &error_text_at)) return NULL;
+    *function = (uintptr_t)function_at;
+    *error_text = (text_function *)(uintptr_t)error_text_at;
+    const char *kind = "xla._CUSTOM_CALL_TARGET";
+    return Py_BuildValue("NN", PyCapsule_New((void *)(uintptr_t)handle, kind, NULL),
+                         PyCapsule_New((void *)(uintptr_t)refuse, kind, NULL));
 }
 
 #endif

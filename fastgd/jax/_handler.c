@@ -3,18 +3,12 @@
  * It runs on XLA's threads, without the GIL, and calls fgd_update once. Arguments: the count of steps, what
  * is carried from step to step, rates, gradients, and what is updated. Results: count, carried, what is
  * updated in the same memory as the argument, and scratch memory, of which all that a call needs is taken. */
-#include <Python.h>
-#include <fenv.h>
-#include <stdint.h>
-#include <string.h>
-
 #include "_frame.h"
 #include "_program.h"
 #include "fastgd.h"
 
 typedef int update_function(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *,
                             void *, int64_t, fgd_report *);
-typedef const char *text_function(int);
 
 /* Of fastgd._native, which is another library: set by bind(). */
 static update_function *update;
@@ -105,7 +99,7 @@ static void fold(const XLA_FFI_CallFrame *frame, const step *s, int32_t made, do
     }
 }
 
-static XLA_FFI_Error *make_step(XLA_FFI_CallFrame *frame, const step *s) {
+static XLA_FFI_Error *make_step(const XLA_FFI_CallFrame *frame, const step *s) {
     const XLA_FFI_Buffer *scratch = result(frame, frame->rets.size - 1);
     const size_t n_tensors = (size_t)s->n_tensors, n_groups = (size_t)s->n_groups;
     const size_t carried_bytes = n_groups * (size_t)s->sizes.carried * sizeof(double);
@@ -140,40 +134,27 @@ static XLA_FFI_Error *make_step(XLA_FFI_CallFrame *frame, const step *s) {
     return NULL;
 }
 
-static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
-    if (tells_version(frame)) return NULL;
+static XLA_FFI_Error *call(const XLA_FFI_CallFrame *frame) {
     step s;
     const char *refusal = read_step(frame, &s);
-    if (refusal) return failed(frame, refusal);
-    /* XLA has its threads take denormal numbers for 0, which fastgd's own do not */
-    fenv_t before;
-    fegetenv(&before);
-    fesetenv(FE_DFL_ENV);
-    XLA_FFI_Error *error = make_step(frame, &s);
-    fesetenv(&before);
-    return error;
+    return refusal ? failed(frame, refusal) : make_step(frame, &s);
 }
 
-/* In its place on other platforms. */
+static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) { return answered(frame, call); }
+
 static XLA_FFI_Error *refuse(XLA_FFI_CallFrame *frame) {
-    if (tells_version(frame)) return NULL;
-    return failed(
+    return refused(
         frame, "fastgd.jax works on CPU: put parameters and state there, or use optax on this device");
 }
 
 /* ---- The module ------------------------------------------------------------------------------------- */
 
-static PyObject *capsule_of(XLA_FFI_Handler *handler) {
-    return PyCapsule_New((void *)(uintptr_t)handler, "xla._CUSTOM_CALL_TARGET", NULL);
-}
-
 static PyObject *bind(PyObject *self, PyObject *arguments) {
-    unsigned long long update_at, error_text_at;
+    uintptr_t update_at = 0;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "KK", &update_at, &error_text_at)) return NULL;
-    update = (update_function *)(uintptr_t)update_at;
-    error_text = (text_function *)(uintptr_t)error_text_at;
-    return Py_BuildValue("NN", capsule_of(handle), capsule_of(refuse));
+    PyObject *handlers = bound(arguments, &update_at, &error_text, handle, refuse);
+    if (handlers) update = (update_function *)update_at;
+    return handlers;
 }
 
 static PyMethodDef methods[] = {

@@ -4,14 +4,10 @@
  * It runs on XLA's threads, without the GIL, and calls fgd_run once. The attribute "program", which
  * fastgd/jax/plans.py writes, is the program without addresses; it is completed in scratch memory, the last
  * result, of which all that a call needs is taken. */
-#include <Python.h>
-#include <fenv.h>
-
 #include "_frame.h"
 #include "fastgd.h"
 
 typedef int run_function(const fgd_op *, int64_t, int64_t *);
-typedef const char *text_function(int);
 
 /* Of fastgd._native, which is another library: set by bind(). */
 static run_function *run;
@@ -92,39 +88,26 @@ static XLA_FFI_Error *run_program(const XLA_FFI_CallFrame *frame, const program 
     return code ? failed(frame, error_text(code)) : NULL;
 }
 
-static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
-    if (tells_version(frame)) return NULL;
+static XLA_FFI_Error *call(const XLA_FFI_CallFrame *frame) {
     program p;
     const char *refusal = read_program(frame, &p);
-    if (refusal) return failed(frame, refusal);
-    /* XLA has its threads take denormal numbers for 0, which fastgd's own do not */
-    fenv_t before;
-    fegetenv(&before);
-    fesetenv(FE_DFL_ENV);
-    XLA_FFI_Error *error = run_program(frame, &p);
-    fesetenv(&before);
-    return error;
+    return refusal ? failed(frame, refusal) : run_program(frame, &p);
 }
 
-/* In its place on other platforms. */
+static XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) { return answered(frame, call); }
+
 static XLA_FFI_Error *refuse(XLA_FFI_CallFrame *frame) {
-    if (tells_version(frame)) return NULL;
-    return failed(frame, "models of fastgd.jax work on CPU: put parameters and input there");
+    return refused(frame, "models of fastgd.jax work on CPU: put parameters and input there");
 }
 
 /* ---- The module ------------------------------------------------------------------------------------- */
 
-static PyObject *capsule_of(XLA_FFI_Handler *handler) {
-    return PyCapsule_New((void *)(uintptr_t)handler, "xla._CUSTOM_CALL_TARGET", NULL);
-}
-
 static PyObject *bind(PyObject *self, PyObject *arguments) {
-    unsigned long long run_at, error_text_at;
+    uintptr_t run_at = 0;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "KK", &run_at, &error_text_at)) return NULL;
-    run = (run_function *)(uintptr_t)run_at;
-    error_text = (text_function *)(uintptr_t)error_text_at;
-    return Py_BuildValue("NN", capsule_of(handle), capsule_of(refuse));
+    PyObject *handlers = bound(arguments, &run_at, &error_text, handle, refuse);
+    if (handlers) run = (run_function *)run_at;
+    return handlers;
 }
 
 static PyMethodDef methods[] = {
