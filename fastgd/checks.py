@@ -1,7 +1,7 @@
 """Checks single values that a user passes: numbers, pairs of them, and flags.
 
 A check returns the value in its canonical type, or raises TypeError or ValueError with a text that goes on
-after the value's name: "must be at least 0, not -1.0".
+after the value's name: "must be at least 0, not -1.0". Those that are made with limits show them as fields.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -43,29 +44,33 @@ def finite(value: Any) -> float:
     return result
 
 
-def number(low: float, below: float = math.inf) -> Callable[[Any], float]:
+@dataclass(frozen=True)
+class number:
     """A check for a number of at least `low` and less than `below`."""
 
-    def check(value: Any) -> float:
+    low: float
+    below: float = math.inf
+
+    def __call__(self, value: Any) -> float:
+        low, below = self.low, self.below
         result = real(value)
         if not low <= result < below:
             limit = f"at least {low:g} and finite" if below == math.inf else f"in [{low:g}, {below:g})"
             raise ValueError(f"must be {limit}, not {result!r}")
         return result
 
-    return check
 
-
-def at_most(high: float) -> Callable[[Any], float]:
+@dataclass(frozen=True)
+class at_most:
     """A check for a finite number that is not above `high`."""
 
-    def check(value: Any) -> float:
-        result = finite(value)
-        if result > high:
-            raise ValueError(f"must be at most {high:g}, not {result!r}")
-        return result
+    high: float
 
-    return check
+    def __call__(self, value: Any) -> float:
+        result = finite(value)
+        if result > self.high:
+            raise ValueError(f"must be at most {self.high:g}, not {result!r}")
+        return result
 
 
 def limit(value: Any) -> float:
@@ -76,19 +81,20 @@ def limit(value: Any) -> float:
     return result
 
 
-def each(*items: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+class each:
     """A check for as many values as there are checks, one for each."""
 
-    def check(value: Any) -> tuple[Any, ...]:
+    def __init__(self, *items: Callable[[Any], Any]) -> None:
+        self.items = items
+
+    def __call__(self, value: Any) -> tuple[Any, ...]:
         try:
             values = tuple(value)
         except TypeError:
             values = ()
-        if len(values) != len(items):
-            raise TypeError(f"must be {len(items)} numbers, not {value!r}")
-        return tuple([item(v) for item, v in zip(items, values, strict=True)])
-
-    return check
+        if len(values) != len(self.items):
+            raise TypeError(f"must be {len(self.items)} numbers, not {value!r}")
+        return tuple([item(v) for item, v in zip(self.items, values, strict=True)])
 
 
 def flag(value: Any) -> bool:
@@ -98,10 +104,15 @@ def flag(value: Any) -> bool:
     raise TypeError(f"must be True or False, not {value!r}")
 
 
-def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
+@dataclass(frozen=True)
+class whole:
     """A check for a whole number of at least `low` and, where it is given, less than `below`."""
 
-    def check(value: Any) -> int:
+    low: int
+    below: int | None = None
+
+    def __call__(self, value: Any) -> int:
+        low, below = self.low, self.below
         try:
             result = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
         except TypeError:
@@ -113,20 +124,19 @@ def whole(low: int, below: int | None = None) -> Callable[[Any], int]:
             raise ValueError(f"must be {limit}, not {result}")
         return result
 
-    return check
 
-
-def one_of(*names: str) -> Callable[[Any], str]:
+class one_of:
     """A check for one of these texts."""
 
-    def check(value: Any) -> str:
-        if not isinstance(value, str):
-            raise TypeError(f"must be one of {', '.join(names)}, not {_described(value)}")
-        if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}, not {value!r}")
-        return str(value)
+    def __init__(self, *names: str) -> None:
+        self.names = names
 
-    return check
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"must be one of {', '.join(self.names)}, not {_described(value)}")
+        if value not in self.names:
+            raise ValueError(f"must be one of {', '.join(self.names)}, not {value!r}")
+        return str(value)
 
 
 def dtype_of(*names: str) -> Callable[[Any], str]:
@@ -142,13 +152,14 @@ def dtype_of(*names: str) -> Callable[[Any], str]:
     return check
 
 
-def optional(check: Callable[[Any], T]) -> Callable[[Any], T | None]:
+class optional(Generic[T]):
     """A check for None, or what passes `check`."""
 
-    def checked(value: Any) -> T | None:
-        return None if value is None else check(value)
+    def __init__(self, check: Callable[[Any], T]) -> None:
+        self.check = check
 
-    return checked
+    def __call__(self, value: Any) -> T | None:
+        return None if value is None else self.check(value)
 
 
 def entry(state: Any, name: str) -> Any:
