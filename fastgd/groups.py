@@ -96,15 +96,28 @@ class ParamGroup(MutableMapping[str, Any]):
             raise ValueError(
                 f"group {self._number}: {name} is {old!r} from the making of the optimizer on; make a new one"
             )
-        # what may turn a switch on or off makes the plan be built again, and so does a function of the step.
-        # It is announced before, lest Ctrl-C comes in between, and after, lest a step in another thread does
-        is_number = of.folded and not any(value is None or callable(value) for value in (old, checked))
-        affects_plan = checked != old and not is_number
+        # what makes the plan be built again is announced before, lest Ctrl-C comes in between, and after,
+        # lest a step in another thread does
+        affects_plan = checked != old and not self._leaves_plan(name, checked)
         if affects_plan:
             self._changed(self._number)
         self.values_in_place[name] = checked
         if affects_plan:
             self._changed(self._number)
+
+    def _leaves_plan(self, name: str, value: Any) -> bool:
+        """Whether the next step can be the last one's with other scalars, once `name` has another value."""
+        values = self.values_in_place
+        if self.entry(name).folded and not any(v is None or callable(v) for v in (values[name], value)):
+            return True
+        new = {**values, name: value}
+        if name in SETTINGS or not self.rule.same_plan(values, new):
+            return False
+        try:
+            check_together(self.rule, new)
+        except ValueError:  # refused at the next step, unless others are set by then
+            return False
+        return True
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"group {self._number}: {name!r} cannot be deleted")

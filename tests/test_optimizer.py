@@ -334,6 +334,41 @@ def test_a_change_holds_from_the_next_step_on(rule, first, then):
         assert contents(opts["native"]) == contents(opts["reference"])
 
 
+PLANS_KEPT = [
+    ("sgd", {"momentum": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.3, "momentum": 0.9}),
+    ("adamw", {}, {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.3}),
+    ("nadam", {}, {"momentum_decay": 0.5}),
+    ("adagrad", {}, {"lr_decay": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("rule", "first", "then"), PLANS_KEPT)
+def test_numbers_that_turn_no_switch_leave_the_plan(rule, first, then, backend):
+    """They may change at every step: with what is left of an epoch, or with a schedule of one's own."""
+    grads = [random(40, 1)]
+    opt = fastgd.optim.create(rule, [random(40, 0)], backend=backend, **first)
+    check_step(opt, grads)
+    run = opt._planner.running
+    for name, value in then.items():
+        opt.param_groups[0][name] = value
+        check_step(opt, grads)
+        assert opt._planner.running is run
+
+
+def test_numbers_that_do_not_go_together_are_refused_at_the_step(backend):
+    """Each alone would leave the plan; the step is refused until the other one is set, too."""
+    opt = fastgd.AdEMAMix([random(4, 0)], backend=backend)
+    grads = [random(4, 1)]
+    opt.step(grads)
+    group = opt.param_groups[0]
+    group["betas"] = (0.9, 0.999, 1.0 - 1e-9)
+    group["beta3_warmup"] = 10
+    with unchanged(opt), pytest.raises(ValueError, match=r"betas\[2\] must be below"):
+        opt.step(grads)
+    group["betas"] = (0.9, 0.999, 0.99)
+    check_step(opt, grads)
+
+
 def test_momentum_turned_on_starts_from_nothing(backend):
     p = np.zeros(2, F32)
     opt = fastgd.SGD([p], lr=1.0, backend=backend)

@@ -234,10 +234,36 @@ class Rule(NamedTuple):
         """Every switch with its state under these hyperparameters."""
         return {name: bool(test(h)) for name, test in self.switches.items()}
 
+    def same_plan(self, old: Hyperparameters, new: Hyperparameters) -> bool:
+        """Whether nothing but scalars, which are folded at every step, tells a step with the new ones from
+        one with the old. False where only a parameter's traits could tell.
+        """
+        changed = [name for name in self.defaults if old[name] != new[name]]
+        if not all(_is_plain(h[name]) for name in changed for h in (old, new)):
+            return False
+        if all(self.hyperparameter(name).folded for name in changed):
+            return True
+        # what the first step begins with is set when a plan is made, and a skipped step begins again
+        lasting = {"maximize", *(slot.initial for slot in self.slots)}
+        if self.traits is not None or lasting.intersection(changed) or self.active(old) != self.active(new):
+            return False
+        return self.orthogonal is None or self._times(old) == self._times(new)
+
+    def _times(self, h: Hyperparameters) -> float:
+        """How many times a matrix is multiplied to be made nearly orthogonal."""
+        assert self.orthogonal is not None
+        scalars = self.fold(at_step(self, h, 1), 1, self.carried_at_first)
+        return scalars[self.scalars.index(self.orthogonal.steps)]
+
     def active_slots(self, h: Hyperparameters) -> tuple[Slot | None, ...]:
         """The slots in order, None where a switch leaves one out."""
         on = self.active(h)
         return tuple(s if s.switch is None or on[s.switch] else None for s in self.slots)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a hyperparameter is neither missing nor a function of the step."""
+    return value is not None and not callable(value)
 
 
 def check_hyperparameter(rule: Rule, name: str, value: Any) -> Any:

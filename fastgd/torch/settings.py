@@ -75,9 +75,5 @@ def alike(rule: Rule, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether a plan that was made for the old values will do for the new ones: only scalars differ."""
     if (old["ema_decay"] is None) != (new["ema_decay"] is None):
         return False
-    may_differ = {"lr", "ema_decay"}
-    if rule.traits is None:  # else switches are known for a parameter only
-        if rule.active(old) != rule.active(new):
-            return False
-        may_differ |= rule.defaults.keys() - {"maximize"}
-    return all(old[name] == new[name] for name in old.keys() - may_differ)
+    may_differ = {"ema_decay", *rule.defaults}
+    return rule.same_plan(old, new) and all(old[name] == new[name] for name in old.keys() - may_differ)
