@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("fastgd.h", "fastgd_layers.h")
+HEADERS = ("fastgd.h", "fastgd_layers.h", "fastgd_online.h")
 
 
 def cdef() -> str:

@@ -12,6 +12,7 @@
 #include "kernels.h"
 #include "layer_kernels.h"
 #include "layer_norm_kernels.h"
+#include "online_kernels.h"
 #include "pool_kernels.h"
 #include "recurrent_kernels.h"
 #include "softmax_kernels.h"
@@ -32,7 +33,8 @@
     X(isa, convs) \
     X(isa, pools) \
     X(isa, recurrents) \
-    X(isa, attentions)
+    X(isa, attentions) \
+    X(isa, onlines)
 
 /* fgd_kernels_for(real) and so on: the table of the instruction set in use, for what is computed in, FGD_F32
  * or FGD_F64. */

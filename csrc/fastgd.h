@@ -1,5 +1,6 @@
 /* The stable C ABI of fastgd: everything another language or library may call, and nothing else. Layers and
- * programs are in fastgd_layers.h, which it includes. */
+ * programs are in fastgd_layers.h, linear models that are fitted row by row in fastgd_online.h; it includes
+ * both. */
 #ifndef FASTGD_H
 #define FASTGD_H
 
@@ -275,5 +276,6 @@ int fgd_clip(const fgd_tensor *tensors, int64_t n_tensors, const fgd_options *op
 #endif
 
 #include "fastgd_layers.h"
+#include "fastgd_online.h"
 
 #endif

@@ -9,8 +9,8 @@ from docstrings import prose
 
 CSRC = Path(__file__).parent.parent / "csrc"
 
-#: fastgd.h and the header that it includes
-HEADERS = ("fastgd.h", "fastgd_layers.h")
+#: fastgd.h and the headers that it includes
+HEADERS = ("fastgd.h", "fastgd_layers.h", "fastgd_online.h")
 
 _COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _SECTION = re.compile(r"^/\* -+ (.*?) -+ \*/$", re.MULTILINE)

@@ -20,6 +20,7 @@ FILES = {
     "CONTRIBUTING.md": "contributing",
     "csrc/fastgd.h": "reference/fastgd.h",
     "csrc/fastgd_layers.h": "reference/fastgd_layers.h",
+    "csrc/fastgd_online.h": "reference/fastgd_online.h",
 }
 
 #: code of so many characters is not to be broken into lines (site.css)

@@ -24,7 +24,7 @@ class LibraryFiles(NamedTuple):
 
 
 def get_include() -> str:
-    """The folder with fastgd.h, fastgd_layers.h and fastgd.hpp, for a compiler's -I.
+    """The folder with fastgd.h, the headers it includes, and fastgd.hpp, for a compiler's -I.
 
     Where fastgd is installed from a source folder with `pip install -e`, that is the folder's csrc/.
     """

@@ -48,7 +48,7 @@ def check_files(package, library):
 def test_headers_are_there():
     folder = Path(fastgd.get_include())
     assert folder.is_absolute()
-    assert {"fastgd.h", "fastgd_layers.h", "fastgd.hpp"} <= HEADERS
+    assert {"fastgd.h", "fastgd_layers.h", "fastgd_online.h", "fastgd.hpp"} <= HEADERS
     assert {path.name for path in folder.iterdir()} >= HEADERS
 
 
