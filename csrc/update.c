@@ -3,6 +3,8 @@
 #include <stddef.h>
 #if defined(__unix__) || defined(__APPLE__)
 #include <sched.h>
+#elif defined(_WIN32)
+#include <windows.h>
 #endif
 
 #include "apply.h"
@@ -46,6 +48,8 @@ static int is_identity(const job *j) {
 static void relax(int64_t turns) {
 #if defined(__unix__) || defined(__APPLE__)
     if (turns % 1024 == 1023) sched_yield();
+#elif defined(_WIN32)
+    if (turns % 1024 == 1023) SwitchToThread();
 #endif
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();

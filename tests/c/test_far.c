@@ -2,10 +2,10 @@
  * is cut. Arrays of that length are reserved, and only what is worked on is memory. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "apply.h"
 #include "check.h"
+#include "pages.h"
 #include "random.h"
 #include "step.h"
 
@@ -23,11 +23,10 @@ static int64_t mapped_bytes(const far *f) { return size * f->item + 1; }
 
 static far far_of(int64_t item, int shift) {
     far f = {.item = item, .shift = shift};
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    f.mapped = mmap(NULL, (size_t)mapped_bytes(&f), PROT_NONE, flags, -1, 0);
-    if (f.mapped == MAP_FAILED) abort();
+    f.mapped = reserve((size_t)mapped_bytes(&f));
+    if (!f.mapped) abort();
     const int64_t from = first * item / 65536 * 65536; /* a page is no larger */
-    if (mprotect(f.mapped + from, (size_t)(mapped_bytes(&f) - from), PROT_READ | PROT_WRITE)) abort();
+    if (!open_pages(f.mapped + from, (size_t)(mapped_bytes(&f) - from))) abort();
     f.begin = f.mapped + shift;
     return f;
 }
@@ -100,7 +99,7 @@ static void step_of(storage s, way how, char *params, char *slots) {
     memcpy(params, at(&param, first), (size_t)(LENGTH * item));
     memcpy(slots, at(&slot, first), (size_t)(LENGTH * of_slot));
     const far *all[] = {&param, &grad, &slot, &scales};
-    for (int i = 0; i < 4; i++) munmap(all[i]->mapped, (size_t)mapped_bytes(all[i]));
+    for (int i = 0; i < 4; i++) release(all[i]->mapped, (size_t)mapped_bytes(all[i]));
 }
 
 static void compare(storage s) {

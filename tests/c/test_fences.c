@@ -3,10 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "check.h"
+#include "pages.h"
 #include "step.h"
 
 enum { MOST_BYTES = 40000 * 8 };
@@ -15,12 +14,10 @@ static const int64_t lengths[] = {1, 15, 17, 513, 16385, 40000};
 
 /* Memory whose last byte is followed by memory that cannot be read. */
 static char *fenced(char **start, size_t *length) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     *length = (MOST_BYTES + page - 1) / page * page;
-    *start = mmap(NULL, *length + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (*start == MAP_FAILED) return NULL;
-    mprotect(*start + *length, page, PROT_NONE);
-    return *start + *length;
+    *start = reserve(*length + page);
+    return *start && open_pages(*start, *length) ? *start + *length : NULL;
 }
 
 static char *ends[MAX_OPERANDS], *starts[MAX_OPERANDS];
@@ -62,12 +59,12 @@ void test_fences(void) {
     fgd_set_num_threads(2);
     for (int o = 0; o < MAX_OPERANDS; o++) {
         ends[o] = fenced(&starts[o], &sizes[o]);
-        CHECK(ends[o] != NULL, "mmap");
+        CHECK(ends[o] != NULL, "pages of operand %d", o);
         if (!ends[o]) return;
         /* 0.5 read as float32, 3e-5 read as float64 */
         for (size_t i = 0; i < sizes[o]; i++) starts[o][i] = i % 4 == 3 ? 0x3f : 0;
     }
-    mprotect(starts[GRAD], sizes[GRAD], PROT_READ);
+    CHECK(seal_pages(starts[GRAD], sizes[GRAD]), "gradients");
     every_step(update_all);
-    for (int o = 0; o < MAX_OPERANDS; o++) munmap(starts[o], sizes[o] + (size_t)sysconf(_SC_PAGESIZE));
+    for (int o = 0; o < MAX_OPERANDS; o++) release(starts[o], sizes[o] + page_size());
 }

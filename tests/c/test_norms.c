@@ -161,7 +161,7 @@ static void test_nonfinite(void) {
         CHECK(report.nonfinite_tensor == 2 && report.nonfinite_element == 16384, "%d, element %d",
               (int)report.nonfinite_tensor, (int)report.nonfinite_element);
         CHECK(!isfinite(report.norm) && report.skipped == 0, "%g", report.norm);
-        CHECK(isnan(norms[2]) == (i % 3 == 0) && !isfinite(norms[2]), "%g", norms[2]);
+        CHECK(!isnan(norms[2]) == (i % 3 != 0) && !isfinite(norms[2]), "%g", norms[2]);
         CHECK(isfinite(norms[0]) && norms[1] == 0 && isfinite(norms[3]), "%g %g %g", norms[0], norms[1],
               norms[3]);
     }

@@ -2,8 +2,10 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
+#ifndef _WIN32
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include "check.h"
 #include "step.h"
@@ -57,6 +59,11 @@ static void test_callers(void) {
     }
 }
 
+#ifdef _WIN32
+/* There are no forks, and no alarm that would end a call that hangs. */
+static unsigned alarm(unsigned seconds) { return seconds; }
+#endif
+
 /* Every thread of a team of the caller's own, each a different number of times: a barrier of fgd_update that
  * waited for the caller's team would wait forever, and then the alarm ends it. */
 static void test_team(void) {
@@ -80,6 +87,9 @@ static void test_team(void) {
     }
 }
 
+#ifdef _WIN32
+static void test_fork(void) {}
+#else
 /* The parent has used its pool of threads; a child that tried to would hang, and then the alarm ends it. */
 static void test_fork(void) {
     int status = -1;
@@ -93,6 +103,7 @@ static void test_fork(void) {
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "status %d", status);
 }
+#endif
 
 void test_threads(void) {
     test_setting();
