@@ -6,17 +6,21 @@ from snapshots import BACKENDS
 from fastgd import nn
 from fastgd.nn.compiled import LayerPasses, copied
 from fastgd.nn.kernels import kernels_of
+from fastgd.verification import runners
+
+#: ways to run the native kernels
+WAYS = [runner for runner in runners() if runner.backend == "native"]
 
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-310, 1e4, -1e4, 88.8, -103.9, 709.9, -745.5]
 
 
-def same_bits(a, b):
+def same_bits(a, b, runner=""):
     """Equal bits; any NaN is as good as another."""
     assert a.dtype == b.dtype and a.shape == b.shape
-    bits = np.uint32 if a.dtype == np.float32 else np.uint64
+    bits = f"u{a.dtype.itemsize}"
     different = (a.view(bits) != b.view(bits)) & ~(np.isnan(a) & np.isnan(b))
     assert not different.any(), (
-        f"{different.sum()} of {a.size}: {a[different][:3]} against {b[different][:3]}"
+        f"{runner} {different.sum()} of {a.size}: {a[different][:3]} against {b[different][:3]}"
     )
 
 
@@ -74,11 +78,30 @@ def both(call, *outputs):
     return zip(*results, strict=True)
 
 
-def passed(layer, x, dy, backend):
-    """(y, gradients of the parameters by name, dx) of one layer for x [batch, ...]."""
+def everywhere(call, *outputs):
+    """`both`, after every instruction set and number of threads has given the reference's bits."""
+    expected = [array.copy() for array in outputs]
+    assert call(kernels_of("reference"), *expected) == 0
+    for runner in WAYS:
+        mine = [array.copy() for array in outputs]
+        with runner.active():
+            assert call(kernels_of("native"), *mine) == 0
+        for array, wanted in zip(mine, expected, strict=True):
+            same_bits(array, wanted, runner)
+    return zip(mine, expected, strict=True)
+
+
+def passes_of(layer, x, dy, backend):
+    """Those of one layer, which have run for x [batch, ...] and a copy of dy."""
     passes = LayerPasses(layer, kernels_of(backend), (x.shape, x.dtype), dy.dtype)
     passes.bind(x, dy.copy())
     passes.run()
+    return passes
+
+
+def passed(layer, x, dy, backend):
+    """(y, gradients of the parameters by name, dx) of one layer for x [batch, ...]."""
+    passes = passes_of(layer, x, dy, backend)
     return passes.y, passes.gradients, passes.dx
 
 
@@ -97,11 +120,18 @@ def central_differences(f, array, step=1e-6):
 
 def check_gradients(layer, x, dy, backend, step=1e-5, rtol=1e-6):
     """The gradients of a float64 layer, of its input and its parameters, against central differences."""
-    _, gradients, dx = passed(layer, x, dy, backend)
+    passes = passes_of(layer, x, dy, backend)
     # the next pass fills the same arrays
-    pairs = [(x, dx.copy()), *((layer.parameters()[name], grad.copy()) for name, grad in gradients.items())]
+    pairs = [(x, passes.dx.copy())]
+    pairs += [(layer.parameters()[name], grad.copy()) for name, grad in passes.gradients.items()]
+
+    def product():
+        passes.bind(x, dy.copy())
+        passes.run()
+        return (passes.y * dy).sum()
+
     for array, grad in pairs:
-        numeric = central_differences(lambda: (passed(layer, x, dy, backend)[0] * dy).sum(), array, step)
+        numeric = central_differences(product, array, step)
         np.testing.assert_allclose(grad, numeric, rtol=rtol, atol=1e-8, err_msg=str(layer))
 
 

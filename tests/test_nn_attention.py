@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import both, central_differences, check_gradients, numbers, passed, same_bits
+from models import both, central_differences, check_gradients, everywhere, numbers, passed, same_bits
 
 import fastgd
 from fastgd import gemm, nn
@@ -34,8 +34,8 @@ def close(a, b, part):
     np.testing.assert_allclose(a, b, rtol=0, atol=part * abs(b).max())
 
 
-def attended(sizes, heads, causal, lengths, qkv, dy):
-    """(y, the reference's), (dqkv, the reference's)."""
+def attended(compared, sizes, heads, causal, lengths, qkv, dy):
+    """(y, the reference's), (dqkv, the reference's), by `both` or by `everywhere`."""
 
     def call(k, name, out, *arrays):
         of, backward = k.describe("attention", heads, causal), name == "attention_backward"
@@ -47,18 +47,18 @@ def attended(sizes, heads, causal, lengths, qkv, dy):
         assert (scratch[size:] == 7).all()
         return code
 
-    (y,) = both(lambda k, y: call(k, "attention_forward", y, qkv), np.full_like(dy, 9))
-    (dqkv,) = both(lambda k, dqkv: call(k, "attention_backward", dqkv, qkv, dy), np.full_like(qkv, 9))
+    (y,) = compared(lambda k, y: call(k, "attention_forward", y, qkv), np.full_like(dy, 9))
+    (dqkv,) = compared(lambda k, dqkv: call(k, "attention_backward", dqkv, qkv, dy), np.full_like(qkv, 9))
     return y, dqkv
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("with_lengths", [False, True])
-def test_bits_of_the_reference(dtype, causal, with_lengths, isa, threads, numpy_products):
+def test_bits_of_the_reference(dtype, causal, with_lengths, numpy_products):
     for *sizes, heads in SIZES:
         lengths = drawn_lengths(*sizes[:2]) if with_lengths else None
-        for mine, expected in attended(sizes, heads, causal, lengths, *given(*sizes, dtype)):
+        for mine, expected in attended(everywhere, sizes, heads, causal, lengths, *given(*sizes, dtype)):
             same_bits(mine, expected)
             assert np.isfinite(mine).all()
             for row, length in enumerate([] if lengths is None else lengths):
@@ -72,7 +72,7 @@ def test_heads_over_threads(dtype, causal, threads):
     sizes, part = (4, 150, 12), 1e-4 if dtype == np.float32 else 1e-12
     qkv, dy = (np.random.default_rng(n).standard_normal((4, 150, 12 * n)).astype(dtype) for n in (3, 1))
     for lengths in (None, np.array([150, 3, 70, 128])):
-        for mine, expected in attended(sizes, 2, causal, lengths, qkv, dy):
+        for mine, expected in attended(both, sizes, 2, causal, lengths, qkv, dy):
             close(mine, expected, part)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import both, check_gradients, check_torch, numbers, passed, same_bits, torchs
+from models import check_gradients, check_torch, everywhere, numbers, passed, same_bits, torchs
 
 import fastgd
 from fastgd import nn
@@ -18,7 +18,7 @@ SHAPES += [(1, 1, 2), (3, 5, 15), (2, 3, 16), (9, 7, 17), (4, 66, 33), (3, 2, 20
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("affine", ["none", "weight", "both"])
 @pytest.mark.parametrize("running", [False, True])
-def test_bits_of_the_reference(dtype, affine, running, isa, threads):
+def test_bits_of_the_reference(dtype, affine, running):
     for batch, channels, length in SHAPES:
         size = batch * channels * length
         x, dy = (numbers(size, dtype, seed=s).reshape(batch, channels, length) for s in (0, 1))
@@ -35,7 +35,7 @@ def test_bits_of_the_reference(dtype, affine, running, isa, threads):
             return k.batch_norm_forward(k.dtype(x.dtype), of, *x.shape, *at)
 
         outputs = mean, var, np.array([4]), np.full((channels, 2), 9.0), np.full_like(x, 9)
-        results = list(both(forward, *outputs))
+        results = list(everywhere(forward, *outputs))
         for mine, expected in results[:2] + results[3:]:
             same_bits(mine, expected)
         assert results[2][0][0] == results[2][1][0] == (4 if running else 5)
@@ -50,7 +50,9 @@ def test_bits_of_the_reference(dtype, affine, running, isa, threads):
             rest = (k.handle(x), at, k.handle(stats), k.handle(dy), k.handle(dx))
             return k.batch_norm_backward(k.dtype(x.dtype), of, *x.shape, *rest, *after)
 
-        for mine, expected in both(backward, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
+        for mine, expected in everywhere(
+            backward, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)
+        ):
             same_bits(mine, expected)
 
 

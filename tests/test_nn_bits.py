@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from models import both, numbers, same_bits
+from models import everywhere, numbers, same_bits
 from snapshots import BACKENDS
 
 from fastgd import nn
@@ -40,30 +40,28 @@ def test_the_layers_and_the_reference_have_every_activation_of_the_table():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_have_the_bits_of_the_reference(name, dtype, isa, threads):
+def test_activations_have_the_bits_of_the_reference(name, dtype):
     for n in SIZES:
         z, dy = numbers(n, dtype), numbers(n, dtype, seed=1)
 
         def forward(k, y, z=z, n=n):
             return k.activation_forward(k.dtype(z.dtype), activation(k, name), n, k.handle(z), k.handle(y))
 
-        ((y, expected),) = both(forward, np.full(n, 9, dtype))
+        ((y, expected),) = everywhere(forward, np.full(n, 9, dtype))
         same_bits(y, expected)
 
         def backward(k, dz, saved=z if FUNCTIONS[name].saves_input else y, dy=dy, n=n):
             arrays = (k.handle(array) for array in (saved, dy, dz))
             return k.activation_backward(k.dtype(saved.dtype), activation(k, name), n, *arrays)
 
-        ((dz, expected),) = both(backward, np.full(n, 9, dtype))
+        ((dz, expected),) = everywhere(backward, np.full(n, 9, dtype))
         same_bits(dz, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_has_the_bits_of_the_reference_around_the_same_product(
-    name, dtype, bias, isa, threads, numpy_products
-):
+def test_linear_has_the_bits_of_the_reference_around_the_same_product(name, dtype, bias, numpy_products):
     for batch, inside, out in [(1, 1, 1), (3, 5, 1), (17, 9, 33), (2, 3, 300), (600, 2, 129), (5, 1, 20000)]:
         x = numbers(batch * inside, dtype, special=False).reshape(batch, inside)
         w = numbers(out * inside, dtype, seed=1, special=False).reshape(out, inside)
@@ -76,7 +74,7 @@ def test_linear_has_the_bits_of_the_reference_around_the_same_product(
             codes = k.dtype(x.dtype), activation(k, name)
             return k.linear_forward(*codes, *sizes, k.handle(x), k.handle(w), at, k.handle(z), k.handle(y))
 
-        (z, z_expected), (y, expected) = both(forward, *np.full((2, batch, out), 9, dtype))
+        (z, z_expected), (y, expected) = everywhere(forward, *np.full((2, batch, out), 9, dtype))
         same_bits(y, expected)
         same_bits(z, z_expected)
         saved = z if FUNCTIONS[name].saves_input else y
@@ -86,7 +84,9 @@ def test_linear_has_the_bits_of_the_reference_around_the_same_product(
             codes = k.dtype(x.dtype), activation(k, name)
             return k.linear_backward(*codes, *sizes, *at, k.handle(db) if bias else k.null)
 
-        for mine, expected in both(backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
+        for mine, expected in everywhere(
+            backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)
+        ):
             same_bits(mine, expected)
 
 
@@ -94,7 +94,7 @@ def test_linear_has_the_bits_of_the_reference_around_the_same_product(
 @pytest.mark.parametrize("with_grad", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, smoothing, weighted, isa, threads):
+def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, smoothing, weighted):
     shapes = [(1, 1), (3, 2), (7, 10), (5, 15), (5, 16), (5, 17), (33, 65), (3, 1000), (5, 16385), (4000, 10)]
     for rows, classes in shapes:
         rng = np.random.default_rng(rows)
@@ -111,7 +111,7 @@ def test_cross_entropy_has_the_bits_of_the_reference(dtype, with_grad, smoothing
             of = k.describe("labels", weights, smoothing, 0.0, -100)
             return k.softmax_cross_entropy(k.dtype(logits.dtype), of, *logits.shape, *at)
 
-        for mine, expected in both(call, np.full_like(logits, 9), np.full(rows, 9.0), np.zeros(1)):
+        for mine, expected in everywhere(call, np.full_like(logits, 9), np.full(rows, 9.0), np.zeros(1)):
             same_bits(mine, expected)
 
 
@@ -128,7 +128,7 @@ def test_the_reference_has_every_loss_of_the_table():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_grad", [True, False])
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_have_the_bits_of_the_reference(name, dtype, with_grad, isa, threads):
+def test_losses_have_the_bits_of_the_reference(name, dtype, with_grad):
     for n in SIZES:
         p, t = numbers(n, dtype), numbers(n, dtype, seed=1, special=False)
 
@@ -138,7 +138,7 @@ def test_losses_have_the_bits_of_the_reference(name, dtype, with_grad, isa, thre
             at[2] = at[2] if with_grad else k.null
             return k.loss_and_grad(k.dtype(p.dtype), k.loss(name, 0.7, float(n)), n, *at)
 
-        for mine, expected in both(call, np.full_like(p, 9), np.zeros(1)):
+        for mine, expected in everywhere(call, np.full_like(p, 9), np.zeros(1)):
             same_bits(mine, expected)
 
 

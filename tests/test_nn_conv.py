@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from models import (
-    both,
     central_differences,
     check_gradients,
     check_torch,
+    everywhere,
     numbers,
     passed,
     same_bits,
@@ -59,7 +59,7 @@ def scratch_of(k, dtype, of, sizes, backward):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "with_bias"), [("identity", False), ("relu", True), ("gelu", True)])
-def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy_products):
+def test_bits_of_the_reference(dtype, activation, with_bias, numpy_products):
     saves_input = activation == "gelu"
     for case in CASES:
         x, w, b, dy = arrays_of(case, dtype)
@@ -71,7 +71,7 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
             at = (k.handle(x), k.handle(w), bias, k.handle(z), k.handle(y), k.handle(scratch))
             return k.conv_forward(k.dtype(x.dtype), of, *case[0], *at)
 
-        (z, z_expected), (y, y_expected) = both(forward, *np.full((2, *dy.shape), 9, dtype))
+        (z, z_expected), (y, y_expected) = everywhere(forward, *np.full((2, *dy.shape), 9, dtype))
         same_bits(y, y_expected)
         same_bits(z, z_expected)
 
@@ -82,7 +82,9 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
             at = [*map(k.handle, arrays), k.handle(db) if with_bias else k.null, k.handle(scratch)]
             return k.conv_backward(k.dtype(x.dtype), of, *case[0], *at)
 
-        for mine, expected in both(backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)):
+        for mine, expected in everywhere(
+            backward, dy, np.full_like(x, 9), np.full_like(w, 9), np.full_like(b, 9)
+        ):
             same_bits(mine, expected)
 
         def without_dx(k, dy, dw, case=case, x=x, w=w, saved=y):
@@ -91,7 +93,7 @@ def test_bits_of_the_reference(dtype, activation, with_bias, isa, threads, numpy
             at = [*map(k.handle, (x, w, saved, dy)), k.null, k.handle(dw), k.null, k.handle(scratch)]
             return k.conv_backward(k.dtype(x.dtype), of, *case[0], *at)
 
-        for mine, expected in both(without_dx, dy, np.full_like(w, 9)):
+        for mine, expected in everywhere(without_dx, dy, np.full_like(w, 9)):
             same_bits(mine, expected)
 
 

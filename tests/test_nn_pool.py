@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models import SPECIAL, both, check_gradients, check_torch, numbers, passed, same_bits, torchs
+from models import SPECIAL, check_gradients, check_torch, everywhere, numbers, passed, same_bits, torchs
 
 from fastgd import nn
 from fastgd._native import ffi, lib
@@ -27,7 +27,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_max_pooling_has_the_bits_of_the_reference(dtype, isa, threads):
+def test_max_pooling_has_the_bits_of_the_reference(dtype):
     for sizes, *windows in CASES:
         planes, height, width, *outputs = sizes
         x = numbers(planes * height * width, dtype).reshape(planes, height, width)
@@ -40,7 +40,7 @@ def test_max_pooling_has_the_bits_of_the_reference(dtype, isa, threads):
             of = k.describe("pool", *windows, False)
             return k.max_pool_forward(k.dtype(x.dtype), of, *sizes, k.handle(x), k.handle(index), k.handle(y))
 
-        (index, expected), (y, y_expected) = both(
+        (index, expected), (y, y_expected) = everywhere(
             forward, np.full(dy.shape, 9, np.int32), np.full_like(dy, 9)
         )
         assert np.array_equal(index, expected)
@@ -50,7 +50,7 @@ def test_max_pooling_has_the_bits_of_the_reference(dtype, isa, threads):
             of = k.describe("pool", *windows, False)
             return k.max_pool_forward(k.dtype(x.dtype), of, *sizes, k.handle(x), k.null, k.handle(y))
 
-        for mine, expected in both(without_index, np.full_like(dy, 9)):
+        for mine, expected in everywhere(without_index, np.full_like(dy, 9)):
             same_bits(mine, expected)
 
         def backward(k, dx, dy=dy, index=index, sizes=sizes, windows=windows):
@@ -58,13 +58,13 @@ def test_max_pooling_has_the_bits_of_the_reference(dtype, isa, threads):
             at = (k.handle(array) for array in (index, dy, dx))
             return k.max_pool_backward(k.dtype(dx.dtype), of, *sizes, *at)
 
-        for mine, expected in both(backward, np.full_like(x, 9)):
+        for mine, expected in everywhere(backward, np.full_like(x, 9)):
             same_bits(mine, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("count_include_pad", [False, True])
-def test_average_pooling_has_the_bits_of_the_reference(dtype, count_include_pad, isa, threads):
+def test_average_pooling_has_the_bits_of_the_reference(dtype, count_include_pad):
     for sizes, *windows in CASES:
         planes, height, width, *outputs = sizes
         x = numbers(planes * height * width, dtype).reshape(planes, height, width)
@@ -76,7 +76,7 @@ def test_average_pooling_has_the_bits_of_the_reference(dtype, count_include_pad,
                 entry = getattr(k, f"average_pool_{name}")
                 return entry(k.dtype(given.dtype), of, *sizes, k.handle(given), k.handle(made))
 
-            for mine, expected in both(call, np.full_like(out, 9)):
+            for mine, expected in everywhere(call, np.full_like(out, 9)):
                 same_bits(mine, expected)
 
 
