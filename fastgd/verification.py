@@ -137,18 +137,22 @@ def compute(case: Case, runner: Runner, place: Callable[[Array], Array] = np.cop
     return Outcome([on_host(p) for p in params], state, reports)
 
 
-def oracle_error(case: Case, outcome: Outcome) -> float:
-    """Largest difference from the oracle, relative to the largest parameter."""
+def right(case: Case) -> list[Array]:
+    """The parameters that the oracle ends with, in float64."""
     coefs = [1.0] * len(case.grads)
     if case.clip_norm is not None:
         for t, grads in enumerate(case.grads):
             square = sum(float(np.sum(np.square(g.astype(np.longdouble)))) for g in grads)
             coefs[t] = min(1.0, case.clip_norm / (square**0.5 + 1e-6))
-    right = trajectory(case.rule, case.params, case.grads, case.hyperparameters, coefs)
-    scale = max(float(np.abs(r).max()) for r in right if r.size)
+    return trajectory(case.rule, case.params, case.grads, case.hyperparameters, coefs)
+
+
+def oracle_error(expected: list[Array], outcome: Outcome) -> float:
+    """Largest difference from what is `right`, relative to the largest parameter."""
+    scale = max(float(np.abs(r).max()) for r in expected if r.size)
     errors = [
         float(np.abs(r - p.astype(np.float64)).max())
-        for r, p in zip(right, outcome.params, strict=True)
+        for r, p in zip(expected, outcome.params, strict=True)
         if r.size
     ]
     return max(errors) / scale
@@ -189,7 +193,8 @@ def verify(rules: Sequence[str] | None = None) -> list[Verdict]:
             for case in cases(rule, dtype):
                 outcomes = {str(runner): compute(case, runner) for runner in runners()}
                 reference = next(iter(outcomes.values()))
-                error = max(error, *(oracle_error(case, outcome) for outcome in outcomes.values()))
+                expected = right(case)
+                error = max(error, *(oracle_error(expected, outcome) for outcome in outcomes.values()))
                 if RULES[rule].exact:
                     different |= {name for name, o in outcomes.items() if not o.same_bits(reference)}
             compared = [str(runner) for runner in runners()]
