@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 #: compute capabilities that kernels are linked for here
 _, HOPPER, _ = ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
+
+
+def everywhere(*factors: Any, always: Callable[..., bool]) -> list[Any]:
+    """Parameters of a test: each combination of the factors' values, compiled for every architecture.
+
+    One architecture of each combination, the next one every time, is `slow`, or for every run where
+    `always(*values)`. The others are `exhaustive`.
+    """
+    made = []
+    for k, values in enumerate(itertools.product(*factors)):
+        for i, architecture in enumerate(ARCHITECTURES):
+            first = () if always(*values) else pytest.mark.slow
+            marks = first if i == k % len(ARCHITECTURES) else pytest.mark.exhaustive
+            name = "-".join(map(str, (*values, *architecture)))
+            made.append(pytest.param(*values, architecture, marks=marks, id=name))
+    return made
+
 
 #: instructions of float64, conversions among them, in machine code
 DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)|F2F\.F(64|32\.F64)|[FI]2[FI]\.\S*F64|MUFU\.\w+64H"

@@ -30,7 +30,7 @@ HERE = platform.machine()
 RUNNABLE = [name for name, usable in machine.instruction_sets().items() if usable]
 
 
-def build(folder, compiler, sanitizer, instrumented=RUNNABLE, with_openmp=True, architecture=HERE):
+def build(folder, compiler, sanitizer, instrumented, with_openmp=True, architecture=HERE):
     """Compiles the library and the tests and links them; the path of the program.
 
     sanitizer: its flags, for all but the kernels of instruction sets that are not named in `instrumented`.
@@ -43,8 +43,16 @@ def build(folder, compiler, sanitizer, instrumented=RUNNABLE, with_openmp=True, 
     return linked(folder, compiler, units, [*sanitizer, *how, *openmp, "-lm", "-pthread"])
 
 
-#: compiling all of csrc/ takes a minute or two each time
-COMPILERS = ["gcc", pytest.param("clang", marks=pytest.mark.slow)]
+#: (compiler, sanitizer, instruction sets whose kernels have it): one run of a sanitizer is for every change.
+#: Kernels are of one source; those that are not instrumented are as the users' are, which ccache has already.
+#: Compiling all of csrc/ takes a minute or two each time.
+WAYS = [
+    ("gcc", "plain", ()),
+    pytest.param("clang", "plain", (), marks=pytest.mark.slow),
+    pytest.param("gcc", "sanitized", tuple(RUNNABLE[-1:]), marks=pytest.mark.slow),
+    pytest.param("gcc", "sanitized", tuple(RUNNABLE), marks=pytest.mark.exhaustive),
+    pytest.param("clang", "sanitized", tuple(RUNNABLE), marks=pytest.mark.exhaustive),
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +60,9 @@ def digest(tmp_path_factory):
     """A function that builds the program in one way, runs it and returns its digest of all results."""
 
     @functools.cache
-    def outcome(compiler, sanitizer=(), architecture=HERE, runner=()):
-        program = build(tmp_path_factory.mktemp("c"), compiler, sanitizer, architecture=architecture)
+    def outcome(compiler, sanitizer=(), instrumented=(), architecture=HERE, runner=()):
+        folder = tmp_path_factory.mktemp("c")
+        program = build(folder, compiler, sanitizer, instrumented, architecture=architecture)
         # 8 threads on fewer cores: waiting ones are to sleep
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         printed = run([*runner, str(program)], env=environment).splitlines()
@@ -65,16 +74,15 @@ def digest(tmp_path_factory):
     return outcome
 
 
-@pytest.mark.parametrize("sanitizer", ["plain", pytest.param("sanitized", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_program(compiler, sanitizer, digest):
+@pytest.mark.parametrize(("compiler", "sanitizer", "instrumented"), WAYS)
+def test_program(compiler, sanitizer, instrumented, digest):
     required(compiler)
     flags = list(SANITIZERS[sanitizer])
     if flags and not compiles(compiler, flags):
         pytest.skip(f"{compiler} has no runtime of the sanitizers")
     if flags and compiler == "clang":
         flags.append("-Wno-pass-failed")
-    digest(compiler, tuple(flags))
+    digest(compiler, tuple(flags), instrumented)
 
 
 @pytest.mark.slow

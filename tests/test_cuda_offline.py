@@ -85,12 +85,17 @@ def check_accesses(variant, text, ptx, code):
     assert code.count(r"STG\.E\.128") >= counts["writes"]
 
 
-def check_float32(variant, compiled, architecture):
+@pytest.mark.parametrize(
+    ("rule", "on", "architecture"),
+    machine_code.everywhere(ALL, [False, True], always=lambda rule, on: on),
+)
+def test_float32(rule, on, architecture, compiled):
     """All that is promised of updates in float32."""
-    text = update_text(variant)
+    tried = variant(rule, on)
+    text = update_text(tried)
     ptx, code = compiled(text, architecture)
     assert text.registers == 64
-    check_accesses(variant, text, ptx, code)
+    check_accesses(tried, text, ptx, code)
     assert not instructions(ptx, r"[a-z]\S*\.f64")
     assert code.count(machine_code.DOUBLE) == 0
     divisions, roots = instructions(ptx, r"div\.rn\.f32"), instructions(ptx, r"sqrt\.rn\.f32")
@@ -106,20 +111,6 @@ def check_float32(variant, compiled, architecture):
     assert all(re.fullmatch(pattern, name) for pattern, name in zip(expected, others, strict=True))
     assert machine_code.counted(kernel, r"CALL\.ABS") == divisions + roots
     assert machine_code.counted(kernel, "FFMA") == 5 * divisions + 2 * roots
-
-
-@pytest.mark.parametrize("rule", ALL)
-def test_float32(rule, compiled):
-    """On one architecture with all switches on; the rest of the matrix is slow."""
-    check_float32(variant(rule), compiled, machine_code.HOPPER)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("on", [False, True])
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
-@pytest.mark.parametrize("rule", ALL)
-def test_float32_everywhere(rule, architecture, on, compiled):
-    check_float32(variant(rule, on), compiled, architecture)
 
 
 #: name -> (variant, the most registers that it may take)
@@ -157,11 +148,12 @@ STORED = {
     ),
 }
 
-#: those that show most of what there is
-FEW = ["stochastic", "float64"]
 
-
-def check_stored(name, compiled, architecture):
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    machine_code.everywhere(STORED, always=lambda name: name in ("stochastic", "float64")),
+)
+def test_stored(name, architecture, compiled):
     variant, registers = STORED[name]
     text = update_text(variant)
     ptx, code = compiled(text, architecture)
@@ -174,18 +166,6 @@ def check_stored(name, compiled, architecture):
     if variant.param != F64:
         assert not instructions(ptx, r"[a-z]\S*\.f64")
         assert code.count(machine_code.DOUBLE) == 0
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_stored(name, compiled):
-    check_stored(name, compiled, machine_code.HOPPER)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
-@pytest.mark.parametrize("name", STORED)
-def test_stored_everywhere(name, architecture, compiled):
-    check_stored(name, compiled, architecture)
 
 
 _JUDGING = Judging(measured=True, clips=True, scoped=True, skip_nonfinite=True, clamped=True)
@@ -206,15 +186,13 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["sums of bfloat16", "finish", "trial", "ratios"])
-def test_others(name, compiled):
-    compiled(OTHERS[name](), machine_code.HOPPER)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES)
-@pytest.mark.parametrize("name", OTHERS)
-def test_others_everywhere(name, architecture, compiled):
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    machine_code.everywhere(
+        OTHERS, always=lambda name: name in ("sums of bfloat16", "finish", "trial", "ratios")
+    ),
+)
+def test_others(name, architecture, compiled):
     text = OTHERS[name]()
     assert text.registers == (128 if name == "trial of codes" else 64)
     compiled(text, architecture)

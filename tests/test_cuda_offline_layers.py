@@ -25,7 +25,7 @@ def compiled(tmp_path_factory):
     """(text, architecture) -> (PTX, machine code)."""
     folder = tmp_path_factory.mktemp("cubin")
 
-    def make(text, architecture=(9, 0)):
+    def make(text, architecture):
         ptx = machine_code.ptx_of(text)
         return ptx, machine_code.read(cubin_of(ptx, architecture), folder)
 
@@ -53,50 +53,36 @@ def elementwise(ready, real, compiled, architecture):
     return code
 
 
-def check_elements(name, real, compiled, architecture):
+@pytest.mark.parametrize(
+    ("name", "real", "architecture"),
+    machine_code.everywhere(
+        ELEMENTS, [F32, F64], always=lambda name, real: real == F32 and name in ELEMENTS_IN_ALL_RUNS
+    ),
+)
+def test_elements(name, real, architecture, compiled):
     code = elementwise(ELEMENTS[name](real), real, compiled, architecture)
     if real == F32:
         assert code.count(machine_code.DOUBLE) == 0
 
 
-def check_other(name, real, compiled, architecture):
+@pytest.mark.parametrize(
+    ("name", "real", "architecture"),
+    machine_code.everywhere(NORMALISED, [F32, F64], always=lambda name, real: False),
+)
+def test_channels(name, real, architecture, compiled):
+    elementwise(NORMALISED[name](real), real, compiled, architecture)
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "architecture"),
+    machine_code.everywhere(
+        OTHERS, [F32, F64], always=lambda name, real: real == F32 and name in OTHERS_IN_ALL_RUNS
+    ),
+)
+def test_rows_and_columns(name, real, architecture, compiled):
     text = OTHERS[name](real)
     ptx, code = compiled(text, architecture)
     without_spills(text, code)
     assert not re.search(r"^\s+(@\S+ )?(fma|mad)\.\S*f(32|64)", ptx, re.M)
     # sums have an order that no hardware decides
     assert code.count("ATOM|RED") == 0
-
-
-@pytest.mark.parametrize("name", ELEMENTS_IN_ALL_RUNS)
-def test_elements(name, compiled):
-    check_elements(name, F32, compiled, (9, 0))
-
-
-@pytest.mark.parametrize("name", OTHERS_IN_ALL_RUNS)
-def test_rows_and_columns(name, compiled):
-    check_other(name, F32, compiled, (9, 0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("real", [F32, F64], ids=str)
-@pytest.mark.parametrize("name", ELEMENTS)
-def test_all_elements(name, real, architecture, compiled):
-    check_elements(name, real, compiled, architecture)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("real", [F32, F64], ids=str)
-@pytest.mark.parametrize("name", NORMALISED)
-def test_channels(name, real, architecture, compiled):
-    elementwise(NORMALISED[name](real), real, compiled, architecture)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", machine_code.ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("real", [F32, F64], ids=str)
-@pytest.mark.parametrize("name", OTHERS)
-def test_all_rows_and_columns(name, real, architecture, compiled):
-    check_other(name, real, compiled, architecture)

@@ -59,21 +59,10 @@ TEXTS = {
 }
 
 
-def check(name, architecture, folder):
+@pytest.mark.parametrize(("name", "architecture"), machine_code.everywhere(TEXTS, always=lambda name: True))
+def test_nothing_is_spilled(name, architecture, tmp_path):
     text = TEXTS[name]()
-    code = machine_code.read(cubin_of(machine_code.ptx_of(text), architecture), folder)
+    code = machine_code.read(cubin_of(machine_code.ptx_of(text), architecture), tmp_path)
     assert code.frame == 0
     assert code.count("LDL|STL") == 0
     assert code.registers <= text.registers
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_nothing_is_spilled(name, tmp_path):
-    check(name, (9, 0), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", [(8, 0), (10, 0)], ids=str)
-@pytest.mark.parametrize("name", TEXTS)
-def test_nothing_is_spilled_elsewhere(name, architecture, tmp_path):
-    check(name, architecture, tmp_path)

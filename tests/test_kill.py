@@ -116,7 +116,7 @@ def left_in(folder):
     return {path.name: path.stat().st_size for path in folder.glob(".*.tmp")}
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_killed_at_any_moment(tmp_path, kills):
     paths = opt_path, model_path = tmp_path / "opt.safetensors", tmp_path / "model.safetensors"
     left = []
