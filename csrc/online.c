@@ -18,6 +18,12 @@
 #define MOST_SLOPE 1e12
 /* FGD_RATE_ADAPTIVE ends at and below this rate. */
 #define LEAST_RATE 1e-6
+/* Logarithms are taken of products of factors above this, which another factor, of 2 at most, does not take
+ * beyond the largest number. */
+#define MOST_PRODUCT 0x1p1000
+/* Rows are fetched into the caches so many before they are needed, and at most so many bytes of each. */
+#define AHEAD 2
+#define FETCHED 1024
 
 static const struct {
     fgd_online_loss_info info;
@@ -164,17 +170,15 @@ static void decay(const pass *w, fgd_online_state *s) {
     if (s->scale < w->kernels->least_scale) settle(w, s);
 }
 
+/* The norms become those of the row's weights, as scikit-learn has it. */
 static void add(const pass *w, const row_view x, double update, fgd_online_state *s) {
+    const int measured = w->of->measured && !is_passive(w->of);
     const double step = update / s->scale;
     void *weights = w->model->weights;
-    if (!w->of->measured || is_passive(w->of) || (w->of->l2 == 0 && w->of->l1 == 0)) {
-        w->on->add(x.n, step, x.x, x.columns, weights);
-        return;
-    }
-    w->on->add_measured(x.n, step, x.x, x.columns, weights, &s->squares,
-                        w->of->l1 > 0 ? &s->absolutes : NULL);
-    s->squares *= s->scale * s->scale;
-    s->absolutes *= w->of->l1 > 0 ? s->scale : 1;
+    if (measured && w->of->l2 > 0)
+        s->squares = w->on->add_squares(x.n, step, x.x, x.columns, weights) * (s->scale * s->scale);
+    else w->on->add(x.n, step, x.x, x.columns, weights);
+    if (measured && w->of->l1 > 0) s->absolutes = w->on->absolutes(x.n, x.columns, weights) * s->scale;
 }
 
 /* The averages' part in an update, of the row that is the k-th to count. */
@@ -188,30 +192,26 @@ static void average(const pass *w, const row_view x, double update, double k, fg
 }
 
 /* How far the step goes against the slope, for one unit of it. Negative: there is none, for an empty row. */
-static double step_size(const pass *w, const row_view x, double loss, double eta) {
+static double step_size(const pass *w, const row_view x, const measure at, double eta) {
     if (!is_passive(w->of)) return eta;
-    const double squares = w->kernels->squares(x.n, x.x);
+    const double squares = w->kernels->dense.squares(x.n, NULL, x.x), loss = at.loss + log_of(at.factor);
     if (w->of->rate == FGD_RATE_PA2) return loss / (squares + 0.5 / w->of->eta0);
     if (squares == 0) return -1;
     return loss / squares < w->of->eta0 ? loss / squares : w->of->eta0;
 }
 
-static void measure_objective(const fgd_online *of, double loss, fgd_online_state *s) {
-    s->loss += loss;
-    s->objective += loss;
-    if (!is_passive(of)) s->objective += 0.5 * of->l2 * s->squares + of->l1 * s->absolutes;
-}
-
-static void learn(const pass *w, int64_t row, fgd_online_state *s) {
+/* Returns the factor of the row's loss. */
+static double learn(const pass *w, int64_t row, fgd_online_state *s) {
     const fgd_online *of = w->of;
     const row_view x = row_at(w, row);
     const double y = number_at(w, w->rows->targets, row);
     const double p = s->scale * w->on->dot(x.n, x.x, x.columns, w->model->weights) + s->intercept;
     const measure at = w->loss(p, y, of->a);
     s->eta = rate_of(of, s);
-    if (of->measured) measure_objective(of, at.loss, s);
-    const double size = step_size(w, x, at.loss, s->eta);
-    if (size < 0) return;
+    s->loss += at.loss;
+    if (!is_passive(of)) s->objective += 0.5 * of->l2 * s->squares + of->l1 * s->absolutes;
+    const double size = step_size(w, x, at, s->eta);
+    if (size < 0) return at.factor;
     const double slope = at.slope > MOST_SLOPE    ? MOST_SLOPE
                          : at.slope < -MOST_SLOPE ? -MOST_SLOPE
                                                   : at.slope;
@@ -227,6 +227,7 @@ static void learn(const pass *w, int64_t row, fgd_online_state *s) {
     }
     s->t += 1;
     s->rows++;
+    return at.factor;
 }
 
 /* ---- Epochs ------------------------------------------------------------------------------------------ */
@@ -259,19 +260,36 @@ static void judge(const fgd_online *of, double value, fgd_online_state *s) {
     }
 }
 
+/* Rows come in any order, so that no hardware fetches the next one by itself. */
+static void fetch(const pass *w, int64_t row) {
+    const row_view x = row_at(w, row);
+    const int64_t item = fgd_item_size(w->dtype), bytes = x.n * item;
+    const char *numbers = x.x, *columns = (const char *)x.columns;
+    __builtin_prefetch((const char *)w->rows->targets + row * item);
+    if (w->rows->weights) __builtin_prefetch((const char *)w->rows->weights + row * item);
+    for (int64_t at = 0; at < bytes && at < FETCHED; at += 64) __builtin_prefetch(numbers + at);
+    for (int64_t at = 0; columns && at < x.n * 4 && at < FETCHED; at += 64) __builtin_prefetch(columns + at);
+}
+
 static void run_epoch(const pass *w, fgd_online_state *s) {
     const fgd_online_rows *rows = w->rows;
     const int32_t *order = w->model->order;
-    double learned = 0;
+    double learned = 0, product = 1;
     s->loss = s->objective = 0;
     if (w->of->shuffled) shuffle(w->model->order, (uint32_t)rows->rows, w->of->seed);
     for (int64_t i = 0; i < rows->rows; i++) {
+        if (i + AHEAD < rows->rows) fetch(w, order[i + AHEAD]);
         if (rows->held_out && rows->held_out[order[i]]) continue;
-        learn(w, order[i], s);
+        product *= learn(w, order[i], s);
+        if (product > MOST_PRODUCT) {
+            s->loss += log_of(product);
+            product = 1;
+        }
         learned++;
     }
-    s->loss /= learned;
-    s->objective /= learned;
+    s->loss += log_of(product);
+    s->objective = w->of->measured ? (s->objective + s->loss) / learned : 0;
+    s->loss = w->of->measured ? s->loss / learned : 0;
     s->epochs++;
     if (s->intercept - s->intercept != 0 || !w->kernels->is_finite(rows->cols, w->model->weights))
         s->ended = FGD_ONLINE_NOT_FINITE;
@@ -288,8 +306,8 @@ int fgd_online_begin(int dtype, const fgd_online *of, const fgd_online_rows *row
     *state = (fgd_online_state){.intercept = given.intercept, .average_intercept = given.average_intercept,
                                 .t = given.t, .eta = of->eta0, .scale = 1, .divisor = 1, .best = INFINITY};
     if (rows->cols) {
-        state->squares = w.kernels->squares(rows->cols, model->weights);
-        state->absolutes = w.kernels->absolutes(rows->cols, model->weights);
+        state->squares = w.kernels->dense.squares(rows->cols, NULL, model->weights);
+        state->absolutes = w.kernels->dense.absolutes(rows->cols, NULL, model->weights);
         if (of->l1 > 0) memset(model->cuts, 0, (size_t)(rows->cols * fgd_item_size(dtype)));
     }
     for (int32_t i = 0; i < rows->rows; i++) model->order[i] = i;

@@ -1,112 +1,66 @@
 /* The loops over one row of a linear model, compiled once per instruction set and precision.
  *
- * Sums are in double over FGD_LANES lanes, element i of a row in lane i modulo FGD_LANES.
+ * A loop is written once for dense and sparse rows; `columns` is NULL in the former, which the compiler sees.
  * fastgd/online/reference.py has the same in Python. */
 #include "online_kernels.h"
 
-#include <string.h>
+#include <stddef.h>
 
 #include "real.h"
 
-/* Adds up TERM, which is of i, for i from 0 to n - 1. */
-#define ADD_UP(n, lanes, TERM)                                                  \
-    {                                                                           \
-        int64_t first = 0;                                                      \
-        for (; first + FGD_LANES <= (n); first += FGD_LANES) {                  \
-            _Pragma("omp simd")                                                 \
-            for (int k = 0; k < FGD_LANES; k++) {                               \
-                const int64_t i = first + k;                                    \
-                (lanes)[k] += (double)(TERM);                                   \
-            }                                                                   \
-        }                                                                       \
-        for (int64_t i = first; i < (n); i++) (lanes)[i - first] += (double)(TERM); \
-    }
+/* What is added up: its terms are of the number i of a row. */
+typedef enum quantity { PRODUCTS, SQUARES, ABSOLUTES, ZEROS, SQUARES_AFTER_ADDING } quantity;
 
-static double dense_dot(int64_t n, const void *row, const int32_t *columns UNUSED, const void *weights) {
-    const REAL *x = row, *w = weights;
-    double lanes[FGD_LANES] = {0};
-    ADD_UP(n, lanes, w[i] * x[i])
-    return fgd_fold_lanes(lanes);
+INLINE REAL *weight_at(REAL *w, const int32_t *columns, int64_t i) { return columns ? w + columns[i] : w + i; }
+
+INLINE double term_of(const quantity what, REAL step, const REAL *x, const int32_t *columns, REAL *w,
+                      int64_t i) {
+    REAL *at = weight_at(w, columns, i);
+    if (what == PRODUCTS) return (double)(*at * x[i]);
+    if (what == ABSOLUTES) return (double)(*at < 0 ? -*at : *at);
+    if (what == ZEROS) return (double)(*at * 0);
+    if (what == SQUARES_AFTER_ADDING) *at += step * x[i];
+    return (double)*at * (double)*at;
 }
 
-static double sparse_dot(int64_t n, const void *row, const int32_t *columns, const void *weights) {
-    const REAL *x = row, *w = weights;
-    double lanes[FGD_LANES] = {0};
-    ADD_UP(n, lanes, w[columns[i]] * x[i])
-    return fgd_fold_lanes(lanes);
-}
-
-static double squares(int64_t n, const void *row) {
-    const REAL *x = row;
-    double lanes[FGD_LANES] = {0};
-    ADD_UP(n, lanes, (double)x[i] * (double)x[i])
-    return fgd_fold_lanes(lanes);
-}
-
-INLINE REAL size_of(REAL x) { return x < 0 ? -x : x; }
-
-static double absolutes(int64_t n, const void *row) {
-    const REAL *x = row;
-    double lanes[FGD_LANES] = {0};
-    ADD_UP(n, lanes, size_of(x[i]))
-    return fgd_fold_lanes(lanes);
-}
-
-static void dense_add(int64_t n, double step, const void *row, const int32_t *columns UNUSED,
-                      void *weights) {
-    const REAL *restrict x = row, s = (REAL)step;
-    REAL *restrict w = weights;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) w[i] += s * x[i];
-}
-
-/* A column may be there twice: element after element. */
-static void sparse_add(int64_t n, double step, const void *row, const int32_t *columns, void *weights) {
-    const REAL *restrict x = row, s = (REAL)step;
-    REAL *restrict w = weights;
-    for (int64_t i = 0; i < n; i++) w[columns[i]] += s * x[i];
-}
-
-/* One pass for both: w[i] is written before it is measured. */
-INLINE void add_and_measure(int64_t n, REAL s, const REAL *restrict x, REAL *restrict w, double *of_squares,
-                            double *of_absolutes) {
-    double square[FGD_LANES] = {0}, size[FGD_LANES] = {0};
+/* In double, number i in lane i modulo FGD_LANES as long as there are FGD_LANES of them, which then become four
+ * lanes; the rest in these, four by four; and the last ones, less than four, in order. Of sparse rows, which
+ * no registers are filled with at once, all in four lanes. */
+INLINE double add_up(const quantity what, int64_t n, REAL step, const REAL *x, const int32_t *columns,
+                     REAL *w) {
     int64_t i = 0;
-    for (; i + FGD_LANES <= n; i += FGD_LANES) {
+    double four[4] = {0};
+    if (!columns && n >= FGD_LANES) {
+        double lanes[FGD_LANES];
 #pragma omp simd
-        for (int k = 0; k < FGD_LANES; k++) {
-            const REAL after = w[i + k] + s * x[i + k];
-            w[i + k] = after;
-            square[k] += (double)after * (double)after;
-            if (of_absolutes) size[k] += (double)size_of(after);
+        for (int k = 0; k < FGD_LANES; k++) lanes[k] = term_of(what, step, x, NULL, w, k);
+        for (i = FGD_LANES; i + FGD_LANES <= n; i += FGD_LANES) {
+#pragma omp simd
+            for (int k = 0; k < FGD_LANES; k++) lanes[k] += term_of(what, step, x, NULL, w, i + k);
+        }
+        for (int k = 0; k < 4; k++) four[k] = (lanes[k] + lanes[k + 8]) + (lanes[k + 4] + lanes[k + 12]);
+    }
+    for (; i + 4 <= n; i += 4) {
+        if (columns) {
+            for (int k = 0; k < 4; k++) four[k] += term_of(what, step, x, columns, w, i + k);
+        } else {
+#pragma omp simd
+            for (int k = 0; k < 4; k++) four[k] += term_of(what, step, x, NULL, w, i + k);
         }
     }
-    for (int k = 0; i < n; i++, k++) {
-        const REAL after = w[i] + s * x[i];
-        w[i] = after;
-        square[k] += (double)after * (double)after;
-        if (of_absolutes) size[k] += (double)size_of(after);
+    double sum = (four[0] + four[2]) + (four[1] + four[3]);
+    for (; i < n; i++) sum += term_of(what, step, x, columns, w, i);
+    return sum;
+}
+
+/* A column may be there twice in a sparse row: element after element. */
+INLINE void add_to(int64_t n, REAL step, const REAL *restrict x, const int32_t *columns, REAL *restrict w) {
+    if (columns) {
+        for (int64_t i = 0; i < n; i++) w[columns[i]] += step * x[i];
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) w[i] += step * x[i];
     }
-    *of_squares = fgd_fold_lanes(square);
-    if (of_absolutes) *of_absolutes = fgd_fold_lanes(size);
-}
-
-static void dense_add_measured(int64_t n, double step, const void *row, const int32_t *columns UNUSED,
-                               void *weights, double *of_squares, double *of_absolutes) {
-    if (of_absolutes) add_and_measure(n, (REAL)step, row, weights, of_squares, of_absolutes);
-    else add_and_measure(n, (REAL)step, row, weights, of_squares, NULL);
-}
-
-static void sparse_add_measured(int64_t n, double step, const void *row, const int32_t *columns,
-                                void *weights, double *of_squares, double *of_absolutes) {
-    const REAL *w = weights;
-    double square[FGD_LANES] = {0}, size[FGD_LANES] = {0};
-    sparse_add(n, step, row, columns, weights);
-    ADD_UP(n, square, (double)w[columns[i]] * (double)w[columns[i]])
-    *of_squares = fgd_fold_lanes(square);
-    if (!of_absolutes) return;
-    ADD_UP(n, size, size_of(w[columns[i]]))
-    *of_absolutes = fgd_fold_lanes(size);
 }
 
 INLINE void truncate_one(double scale, double inverse, double cut, REAL *w, REAL *noted) {
@@ -117,20 +71,43 @@ INLINE void truncate_one(double scale, double inverse, double cut, REAL *w, REAL
     *noted = (REAL)(q + scale * ((double)*w - before));
 }
 
-static void dense_truncate(int64_t n, double scale, double cut, const int32_t *columns UNUSED, void *weights,
-                           void *cuts) {
-    REAL *restrict w = weights, *restrict noted = cuts;
+INLINE void truncate_all(int64_t n, double scale, double cut, const int32_t *columns, REAL *restrict w,
+                         REAL *restrict noted) {
     const double inverse = 1 / scale;
+    if (columns) {
+        for (int64_t i = 0; i < n; i++)
+            truncate_one(scale, inverse, cut, &w[columns[i]], &noted[columns[i]]);
+    } else {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) truncate_one(scale, inverse, cut, &w[i], &noted[i]);
+        for (int64_t i = 0; i < n; i++) truncate_one(scale, inverse, cut, &w[i], &noted[i]);
+    }
 }
 
-static void sparse_truncate(int64_t n, double scale, double cut, const int32_t *columns, void *weights,
-                            void *cuts) {
-    REAL *restrict w = weights, *restrict noted = cuts;
-    const double inverse = 1 / scale;
-    for (int64_t i = 0; i < n; i++) truncate_one(scale, inverse, cut, &w[columns[i]], &noted[columns[i]]);
-}
+#define KERNELS(kind, AT)                                                       \
+    static double kind##_dot(int64_t n, const void *row, const int32_t *columns UNUSED, \
+                             const void *weights) {                             \
+        return add_up(PRODUCTS, n, 0, row, AT, (REAL *)weights);                \
+    }                                                                           \
+    static void kind##_add(int64_t n, double step, const void *row, const int32_t *columns UNUSED, \
+                           void *weights) {                                     \
+        add_to(n, (REAL)step, row, AT, weights);                                \
+    }                                                                           \
+    static double kind##_add_squares(int64_t n, double step, const void *row, const int32_t *columns UNUSED, \
+                                     void *weights) {                           \
+        return add_up(SQUARES_AFTER_ADDING, n, (REAL)step, row, AT, weights);   \
+    }                                                                           \
+    static double kind##_squares(int64_t n, const int32_t *columns UNUSED, const void *weights) { \
+        return add_up(SQUARES, n, 0, NULL, AT, (REAL *)weights);                \
+    }                                                                           \
+    static double kind##_absolutes(int64_t n, const int32_t *columns UNUSED, const void *weights) { \
+        return add_up(ABSOLUTES, n, 0, NULL, AT, (REAL *)weights);              \
+    }                                                                           \
+    static void kind##_truncate(int64_t n, double scale, double cut, const int32_t *columns UNUSED, \
+                                void *weights, void *cuts) {                    \
+        truncate_all(n, scale, cut, AT, weights, cuts);                         \
+    }
+KERNELS(dense, NULL)
+KERNELS(sparse, columns)
 
 static void multiply(int64_t n, double factor, void *weights) {
     const REAL by = (REAL)factor;
@@ -141,17 +118,15 @@ static void multiply(int64_t n, double factor, void *weights) {
 
 /* Infinity and NaN times 0 are NaN. */
 static int is_finite(int64_t n, const void *weights) {
-    const REAL *w = weights;
-    double lanes[FGD_LANES] = {0};
-    ADD_UP(n, lanes, w[i] * 0)
-    return fgd_fold_lanes(lanes) == 0;
+    return add_up(ZEROS, n, 0, NULL, NULL, (REAL *)weights) == 0;
 }
 
+#define ROW_KERNELS(kind) \
+    {kind##_dot, kind##_add, kind##_add_squares, kind##_squares, kind##_absolutes, kind##_truncate}
+
 const fgd_onlines FGD_TABLE(fgd_onlines) = {
-    {dense_dot, dense_add, dense_add_measured, dense_truncate},
-    {sparse_dot, sparse_add, sparse_add_measured, sparse_truncate},
-    squares,
-    absolutes,
+    ROW_KERNELS(dense),
+    ROW_KERNELS(sparse),
     multiply,
     is_finite,
     FGD_DOUBLE ? 1e-9 : 1e-6,

@@ -8,10 +8,11 @@
 typedef struct fgd_online_row_kernels {
     double (*dot)(int64_t n, const void *row, const int32_t *columns, const void *weights);
     void (*add)(int64_t n, double step, const void *row, const int32_t *columns, void *weights);
-    /* add, and of the weights that it has changed the sums of squares and of absolute values; absolutes may
-     * be NULL */
-    void (*add_measured)(int64_t n, double step, const void *row, const int32_t *columns, void *weights,
-                         double *squares, double *absolutes);
+    /* add, and the sum of squares of the weights that it changes */
+    double (*add_squares)(int64_t n, double step, const void *row, const int32_t *columns, void *weights);
+    /* sums over these weights */
+    double (*squares)(int64_t n, const int32_t *columns, const void *weights);
+    double (*absolutes)(int64_t n, const int32_t *columns, const void *weights);
     /* Tsuruoka, Tsujii and Ananiadou 2009, figure 2: each of these weights moves towards 0 by what `cut` is
      * above what cuts has noted of it before; weights are `scale` times what stands there. */
     void (*truncate)(int64_t n, double scale, double cut, const int32_t *columns, void *weights, void *cuts);
@@ -19,8 +20,6 @@ typedef struct fgd_online_row_kernels {
 
 typedef struct fgd_onlines {
     fgd_online_row_kernels dense, sparse;
-    double (*squares)(int64_t n, const void *row);
-    double (*absolutes)(int64_t n, const void *row);
     void (*multiply)(int64_t n, double factor, void *weights);
     int (*is_finite)(int64_t n, const void *weights);
     double least_scale; /* below it weights are multiplied by their scale */

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +79,7 @@ class Descent:
             raise ValueError("sparse rows need starts, one more than there are rows")
         cuts = np.empty(cols, dtype) if settings.l1 > 0 else None
         order = np.empty(count, np.int32)
-        fields = asdict(settings)
+        fields = dict(vars(settings))
         fields["loss"] = lib.fgd_online_loss_find(settings.loss.encode())
         fields["rate"] = getattr(lib, f"FGD_RATE_{settings.rate.upper()}")
         self._of = ffi.new("fgd_online *", fields)

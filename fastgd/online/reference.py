@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from fastgd.arrays import Array
-from fastgd.backends.reference_norms import lane_sums
-from fastgd.nn.elementary import log
+from fastgd.backends.reference_norms import LANES
+from fastgd.nn.elementary import exp, log
 from fastgd.online.problem import Rows, Settings
-from fastgd.online.reference_losses import LOSSES, exp_of
+from fastgd.online.reference_losses import LOSSES, Measure
 
 MOST_SLOPE = 1e12
 LEAST_RATE = 1e-6
+MOST_PRODUCT = 2.0**1000
 LEAST_SCALE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-9}
 PASSIVE = ("pa1", "pa2")
 
@@ -44,13 +45,29 @@ class State:
     ended: int = 0
 
 
-def add_up(terms: Array) -> float:
-    """In float64 over lanes."""
-    return float(lane_sums(terms.astype(np.float64)[np.newaxis])[0])
+def add_up(terms: Array, is_sparse: bool = False) -> float:
+    """In float64: over LANES lanes, then four, the last ones in order; of sparse rows over four at once."""
+    wide = terms.astype(np.float64)
+    whole = 0 if is_sparse else len(wide) // LANES * LANES
+    four = np.zeros(4)
+    if whole:
+        lanes = np.add.accumulate(wide[:whole].reshape(-1, LANES))[-1]
+        four = (lanes[:4] + lanes[8:12]) + (lanes[4:8] + lanes[12:])
+    fours = len(wide) // 4 * 4
+    for terms_of_four in wide[whole:fours].reshape(-1, 4):
+        four = four + terms_of_four
+    total = (four[0] + four[2]) + (four[1] + four[3])
+    for term in wide[fours:]:
+        total = total + term
+    return float(total)
 
 
-def add_up_squares(terms: Array) -> float:
-    return add_up(np.square(terms, dtype=np.float64))
+def squares_of(x: Array) -> Array:
+    return np.square(x, dtype=np.float64)
+
+
+def log_of(x: float) -> float:
+    return float(log(np.array([x]))[0])
 
 
 def ratio(a: float, b: float) -> float:
@@ -74,7 +91,7 @@ def inverse_power(t: float, power: float) -> float:
         return 1 / math.sqrt(t)
     if power == 0.25:
         return 1 / math.sqrt(math.sqrt(t))
-    return exp_of(-power * float(log(np.array([t]))[0]))
+    return float(exp(np.array([-power * log_of(t)]))[0])
 
 
 class Descent:
@@ -98,10 +115,10 @@ class Descent:
         self._real: Any = weights.dtype.type
         self._passive = settings.rate in PASSIVE
         s = self.state = State(intercept, average_intercept, t, settings.eta0)
-        s.squares, s.absolutes = add_up_squares(weights), add_up(np.abs(weights))
+        s.squares, s.absolutes = add_up(squares_of(weights)), add_up(np.abs(weights))
         if settings.rate == "optimal":
             typical = math.sqrt(1 / math.sqrt(settings.alpha))
-            slope = self._loss(-typical, 1.0, settings.a)[1]
+            slope = self._loss(-typical, 1.0, settings.a).slope
             s.t0 = 1 / (typical / (slope if slope > 1 else 1.0) * settings.alpha)
 
     def _row(self, row: int) -> tuple[Array, Any]:
@@ -135,11 +152,23 @@ class Descent:
 
     def _update(self, x: Array, columns: Any, update: float) -> None:
         s, of = self.state, self._of
-        self._add(update / s.scale, x, columns, self._weights)
-        if of.measured and not self._passive and (of.l2 or of.l1):
-            s.squares = add_up_squares(self._weights[columns]) * (s.scale * s.scale)
-            if of.l1 > 0:
-                s.absolutes = add_up(np.abs(self._weights[columns])) * s.scale
+        measured, is_sparse = of.measured and not self._passive, self._rows.columns is not None
+        if measured and of.l2 > 0 and is_sparse:
+            s.squares = self._add_squares(update / s.scale, x, columns) * (s.scale * s.scale)
+        else:
+            self._add(update / s.scale, x, columns, self._weights)
+            if measured and of.l2 > 0:
+                s.squares = add_up(squares_of(self._weights)) * (s.scale * s.scale)
+        if measured and of.l1 > 0:
+            s.absolutes = add_up(np.abs(self._weights[columns]), is_sparse) * s.scale
+
+    def _add_squares(self, step: float, x: Array, columns: Array) -> float:
+        """A column that is there twice is squared after each time."""
+        after = np.empty_like(x)
+        for i, column in enumerate(columns):
+            self._weights[column] += self._real(step) * x[i]
+            after[i] = self._weights[column]
+        return add_up(squares_of(after), is_sparse=True)
 
     def _average(self, x: Array, columns: Any, update: float, k: float) -> None:
         s, part = self.state, 1 / k
@@ -150,10 +179,10 @@ class Descent:
         s.share += part * s.divisor * s.scale
         s.average_intercept += (s.intercept - s.average_intercept) / k
 
-    def _step_size(self, x: Array, loss: float) -> float:
+    def _step_size(self, x: Array, at: Measure) -> float:
         if not self._passive:
             return self.state.eta
-        squares, eta0 = add_up_squares(x), self._of.eta0
+        squares, eta0, loss = add_up(squares_of(x)), self._of.eta0, at.loss + log_of(at.factor)
         if self._of.rate == "pa2":
             return ratio(loss, squares + ratio(0.5, eta0))
         if squares == 0:
@@ -182,22 +211,21 @@ class Descent:
             return 1 / (of.alpha * (s.t0 + s.t - 1))
         return of.eta0 * inverse_power(s.t, of.power_t) if of.rate == "invscaling" else s.eta
 
-    def _learn(self, row: int) -> None:
+    def _learn(self, row: int) -> float:
+        """Returns the factor of the row's loss."""
         s, of = self.state, self._of
         x, columns = self._row(row)
         y = float(self._rows.targets[row])
-        p = s.scale * add_up(self._weights[columns] * x) + s.intercept
-        loss, slope = self._loss(p, y, of.a)
+        p = s.scale * add_up(self._weights[columns] * x, self._rows.columns is not None) + s.intercept
+        at = self._loss(p, y, of.a)
         s.eta = self._rate()
-        if of.measured:
-            s.loss += loss
-            s.objective += loss
-            if not self._passive:
-                s.objective += 0.5 * of.l2 * s.squares + of.l1 * s.absolutes
-        size = self._step_size(x, loss)
+        s.loss += at.loss
+        if not self._passive:
+            s.objective += 0.5 * of.l2 * s.squares + of.l1 * s.absolutes
+        size = self._step_size(x, at)
         if size < 0:
-            return
-        slope = MOST_SLOPE if slope > MOST_SLOPE else -MOST_SLOPE if slope < -MOST_SLOPE else slope
+            return at.factor
+        slope = MOST_SLOPE if at.slope > MOST_SLOPE else -MOST_SLOPE if at.slope < -MOST_SLOPE else at.slope
         given = 1.0 if self._rows.weights is None else float(self._rows.weights[row])
         update = -size * slope * ((of.positive if y > 0 else of.negative) * given)
         if of.l2 > 0:
@@ -213,6 +241,7 @@ class Descent:
             self._truncate(columns)
         s.t += 1
         s.rows += 1
+        return at.factor
 
     def judge(self, value: float) -> None:
         s, of = self.state, self._of
@@ -230,13 +259,19 @@ class Descent:
     def _epoch(self) -> None:
         s, held_out = self.state, self._rows.held_out
         s.loss = s.objective = learned = 0.0
+        product = 1.0
         if self._of.shuffled:
             shuffle(self._order, self._of.seed)
         for row in self._order:
             if held_out is None or not held_out[row]:
-                self._learn(int(row))
+                product *= self._learn(int(row))
+                if product > MOST_PRODUCT:
+                    s.loss += log_of(product)
+                    product = 1.0
                 learned += 1
-        s.loss, s.objective = ratio(s.loss, learned), ratio(s.objective, learned)
+        s.loss += log_of(product)
+        s.objective = ratio(s.objective + s.loss, learned) if self._of.measured else 0.0
+        s.loss = ratio(s.loss, learned) if self._of.measured else 0.0
         s.epochs += 1
         if not (math.isfinite(s.intercept) and np.isfinite(self._weights).all()):
             s.ended = 2

@@ -60,9 +60,10 @@ def rows_of(x: Any, targets: Array, weights: Array, dtype: np.dtype[Any], held_o
 
 def _report(course: Descent, weights: Array, score: float | None) -> None:
     state = course.state
+    norm = state.scale * float(np.linalg.norm(weights))
     judged = "" if score is None else f", Validation score: {score:f}"
     print(
-        f"Norm: {state.squares**0.5:.2f}, NNZs: {np.count_nonzero(weights)}, Bias: {state.intercept:.6f}, "
+        f"Norm: {norm:.2f}, NNZs: {np.count_nonzero(weights)}, Bias: {state.intercept:.6f}, "
         f"T: {state.rows}, Avg. loss: {state.loss:f}, Objective: {state.objective:f}{judged}"
     )
 
@@ -154,7 +155,8 @@ class FittedHere(BaseSGD):  # type: ignore[misc]  # scikit-learn brings no types
 
     def _make_writable(self) -> None:
         """Weights become dense arrays that a fit can write to, whatever was done to the estimator."""
-        self.densify()
+        if scipy.sparse.issparse(self.coef_):
+            self.densify()
         for name in ("coef_", "intercept_", "_standard_coef", "_average_coef", "_average_intercept"):
             if isinstance(getattr(self, name, None), np.ndarray):
                 setattr(self, name, np.require(getattr(self, name), requirements=["C", "A", "W"]))
