@@ -15,7 +15,7 @@ from fastgd.lab import EXPERIMENTS
 from fastgd.monitor.kinds import KINDS, sees
 from fastgd.monitor.thresholds import THRESHOLDS
 from fastgd.optim import KEYWORDS
-from fastgd.options import LASTING
+from fastgd.options import LABELLING, LASTING
 from fastgd.rules import RULES, Rule
 from fastgd.settings import SETTINGS
 
@@ -160,9 +160,11 @@ def jax_stub() -> str:
     """Of fastgd.jax, for which JAX need not be there."""
     lines = ['"""Made by docs/tables.py from the table of rules."""', "", "from typing import Any", ""]
     lines.append("from fastgd.jax.models import function as function")
-    lines += [f"from fastgd.jax.optimizer import {name} as {name}" for name in ("Optimizer", "State")]
+    lines.append("from fastgd.jax.optimizer import Optimizer as Optimizer")
     lines += [f"from fastgd.jax.packed import {name} as {name}" for name in ("Packed", "pack")]
+    lines.append("from fastgd.jax.state import State as State")
     beside = {name: (kind, value) for name, (kind, value, _) in LASTING.items()} | {"seed": ("int", 0)}
+    beside |= {name: (kind, value) for name, (kind, value, _) in LABELLING.items()}
     made = []
     for rule in RULES.values():
         text = stub_class(rule, "Optimizer", beside).replace("lr: float", "lr: Any")

@@ -30,6 +30,28 @@ LASTING: dict[str, tuple[str, Any, str]] = {
     ),
 }
 
+#: options of fastgd.jax that say what holds for which part of a tree: name -> (type, default, meaning)
+LABELLING: dict[str, tuple[str, Any, str]] = {
+    "groups": (
+        "Any",
+        None,
+        "hyperparameters and settings that parameters with a label have in place of these: dicts by label, "
+        "empty for a label that has none of its own",
+    ),
+    "labels": (
+        "Any",
+        None,
+        "the label of each parameter, as for optax.partition: a tree as that of the parameters, or one that "
+        "ends earlier, where a label holds for all below; or a function that gives one of the parameters, of "
+        "which it is given shapes and dtypes",
+    ),
+    "mask": (
+        "Any",
+        None,
+        "which parameters have weight decay: True or False, in a tree or by a function as labels; None: all",
+    ),
+}
+
 
 def total(value: Any) -> float:
     """A norm that others have measured: at least 0, or NaN."""

@@ -16,9 +16,10 @@ if find_spec("jax") is None:
     raise ModuleNotFoundError("fastgd.jax needs JAX: pip install 'fastgd[jax]'", name="jax")
 
 from fastgd.jax.models import function
-from fastgd.jax.optimizer import Optimizer, State
+from fastgd.jax.optimizer import Optimizer
 from fastgd.jax.optimizers import FUNCTIONS
 from fastgd.jax.packed import Packed, pack
+from fastgd.jax.state import State
 
 globals().update(FUNCTIONS)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from fastgd.jax.models import function as function
 from fastgd.jax.optimizer import Optimizer as Optimizer
-from fastgd.jax.optimizer import State as State
 from fastgd.jax.packed import Packed as Packed
 from fastgd.jax.packed import pack as pack
+from fastgd.jax.state import State as State
 
 def sgd(
     lr: Any = 0.001,
@@ -25,6 +25,9 @@ def sgd(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def asgd(
@@ -44,6 +47,9 @@ def asgd(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def sgd_schedule_free(
@@ -64,6 +70,9 @@ def sgd_schedule_free(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adagrad(
@@ -83,6 +92,9 @@ def adagrad(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adadelta(
@@ -101,6 +113,9 @@ def adadelta(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def rmsprop(
@@ -121,6 +136,9 @@ def rmsprop(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adam(
@@ -143,6 +161,9 @@ def adam(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adamw(
@@ -164,6 +185,9 @@ def adamw(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adamw_schedule_free(
@@ -187,6 +211,9 @@ def adamw_schedule_free(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adamax(
@@ -205,6 +232,9 @@ def adamax(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def nadam(
@@ -227,6 +257,9 @@ def nadam(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def radam(
@@ -248,6 +281,9 @@ def radam(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adabelief(
@@ -270,6 +306,9 @@ def adabelief(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def yogi(
@@ -289,6 +328,9 @@ def yogi(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adan(
@@ -310,6 +352,9 @@ def adan(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def ademamix(
@@ -333,6 +378,9 @@ def ademamix(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def lion(
@@ -352,6 +400,9 @@ def lion(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def signum(
@@ -371,6 +422,9 @@ def signum(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def rprop(
@@ -388,6 +442,9 @@ def rprop(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def lamb(
@@ -406,6 +463,9 @@ def lamb(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def lars(
@@ -426,6 +486,9 @@ def lars(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def adafactor(
@@ -447,6 +510,9 @@ def adafactor(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...
 
 def muon(
@@ -471,4 +537,7 @@ def muon(
     clip_value: float | None = None,
     skip_nonfinite: bool = False,
     seed: int = 0,
+    groups: Any = None,
+    labels: Any = None,
+    mask: Any = None,
 ) -> Optimizer: ...

@@ -31,6 +31,24 @@ static inline const XLA_FFI_Buffer *operand(const XLA_FFI_CallFrame *frame, int6
     return i < 0 ? argument(frame, number - 1) : result(frame, i);
 }
 
+/* Where an array lies: an operand, and bytes from its begin. */
+typedef struct place {
+    int64_t operand, offset;
+} place;
+
+/* Turns the number of a place, from 1, into a pointer, and leaves NULL; whether there is such an operand. */
+static inline int put(const XLA_FFI_CallFrame *frame, const place *places, void *pointer_field) {
+    intptr_t number;
+    memcpy(&number, pointer_field, sizeof number);
+    if (!number) return 1;
+    const place at = places[number - 1];
+    const XLA_FFI_Buffer *b = operand(frame, at.operand);
+    if (!b) return 0;
+    const char *pointer = (const char *)b->data + at.offset;
+    memcpy(pointer_field, &pointer, sizeof pointer);
+    return 1;
+}
+
 static inline int64_t elements(const XLA_FFI_Buffer *b) {
     int64_t n = 1;
     for (int64_t i = 0; i < b->rank; i++) n *= b->dims[i];

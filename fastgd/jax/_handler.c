@@ -4,8 +4,8 @@
  * is carried from step to step, rates, gradients, and what is updated. Results: count, carried, what is
  * updated in the same memory as the argument, and scratch memory, of which all that a call needs is taken. */
 #include "_frame.h"
-#include "_program.h"
 #include "fastgd.h"
+#include "_program.h"
 
 typedef int update_function(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *,
                             void *, int64_t, fgd_report *);
@@ -28,7 +28,7 @@ typedef struct program {
 } program;
 
 typedef struct step {
-    const XLA_FFI_Array *tensors, *groups, *options, *constants, *code, *programs;
+    const XLA_FFI_Array *tensors, *places, *groups, *options, *constants, *code, *programs;
     extents sizes;
     int64_t n_tensors, n_groups;
 } step;
@@ -40,12 +40,13 @@ static const char *read_step(const XLA_FFI_CallFrame *frame, step *s) {
         return "the step was compiled for another version of fastgd";
     s->sizes = *(const extents *)sizes->data;
     s->tensors = array(frame, "tensors", XLA_FFI_DataType_S64);
+    s->places = array(frame, "places", XLA_FFI_DataType_S64);
     s->groups = array(frame, "groups", XLA_FFI_DataType_S64);
     s->options = array(frame, "options", XLA_FFI_DataType_S64);
     s->constants = array(frame, "constants", XLA_FFI_DataType_F64);
     s->code = array(frame, "code", XLA_FFI_DataType_S32);
     s->programs = array(frame, "programs", XLA_FFI_DataType_S64);
-    if (!s->tensors || !s->groups || !s->options || !s->constants || !s->code || !s->programs)
+    if (!s->tensors || !s->places || !s->groups || !s->options || !s->constants || !s->code || !s->programs)
         return "the step lacks a table";
     s->n_tensors = (int64_t)(s->tensors->size * 8 / sizeof(fgd_tensor));
     s->n_groups = (int64_t)(s->groups->size * 8 / sizeof(fgd_group));
@@ -57,21 +58,12 @@ static const char *read_step(const XLA_FFI_CallFrame *frame, step *s) {
 
 /* ---- Tables ----------------------------------------------------------------------------------------- */
 
-/* Pointers in the table are numbers of operands, from 1: first the arguments, then the results. */
-static int put(const XLA_FFI_CallFrame *frame, void *pointer_field) {
-    intptr_t number;
-    memcpy(&number, pointer_field, sizeof number);
-    if (!number) return 1;
-    const XLA_FFI_Buffer *b = operand(frame, number);
-    if (b) memcpy(pointer_field, &b->data, sizeof b->data);
-    return b != NULL;
-}
-
-static int fill(const XLA_FFI_CallFrame *frame, fgd_tensor *t) {
-    int there = put(frame, &t->param) && put(frame, &t->grad) && put(frame, &t->residual);
-    there = there && put(frame, &t->average);
+/* Pointers in the table are numbers of places. */
+static int fill(const XLA_FFI_CallFrame *frame, const place *places, fgd_tensor *t) {
+    int there = put(frame, places, &t->param) && put(frame, places, &t->grad);
+    there = there && put(frame, places, &t->residual) && put(frame, places, &t->average);
     for (int k = 0; there && k < FGD_MAX_SLOTS; k++)
-        there = put(frame, &t->state[k]) && put(frame, &t->scales[k]);
+        there = put(frame, places, &t->state[k]) && put(frame, places, &t->scales[k]);
     return there;
 }
 
@@ -118,7 +110,7 @@ static XLA_FFI_Error *make_step(const XLA_FFI_CallFrame *frame, const step *s) {
     memcpy(tensors, s->tensors->data, n_tensors * sizeof *tensors);
     memcpy(groups, s->groups->data, n_groups * sizeof *groups);
     for (size_t t = 0; t < n_tensors; t++) {
-        if (!fill(frame, &tensors[t])) return failed(frame, "the step lacks an operand");
+        if (!fill(frame, s->places->data, &tensors[t])) return failed(frame, "the step lacks an operand");
         steps[t] = made;
         tensors[t].step = &steps[t];
     }

@@ -18,12 +18,6 @@ typedef struct header {
     int64_t abi, places, links, description_bytes, ops, scratch;
 } header;
 
-/* Where an array lies: an operand, and bytes from its begin. The pointers of operations are numbers of
- * places, from 1. */
-typedef struct place {
-    int64_t operand, offset;
-} place;
-
 /* In the descriptions, which operations name by their offset + 1: a pointer, and the offset it points to. */
 typedef struct relocation {
     int64_t pointer, target;
@@ -31,7 +25,7 @@ typedef struct relocation {
 
 typedef struct program {
     header sizes;
-    const place *places;
+    const place *places; /* what the pointers of operations are numbers of */
     const relocation *links;
     const char *descriptions;
     const fgd_op *ops;
@@ -55,16 +49,6 @@ static const void *described(char *descriptions, const void *number) {
     return number ? descriptions + (intptr_t)number - 1 : NULL;
 }
 
-/* Turns the number of a place, or 0 for NULL, into a pointer; whether there is such an operand. */
-static int put(const XLA_FFI_CallFrame *frame, const program *p, void **pointer) {
-    const intptr_t number = (intptr_t)*pointer;
-    if (!number) return 1;
-    const place at = p->places[number - 1];
-    const XLA_FFI_Buffer *b = operand(frame, at.operand);
-    if (b) *pointer = (char *)b->data + at.offset;
-    return b != NULL;
-}
-
 static XLA_FFI_Error *run_program(const XLA_FFI_CallFrame *frame, const program *p) {
     const XLA_FFI_Buffer *scratch = result(frame, frame->rets.size - 1);
     if (!scratch || elements(scratch) < p->sizes.scratch) return failed(frame, "scratch memory is too small");
@@ -81,7 +65,8 @@ static XLA_FFI_Error *run_program(const XLA_FFI_CallFrame *frame, const program 
     for (size_t i = 0; i < n_ops; i++) {
         ops[i].of = described(descriptions, ops[i].of);
         for (int k = 0; k < FGD_MAX_POINTERS; k++)
-            if (!put(frame, p, &ops[i].pointers[k])) return failed(frame, "the program lacks an operand");
+            if (!put(frame, p->places, &ops[i].pointers[k]))
+                return failed(frame, "the program lacks an operand");
     }
     int64_t at;
     const int code = run(ops, p->sizes.ops, &at);

@@ -1,14 +1,14 @@
 """The native call of a step: tables for the handler in fastgd/jax/_handler.c, as attributes of XLA's call.
 
-The tables are the structs of csrc/fastgd.h. Where these have pointers, a table has numbers of operands, from
-1: of the arguments of the call, then of its results.
+The tables are the structs of csrc/fastgd.h. Where these have pointers, a table has numbers of places, from 1:
+of operands, which are the arguments of the call, then its results, and of bytes from their begin.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +21,9 @@ from fastgd.backends.base import Block, Codes, Options
 from fastgd.backends.native import KERNELS, set_group
 from fastgd.backends.native_table import set_options, set_shape
 from fastgd.jax._handler import bind
-from fastgd.jax.programs import Program
+from fastgd.jax.trees import Part
 from fastgd.rules import Rule, Slot
+from fastgd.jax.programs import Program
 
 TARGET = "fastgd_step"
 
@@ -31,24 +32,28 @@ ALIGNMENT = 64
 
 
 class Member(NamedTuple):
-    """A parameter with a gradient, and what is kept beside it; None: not used."""
+    """A parameter with a gradient, and where all of it lies; None: not used.
 
-    param: Any
-    grad: Any
+    Gradients are among the arrays that are read, the others among those that are updated.
+    """
+
+    param: Part
+    grad: Part
+    #: a Part each, or Codes of two
     slots: tuple[Any, ...]
-    residual: Any
-    average: Any
+    residual: Part | None
+    average: Part | None
     #: index into the groups
     group: int
     #: tells its random bits from others'
     stream: int
 
     @property
-    def updated(self) -> list[Any]:
-        """All that a step writes to: arrays, and of Codes both."""
-        parts = [self.param, *self.slots, self.residual, self.average]
-        arrays = [a for part in parts for a in (part if isinstance(part, Codes) else [part])]
-        return [a for a in arrays if a is not None]
+    def updated(self) -> list[Part]:
+        """All that a step writes to."""
+        kept = [self.param, *self.slots, self.residual, self.average]
+        parts: list[Any] = [a for part in kept for a in (part if isinstance(part, Codes) else [part])]
+        return [a for a in parts if a is not None]
 
 
 class Group(NamedTuple):
@@ -75,34 +80,40 @@ def make_step(
     rule: Rule,
     groups: Sequence[Group],
     members: Sequence[Member],
+    grads: Sequence[Any],
+    arrays: Sequence[Any],
     options: Options,
     seed: int,
     count: Any,
     carried: Any,
     rates: Sequence[Any],
-) -> tuple[Any, Any, list[list[Any]]]:
-    """(count, carried, what each member has updated) after a step.
+) -> tuple[Any, Any, list[Any]]:
+    """(count, carried, arrays) after a step.
 
-    count: int32 []. carried: None, or the float64 numbers of each group as uint32 [groups, numbers, 2].
+    grads, arrays: what the members are parts of. count: int32 []. carried: None, or the float64 numbers of
+    each group as uint32 [groups, numbers, 2].
     """
     begin = [count] if carried is None else [count, carried]
-    grads = [m.grad for m in members]
-    updated = [a for m in members for a in m.updated]
-    arguments = [*begin, *rates, *grads, *updated]
-    first_grad, first_updated = len(begin) + len(rates), len(begin) + len(rates) + len(grads)
+    used = sorted({part.array for m in members for part in m.updated})
+    arguments = [*begin, *rates, *grads, *(arrays[i] for i in used)]
+    first_grad = len(begin) + len(rates)
+    first_updated = first_grad + len(grads)
     aliases = {i: i for i in range(len(begin))}
-    aliases |= {first_updated + i: len(begin) + i for i in range(len(updated))}
+    aliases |= {first_updated + i: len(begin) + i for i in range(len(used))}
 
+    # operands are numbered from 1: what is updated is among the arguments, and among the results
+    results = {array: len(arguments) + len(begin) + i + 1 for i, array in enumerate(used)}
+    places = _Places()
     rows = ffi.new("fgd_tensor[]", len(members))
-    operand = len(arguments) + len(begin)  # the first that is updated, among arguments and results
-    for i, m in enumerate(members):
-        _describe(rows[i], rule, groups[m.group], m, first_grad + i, operand)
-        operand += len(m.updated)
+    for row, m in zip(rows, members, strict=True):
+        _describe(row, rule, groups[m.group], m)
+        _place(row, m, places, lambda part: results[part.array], first_grad + 1)
     workspace = lib.fgd_workspace_size(rows, len(members))
     numbers = 0 if carried is None else len(rule.carried)
     registers = max(group.program.registers for group in groups)
     tables = {
         "tensors": _words(rows),
+        "places": places.table(),
         "groups": _words(_groups(rule, groups, seed)),
         "options": _words(_options(options)),
         **_programs(rule, [group.program for group in groups]),
@@ -119,40 +130,58 @@ def make_step(
     )
     scratch = sum(-(-size // ALIGNMENT) * ALIGNMENT for size in parts)
     shape_of: Any = jax.ShapeDtypeStruct
-    shapes = [shape_of(a.shape, a.dtype) for a in (*begin, *updated)]
+    shapes = [shape_of(a.shape, a.dtype) for a in (*begin, *(arrays[i] for i in used))]
     shapes.append(shape_of((scratch,), jnp.uint8))
     call = jax.ffi.ffi_call(_registered(), shapes, input_output_aliases=aliases, vmap_method="sequential")
-    results = call(*arguments, **tables)[:-1]
-    after = iter(results[len(begin) :])
-    return (
-        results[0],
-        None if carried is None else results[1],
-        [[next(after) for _ in m.updated] for m in members],
-    )
+    after = call(*arguments, **tables)[:-1]
+    updated = list(arrays)
+    for array, new in zip(used, after[len(begin) :], strict=True):
+        updated[array] = new
+    return after[0], None if carried is None else after[1], updated
 
 
-def _describe(row: Any, rule: Rule, group: Group, m: Member, grad: int, operand: int) -> None:
-    """A row of the table. grad, operand: the gradient's, and the first of the operands that are updated."""
-    numbers = iter(range(operand + 1, operand + 1 + len(m.updated)))
+class _Places:
+    """Operands, each with bytes from its begin: what the pointers of a table are numbers of, from 1."""
 
-    def pointer(kind: str = "void *") -> Any:
-        return ffi.cast(kind, next(numbers))
+    def __init__(self) -> None:
+        self._places: list[tuple[int, int]] = []
 
+    def pointer(self, operand: int, offset: int, kind: str = "void *") -> Any:
+        self._places.append((operand, offset))
+        return ffi.cast(kind, len(self._places))
+
+    def table(self) -> Array:
+        return np.array(self._places, np.int64).reshape(-1)
+
+
+def _describe(row: Any, rule: Rule, group: Group, m: Member) -> None:
+    """All of a row of the table but pointers."""
     used = [slot for slot in group.slots if slot is not None]
-    set_shape(row, rule, used, m.param.shape, np.dtype(m.param.dtype))
+    set_shape(row, rule, used, m.param.shape, m.param.dtype)
     row.size, row.group, row.stream = math.prod(m.param.shape), m.group, m.stream
-    row.grad, row.grad_dtype = ffi.cast("void *", grad + 1), code_of(np.dtype(m.grad.dtype))
-    row.param = pointer()
+    row.grad_dtype = code_of(m.grad.dtype)
+    for k, state in enumerate(m.slots):
+        if state is not None:
+            row.state_dtype[k] = lib.FGD_CODES if isinstance(state, Codes) else code_of(state.dtype)
+
+
+def _place(row: Any, m: Member, places: _Places, operand: Callable[[Part], int], first_grad: int) -> None:
+    """The pointers of a row. operand: the number of the one with a part that is updated."""
+
+    def pointer(part: Any, kind: str = "void *") -> Any:
+        return places.pointer(operand(part), part.offset, kind)
+
+    row.grad = places.pointer(first_grad + m.grad.array, m.grad.offset)
+    row.param = pointer(m.param)
     for k, state in enumerate(m.slots):
         if isinstance(state, Codes):
-            row.state_dtype[k] = lib.FGD_CODES
-            row.state[k], row.scales[k] = pointer(), pointer("float *")
+            row.state[k], row.scales[k] = pointer(state.codes), pointer(state.scales, "float *")
         elif state is not None:
-            row.state_dtype[k], row.state[k] = code_of(np.dtype(state.dtype)), pointer()
+            row.state[k] = pointer(state)
     if m.residual is not None:
-        row.residual = pointer()
+        row.residual = pointer(m.residual)
     if m.average is not None:
-        row.average = pointer()
+        row.average = pointer(m.average)
 
 
 def _groups(rule: Rule, groups: Sequence[Group], seed: int) -> Any:

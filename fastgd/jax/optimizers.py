@@ -9,7 +9,7 @@ from typing import Any
 
 from fastgd.jax.optimizer import BESIDE, Optimizer
 from fastgd.optim import KEYWORDS
-from fastgd.options import LASTING
+from fastgd.options import LABELLING, LASTING
 from fastgd.rules import RULES, Rule
 from fastgd.settings import DEFAULTS, SETTINGS
 
@@ -25,7 +25,7 @@ def _signature(rule: Rule) -> inspect.Signature:
 def _doc(rule: Rule, signature: inspect.Signature) -> str:
     meanings = {name: rule.hyperparameter(name).meaning for name in rule.defaults}
     meanings |= {name: entry.meaning for name, (_, entry) in SETTINGS.items()}
-    meanings |= {name: meaning for name, (_, _, meaning) in {**LASTING, **KEYWORDS}.items()}
+    meanings |= {name: meaning for name, (_, _, meaning) in {**LASTING, **KEYWORDS, **LABELLING}.items()}
     entries = [
         fill(
             f"{p.name}: {meanings[p.name]}. Default {p.default!r}.",
