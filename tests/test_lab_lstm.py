@@ -23,6 +23,7 @@ def found(runs: list[lstm.Run]) -> dict[tuple[str, int], lstm.Run]:
     return {(one.network, one.lag): one for one in runs}
 
 
+@pytest.mark.slow
 def test_all_remember_for_ten_steps_and_an_rnn_not_for_eighty(runs: list[lstm.Run]) -> None:
     by = found(runs)
     for name in (RNN, LSTM, GRU):
@@ -34,13 +35,14 @@ def test_all_remember_for_ten_steps_and_an_rnn_not_for_eighty(runs: list[lstm.Ru
     assert by[RNN, 80].errors.min() > 0.8
 
 
+@pytest.mark.slow
 def test_gates_that_begin_half_closed_do_not_learn_in_the_same_time(runs: list[lstm.Run]) -> None:
     (closed,) = lstm.run(lags=(80,), steps=200, networks=("LSTM, forget bias 1",))
     assert found(runs)[LSTM, 80].steps <= 250
     assert closed.errors.min() > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_it_is_so_whatever_the_seed(seed: int) -> None:
     by = found(lstm.run(lags=(80,), steps=400, networks=(RNN, LSTM, GRU), seed=seed))

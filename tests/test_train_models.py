@@ -42,6 +42,7 @@ def text(tmp_path):
     return f"text:{path}"
 
 
+@pytest.mark.slow
 def test_a_cnn_reads_digits():
     result = train(Settings(model="cnn"))
     assert result.scores["accuracy"] >= 0.985
