@@ -6,6 +6,7 @@ Metadata is in pyproject.toml, sources and flags are in csrc/build_flags.py, ins
 """
 
 import os
+import platform
 import re
 import runpy
 import sys
@@ -22,6 +23,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 sys.path.insert(0, str(Path(__file__).parent / "csrc"))
+import abi
 from build_flags import (
     COMMON_FLAGS,
     CSRC,
@@ -31,6 +33,7 @@ from build_flags import (
     NO_OPENMP_FLAGS,
     OPENMP_FLAGS,
     OPENMP_PROBE,
+    WINDOWS_GCC_FLAGS,
     KernelBuild,
     kernel_builds,
 )
@@ -38,10 +41,18 @@ from build_flags import (
 #: which csrc/build_ffi.py describes
 CFFI_EXTENSION = "fastgd._native"
 
+#: what is compiled for, such as linux-x86_64; _PYTHON_HOST_PLATFORM says it where that is not this machine
+PLATFORM = sysconfig.get_platform()
+if PLATFORM.endswith("-universal2"):
+    # one object file cannot have the instruction sets of two architectures: it is this machine's that counts
+    PLATFORM = PLATFORM.replace("universal2", platform.machine())
+    os.environ |= {"_PYTHON_HOST_PLATFORM": PLATFORM, "ARCHFLAGS": f"-arch {platform.machine()}"}
+SYSTEM = {"win": "win32", "macosx": "darwin"}.get(PLATFORM.partition("-")[0], sys.platform)
+
 PACKAGE = Path("fastgd")
 HEADERS = sorted(CSRC.glob("fastgd*.h*"))
 ABI_VERSION = int(re.findall(r"#define FGD_ABI_VERSION (\d+)", (CSRC / "fastgd.h").read_text())[0])
-FILES = runpy.run_path(str(PACKAGE / "embedding.py"))["LibraryFiles"].of(sys.platform, ABI_VERSION)
+FILES = runpy.run_path(str(PACKAGE / "embedding.py"))["LibraryFiles"].of(SYSTEM, ABI_VERSION)
 
 
 class Linking(NamedTuple):
@@ -52,12 +63,13 @@ class Linking(NamedTuple):
 
 
 #: elsewhere than here the linker is that of ELF files: the library calls its own functions, whatever else is
-#: in the process, and names all libraries that it needs
+#: in the process, and names all libraries that it needs. On Windows it has the compiler's own, OpenMP among
+#: them, in it, and an extension finds it in its own folder
 LINKING = {
     "darwin": Linking([f"-Wl,-install_name,@rpath/{FILES.library}"], ["-Wl,-rpath,@loader_path"]),
-    "win32": Linking([], []),
+    "win32": Linking(["-static"], ["-static-libgcc"]),
 }.get(
-    sys.platform,
+    SYSTEM,
     Linking(
         [f"-Wl,-soname,{FILES.library}", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-lm"],
         ["-Wl,-rpath,$ORIGIN"],
@@ -71,12 +83,26 @@ WITHOUT_DEBUGGING = [] if ASKS_FOR_IT else ["-g0"]
 
 NO_COMPILER = (
     "fastgd is compiled when it is installed and no working C compiler was found: "
-    "install gcc or clang (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install) and try again."
+    "install gcc or clang (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install; "
+    "Windows: MinGW-w64, with gcc in PATH) and try again."
 )
 
 
 class BuildLibrary(build_ext):
     """Makes the library, puts it and the headers into the package, and links the extension to it."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if SYSTEM == "win32":
+            # csrc/ is GNU C, which the compiler that would be taken does not know; CC says which gcc or clang
+            self.compiler = self.compiler or "mingw32"
+
+    def get_libraries(self, ext: Extension) -> list[str]:
+        """On Windows an extension names the DLL of its Python: python3 stands for every version."""
+        libraries = super().get_libraries(ext)
+        if SYSTEM == "win32" and ext.py_limited_api:
+            return [*(name for name in libraries if not name.startswith("python")), "python3"]
+        return libraries
 
     def build_extension(self, ext: Extension) -> None:
         if not self.can_compile("int main(void) { return 0; }", []):
@@ -121,7 +147,13 @@ class BuildLibrary(build_ext):
         # a bundle, as Python's own command makes it on macOS, cannot be linked to
         command = ["-dynamiclib" if part == "-bundle" else part for part in self.compiler.linker_so]
         with self.linker(command):
-            self.compiler.link_shared_object(objects, library, extra_postargs=[*openmp, *LINKING.library])
+            # which compilers for Windows need to be told; for others EXPORT_FLAGS say it
+            self.compiler.link_shared_object(
+                objects,
+                library,
+                export_symbols=list(abi.functions()),
+                extra_postargs=[*openmp, *LINKING.library],
+            )
         if FILES.linked_by:
             Path(self.built(FILES.linked_by)).write_text(f"INPUT({FILES.library})\n")
         return library
@@ -146,6 +178,7 @@ class BuildLibrary(build_ext):
 
     def kernel_objects(self) -> list[str]:
         depends = [str(path) for path in CSRC.iterdir()]
+        own = [*self.alignment_flags(), *WITHOUT_DEBUGGING]
 
         def compiled(job: tuple[KernelBuild, str]) -> list[str]:
             build, source = job
@@ -153,11 +186,12 @@ class BuildLibrary(build_ext):
                 [f"csrc/{source}"],
                 output_dir=str(Path(self.build_temp) / build.name),
                 macros=list(build.macros.items()),
-                extra_postargs=[*build.flags, *WITHOUT_DEBUGGING],
+                extra_postargs=[*build.flags, *own],
                 depends=depends,
             )
 
-        jobs = [(build, source) for source in KERNELS for build in kernel_builds()]
+        machine = PLATFORM.rpartition("-")[2]
+        jobs = [(build, source) for source in KERNELS for build in kernel_builds(machine)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return [name for names in pool.map(compiled, jobs) for name in names]
 
@@ -167,6 +201,11 @@ class BuildLibrary(build_ext):
             return OPENMP_FLAGS
         print("fastgd: this compiler has no OpenMP; the library will use one thread", file=sys.stderr)
         return NO_OPENMP_FLAGS
+
+    def alignment_flags(self) -> list[str]:
+        """What gcc needs on Windows, and clang neither needs nor knows."""
+        needed = SYSTEM == "win32" and self.can_compile("int main(void) { return 0; }", WINDOWS_GCC_FLAGS)
+        return WINDOWS_GCC_FLAGS if needed else []
 
     def can_compile(self, program: str, flags: list[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
@@ -193,7 +232,7 @@ handler = Extension(
     "fastgd.jax._handler",
     ["fastgd/jax/_handler.c", "fastgd/jax/_program.c"],
     include_dirs=["csrc"],
-    libraries=[] if sys.platform == "win32" else ["m"],
+    libraries=[] if SYSTEM == "win32" else ["m"],
     depends=[
         "fastgd/jax/_frame.h",
         "fastgd/jax/_program.h",
@@ -208,7 +247,7 @@ passes = Extension(
     ["fastgd/jax/_passes.c"],
     include_dirs=["csrc"],
     depends=["fastgd/jax/_frame.h", "fastgd/jax/xla_c_api.h", "csrc/fastgd.h", "csrc/fastgd_layers.h"],
-    libraries=[] if sys.platform == "win32" else ["m"],
+    libraries=[] if SYSTEM == "win32" else ["m"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
 )

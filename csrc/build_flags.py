@@ -19,6 +19,8 @@ KERNEL_FLAGS = _FLAGS["kernels"].split()
 OPENMP_FLAGS = _FLAGS["openmp"].split()
 NO_OPENMP_FLAGS = _FLAGS["no_openmp"].split()
 EXPORT_FLAGS = _FLAGS["exports"].split()
+#: for kernels, where GCC compiles for Windows
+WINDOWS_GCC_FLAGS = _FLAGS["windows_gcc"].split()
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }"
 
 ARCHITECTURES = {"x86_64": "X86_64", "amd64": "X86_64", "aarch64": "AARCH64", "arm64": "AARCH64"}
