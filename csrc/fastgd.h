@@ -26,6 +26,8 @@ extern "C" {
 #define FGD_MAX_SLOTS 8
 #define FGD_MAX_SWITCHES 4
 #define FGD_MAX_SCALARS 16
+#define FGD_MAX_HYPERPARAMETERS 24
+#define FGD_MAX_CARRIED 4
 #define FGD_MAX_NAME 64   /* bytes of a name in a rule that is added, its end included */
 #define FGD_MAX_ADDED 1024 /* rules that can be added to a process */
 #define FGD_MAX_DIMS 64
@@ -57,7 +59,8 @@ typedef enum fgd_error {
     FGD_ERROR_LOSS = -19,
     FGD_ERROR_OP = -20,
     FGD_ERROR_FULL = -21,
-    FGD_ERROR_FETCH = -22
+    FGD_ERROR_FETCH = -22,
+    FGD_ERROR_HYPERPARAMETER = -23
 } fgd_error;
 
 /* How numbers are stored. FGD_CODES is for state alone: a byte for each element, and a float32 scale
@@ -189,7 +192,7 @@ typedef struct fgd_tensor {
 } fgd_tensor;
 
 /* The hyperparameters of some tensors at one step: switches is a bit mask in the rule's order, scalars
- * hold the rule's scalars in its order, computed by the caller in double. */
+ * hold the rule's scalars in its order, in double, as fgd_fold computes them. */
 typedef struct fgd_group {
     int32_t rule;
     uint32_t switches;
@@ -242,6 +245,48 @@ int64_t fgd_workspace_size(const fgd_tensor *tensors, int64_t n_tensors);
  * none. */
 int fgd_update(const fgd_group *groups, int64_t n_groups, const fgd_tensor *tensors, int64_t n_tensors,
                const fgd_options *options, void *workspace, int64_t workspace_size, fgd_report *report);
+
+/* ---- Hyperparameters: what a step's scalars follow from -------------------------------------------- */
+
+/* A number from low to high, both included. whole: 1 for whole numbers, among them flags, which are 0 or 1,
+ * and choices, counted from 0; optional: 1 where NAN means that it is not given. A pair is two of them. */
+typedef struct fgd_hyperparameter {
+    const char *name; /* as in Python: "lr", or "betas[0]" of a pair */
+    double default_value, low, high;
+    int32_t whole, optional;
+} fgd_hyperparameter;
+
+/* A rule with hyperparameters, as in Python: "adamw" and "adam" are two, of the rule "adam". */
+typedef struct fgd_optimizer {
+    const char *name;
+    int32_t rule, n_hyperparameters, n_carried;
+    int32_t of_tensor; /* 1: scalars depend on the tensor, too: its dtype and the shape of its matrices */
+    int32_t slot_initial[FGD_MAX_SLOTS]; /* the hyperparameter that a slot is filled with at first; -1: 0 */
+    const fgd_hyperparameter *hyperparameters;
+    const char *carried[FGD_MAX_CARRIED]; /* numbers that a parameter carries from step to step, */
+    double carried_at_first[FGD_MAX_CARRIED]; /* and what they are before the first */
+} fgd_optimizer;
+
+int fgd_optimizer_count(void);
+const fgd_optimizer *fgd_optimizer_at(int optimizer); /* NULL when there is no such optimizer */
+int fgd_optimizer_find(const char *name);             /* its index, or FGD_ERROR_RULE */
+
+/* Fills values, one for each hyperparameter, with the defaults. max_lr is not given: set it to the largest lr
+ * where decouple_lr is 1. */
+int fgd_hyperparameter_defaults(int optimizer, double *values);
+
+/* Sets the value of one by its name; FGD_ERROR_HYPERPARAMETER for no name of one, or out of range. */
+int fgd_hyperparameter_set(int optimizer, double *values, const char *name, double value);
+
+/* Sets the rule, switches, maximize and scalars of a group at a step, of which the first is 1 and the last
+ * 2^53, as Python has them, to the bit. carried: n_carried numbers of each parameter, which go on to the next
+ * step: where one may be skipped, keep them. tensor: of the group, for optimizers with of_tensor. May be NULL
+ * where they are not used. FGD_ERROR_HYPERPARAMETER for values out of range, or that do not go together, as
+ * Nesterov's momentum of 0. */
+int fgd_fold(int optimizer, const double *values, const fgd_tensor *tensor, int64_t step, double *carried,
+             fgd_group *group);
+
+/* ---- Steps whose gradients come while they are measured, and gradients alone ------------------------ */
 
 /* Brings in the gradients of a step: sets the grad of one tensor after the other to where its gradient is,
  * which otherwise lies as the tensor says and is not NULL, and counts them in *ready, which others read

@@ -1,9 +1,7 @@
 /* The C ABI for C++17: owned state, hyperparameters by name, and exceptions in place of error codes.
  *
  *     std::vector<float> weight(1000), gradient(1000);
- *     fastgd::AdamW rule;
- *     rule.lr = 3e-4;
- *     fastgd::Optimizer optimizer(rule);
+ *     fastgd::Optimizer optimizer(fastgd::Rule("adamw").set("lr", 3e-4));
  *     optimizer.add(weight, gradient);
  *     optimizer.step(); // reads gradient, updates weight
  *
@@ -11,7 +9,7 @@
 #ifndef FASTGD_HPP
 #define FASTGD_HPP
 
-#include <cmath>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -73,93 +71,39 @@ private:
 template <class T> inline constexpr fgd_dtype dtype_of = FGD_F32;
 template <> inline constexpr fgd_dtype dtype_of<double> = FGD_F64;
 
-/* base^n from multiplications alone, so that every machine has the same bits. */
-inline double power(double base, std::int64_t n) {
-    double result = 1;
-    for (; n; n >>= 1, base *= base)
-        if (n & 1) result *= base;
-    return result;
-}
+/* ---- Rules: what makes the fgd_group of a step ------------------------------------------------------- */
 
-/* ---- Rules: what makes the fgd_group of a step, of which the first is 1 ------------------------------ */
-
-/* Any rule of the table by its name, with the switches and scalars of its row in rules.def. Scalars are 0
- * until they are set, but for the one called decay, which is 1. */
+/* Any rule of Python's by its name ("adamw", "lion", ...), with hyperparameters, at first the defaults. */
 class Rule {
 public:
     /* Throws Error (FGD_ERROR_RULE) for a name that is none. */
-    explicit Rule(const char *name) {
-        group_.rule = check(fgd_rule_find(name), name);
-        row_ = fgd_rule_at(group_.rule);
-        if (row_->decay >= 0) group_.scalars[row_->decay] = 1;
+    explicit Rule(const char *name) : number_(check(fgd_optimizer_find(name), name)) {
+        fgd_hyperparameter_defaults(number_, values_);
     }
 
-    /* Sets a scalar, and returns the rule. Throws std::invalid_argument where there is none of this name. */
-    Rule &set(const std::string &scalar, double value) {
-        group_.scalars[find(row_->scalars, row_->n_scalars, scalar, "scalar")] = value;
+    /* Sets a hyperparameter, of a pair one ("betas[0]"), and returns the rule. Flags are 0 or 1, and to be
+     * set before the first parameter is added: state is made for them as they are then. Throws Error
+     * (FGD_ERROR_HYPERPARAMETER) for a name that is none, and out of its range. */
+    Rule &set(const char *name, double value) {
+        check(fgd_hyperparameter_set(number_, values_, name, value), name);
         return *this;
     }
 
-    /* Turns a switch on or off, and returns the rule; throws as set does. Before the first parameter is
-     * added: state is made for the switches as they are then. */
-    Rule &turn(const std::string &name, bool on = true) {
-        const std::uint32_t bit = std::uint32_t{1} << find(row_->switches, row_->n_switches, name, "switch");
-        group_.switches = on ? group_.switches | bit : group_.switches & ~bit;
-        return *this;
-    }
+    /* The rule's row. */
+    const fgd_optimizer *row() const noexcept { return fgd_optimizer_at(number_); }
 
-    /* What every step takes. */
-    fgd_group group(std::int64_t) const { return group_; }
+    /* The value of a hyperparameter by its place in the row. */
+    double value(int place) const { return values_[place]; }
+
+    /* Sets what a step takes, and what is carried to the next. Throws Error (FGD_ERROR_HYPERPARAMETER) for
+     * hyperparameters that do not go together. */
+    void fold(const fgd_tensor &tensor, std::int64_t step, double *carried, fgd_group &group) const {
+        check(fgd_fold(number_, values_, &tensor, step, carried, &group), row()->name);
+    }
 
 private:
-    int find(const char *const *names, int n, const std::string &name, const char *kind) const {
-        for (int i = 0; i < n; i++)
-            if (name == names[i]) return i;
-        throw std::invalid_argument(std::string(row_->name) + " has no " + kind + " called " + name);
-    }
-
-    fgd_group group_{};
-    const fgd_rule *row_;
-};
-
-/* Stochastic gradient descent, with momentum as in Sutskever et al. 2013, section 2; weight decay is L2. */
-struct SGD {
-    double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;
-    bool nesterov = false;
-
-    fgd_group group(std::int64_t step) const {
-        Rule rule("sgd");
-        rule.set("lr", lr).set("momentum", momentum).set("grad_weight", step == 1 ? 1 : 1 - dampening);
-        rule.set("weight_decay", weight_decay).turn("weight_decay", weight_decay != 0);
-        return rule.turn("momentum", momentum != 0).turn("nesterov", nesterov).group(step);
-    }
-};
-
-/* AdamW (Loshchilov and Hutter 2019, algorithm 2); with weight_decay 0 Adam (Kingma and Ba 2015, algorithm
- * 1); amsgrad: Reddi et al. 2018, algorithm 2. */
-struct AdamW {
-    double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 1e-2;
-    bool amsgrad = false;
-
-    fgd_group group(std::int64_t step) const {
-        Rule rule("adam");
-        rule.set("step_size", lr / (1 - power(beta1, step))).set("decay", 1 - lr * weight_decay);
-        rule.set("one_minus_beta1", 1 - beta1).set("beta2", beta2).set("one_minus_beta2", 1 - beta2);
-        rule.set("inv_sqrt_bias_correction2", 1 / std::sqrt(1 - power(beta2, step))).set("eps", eps);
-        return rule.turn("amsgrad", amsgrad).group(step);
-    }
-};
-
-/* Lion (Chen et al. 2023, algorithm 2). */
-struct Lion {
-    double lr = 1e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0;
-
-    fgd_group group(std::int64_t step) const {
-        Rule rule("lion");
-        rule.set("lr", lr).set("decay", 1 - lr * weight_decay);
-        rule.set("beta1", beta1).set("one_minus_beta1", 1 - beta1);
-        return rule.set("beta2", beta2).set("one_minus_beta2", 1 - beta2).group(step);
-    }
+    int number_;
+    double values_[FGD_MAX_HYPERPARAMETERS] = {};
 };
 
 /* ---- Programs ----------------------------------------------------------------------------------------- */
@@ -222,18 +166,17 @@ private:
 
 /* ---- The step ------------------------------------------------------------------------------------------ */
 
-/* Steps of one rule over any number of parameters, whose state it owns. `Kind` is a rule: it has fgd_group
- * group(int64_t step) const, as Rule, SGD, AdamW and Lion do. Can be moved, not copied. */
-template <class Kind> class Optimizer {
+/* Steps of one rule over any number of parameters, whose state it owns. Can be moved, not copied. */
+class Optimizer {
 public:
-    /* Hyperparameters; may be changed between two steps, but for what decides on state (switches). */
-    Kind rule;
+    /* Hyperparameters; may be changed between two steps, but for what decides on state (flags). */
+    Rule rule;
 
     /* Clipping, scaling and what happens at NaN and infinity; at first no clipping, no scaling, and steps are
      * made whatever the gradients are. */
     fgd_options options{};
 
-    explicit Optimizer(Kind of) : rule(std::move(of)) {
+    explicit Optimizer(const Rule &of) : rule(of) {
         options.grad_scale = 1;
         options.clip_value = options.clip_norm = options.clip_unit = std::numeric_limits<double>::infinity();
         options.total_norm = -1;
@@ -244,10 +187,16 @@ public:
     Optimizer(Optimizer &&) = default;
     Optimizer &operator=(Optimizer &&) = default;
 
-    /* Adds a parameter and its gradient, of one size, which have to stay where they are; its state is 0.
-     * Throws std::invalid_argument where the sizes differ. */
-    void add(Span<float> parameter, Span<const float> gradient) { add_of(parameter, gradient); }
-    void add(Span<double> parameter, Span<const double> gradient) { add_of(parameter, gradient); }
+    /* Adds a parameter and its gradient, of one size, which have to stay where they are, with the state that
+     * the rule begins with. rows: of a matrix, which "muon" takes alone and "adafactor" keeps less state for;
+     * 0: it is none. Throws std::invalid_argument where sizes differ or rows do not divide them, Error for
+     * hyperparameters that do not go together. */
+    void add(Span<float> parameter, Span<const float> gradient, std::int64_t rows = 0) {
+        add_of(parameter, gradient, rows);
+    }
+    void add(Span<double> parameter, Span<const double> gradient, std::int64_t rows = 0) {
+        add_of(parameter, gradient, rows);
+    }
 
     /* One update of all parameters. With options.skip_nonfinite nothing is changed where a gradient is NaN or
      * infinite, and the report says so. Throws Error, and then nothing has been changed (but see fgd_update
@@ -259,7 +208,7 @@ public:
                            std::int64_t(tensors_.size()), &options, workspace_.data(), workspace_bytes(),
                            &report),
                 report, "");
-        return report;
+        return made(report);
     }
 
     /* The program, which computes the gradients, and the step behind it, in one call. */
@@ -272,7 +221,7 @@ public:
                                    std::int64_t(tensors_.size()), &options, workspace_.data(),
                                    workspace_bytes(), &report);
         checked(code, report, program.about(failed));
-        return report;
+        return made(report);
     }
 
     /* Updates that the parameter has had, the first added being 0; may be set, with its state. */
@@ -282,39 +231,61 @@ public:
      * std::invalid_argument where there is none of this name or it is not in use. */
     template <class T> Span<T> state(std::size_t parameter, const std::string &slot) {
         const fgd_tensor &tensor = tensors_.at(parameter);
-        const fgd_rule *row = fgd_rule_at(groups_.at(parameter).rule);
+        const fgd_rule *row = fgd_rule_at(rule.row()->rule);
         for (int i = 0; i < row->n_slots; i++)
             if (slot == row->slots[i] && tensor.state[i] && tensor.dtype == dtype_of<T>)
-                return {static_cast<T *>(tensor.state[i]), std::size_t(tensor.size)};
+                return {static_cast<T *>(tensor.state[i]), std::size_t(slot_size(*row, i, tensor))};
         throw std::invalid_argument(std::string(row->name) + " keeps no " + slot + " of this type");
     }
 
 private:
-    template <class T> void add_of(Span<T> parameter, Span<const T> gradient) {
+    using Carried = std::array<double, FGD_MAX_CARRIED>;
+
+    template <class T> void add_of(Span<T> parameter, Span<const T> gradient, std::int64_t rows) {
+        const std::int64_t size = std::int64_t(parameter.size());
         if (parameter.size() != gradient.size())
-            throw std::invalid_argument("a parameter of " + std::to_string(parameter.size()) +
+            throw std::invalid_argument("a parameter of " + std::to_string(size) +
                                         " elements has a gradient of " + std::to_string(gradient.size()));
-        const fgd_group group = rule.group(1);
-        const fgd_rule *row = fgd_rule_at(group.rule);
-        steps_.push_back(0);
+        if (rows < 0 || (rows > 0 && size % rows))
+            throw std::invalid_argument("a parameter of " + std::to_string(size) + " elements has no " +
+                                        std::to_string(rows) + " rows");
+        const fgd_rule *row = fgd_rule_at(rule.row()->rule);
         fgd_tensor tensor{};
-        tensor.size = std::int64_t(parameter.size());
+        tensor.size = size;
         tensor.group = std::int32_t(groups_.size());
         tensor.dtype = tensor.grad_dtype = tensor.copy_dtype = dtype_of<T>;
         tensor.param = parameter.data();
         tensor.grad = gradient.data();
-        tensor.step = &steps_.back();
         tensor.stream = tensors_.size();
+        if (row->orthogonal) tensor.matrix_rows = rows;
+        else if (rows > 0) tensor.factor_rows = rows, tensor.factor_cols = size / rows;
+        fgd_group group{};
+        Carried carried;
+        for (int i = 0; i < FGD_MAX_CARRIED; i++) carried[std::size_t(i)] = rule.row()->carried_at_first[i];
+        Carried next = carried;
+        rule.fold(tensor, 1, next.data(), group);
         for (int i = 0; i < row->n_slots; i++) {
             tensor.state_dtype[i] = dtype_of<T>;
             if (row->slot_switch[i] >= 0 && !(group.switches >> row->slot_switch[i] & 1)) continue;
-            auto zeros = std::make_shared<std::vector<T>>(parameter.size());
-            tensor.state[i] = zeros->data();
-            state_.push_back(std::move(zeros));
+            const int initial = rule.row()->slot_initial[i];
+            auto slot = std::make_shared<std::vector<T>>(std::size_t(slot_size(*row, i, tensor)),
+                                                         initial < 0 ? T(0) : T(rule.value(initial)));
+            tensor.state[i] = slot->data();
+            state_.push_back(std::move(slot));
         }
+        steps_.push_back(0);
+        tensor.step = &steps_.back();
+        carried_.push_back(carried);
+        next_.push_back(next);
         tensors_.push_back(tensor);
         groups_.push_back(group);
         make_workspace();
+    }
+
+    static std::int64_t slot_size(const fgd_rule &row, int slot, const fgd_tensor &tensor) {
+        if (slot == row.row_slot && tensor.factor_cols) return tensor.size / tensor.factor_cols;
+        if (slot == row.col_slot && tensor.factor_rows) return tensor.size / tensor.factor_rows;
+        return tensor.size;
     }
 
     void make_workspace() {
@@ -322,10 +293,16 @@ private:
         workspace_.resize(std::size_t(bytes / 8 + 1));
     }
 
-    /* each parameter has a group, since it may have been added later than another */
+    /* each parameter has a group, since it may have been added later than another, or have another shape */
     void fold() {
+        next_ = carried_;
         for (std::size_t i = 0; i < groups_.size(); i++)
-            groups_[i] = i && steps_[i] == steps_[i - 1] ? groups_[i - 1] : rule.group(steps_[i] + 1);
+            rule.fold(tensors_[i], steps_[i] + 1, next_[i].data(), groups_[i]);
+    }
+
+    fgd_report made(const fgd_report &report) {
+        if (!report.skipped) carried_ = next_;
+        return report;
     }
 
     void checked(int code, const fgd_report &report, std::string about) const {
@@ -337,6 +314,7 @@ private:
     std::int64_t workspace_bytes() const { return std::int64_t(workspace_.size() * sizeof(std::int64_t)); }
 
     std::vector<fgd_group> groups_;
+    std::vector<Carried> carried_, next_; /* into and out of the step that is made */
     std::vector<fgd_tensor> tensors_;
     std::deque<std::int64_t> steps_; /* whose elements stay where they are */
     std::vector<std::shared_ptr<void>> state_;

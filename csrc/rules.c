@@ -86,6 +86,8 @@ const char *fgd_error_text(int code) {
         case FGD_ERROR_OP: return "a program has an operation that does not exist";
         case FGD_ERROR_FULL: return "no more than " TEXT(FGD_MAX_ADDED) " rules can be added";
         case FGD_ERROR_FETCH: return "the gradients could not be fetched";
+        case FGD_ERROR_HYPERPARAMETER:
+            return "there is no such hyperparameter, or it is out of range or does not go with another";
         default: return "unknown error code";
     }
 }

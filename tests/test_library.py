@@ -227,11 +227,15 @@ def test_an_example_is_short(language):
 #: the hyperparameters that tests/library/client.cpp sets, for fastgd.Optimizer
 ALIKE = {
     "sgd": ("sgd", {"momentum": 0.9, "dampening": 0.25, "weight_decay": 0.03}),
-    "nesterov": ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.03}),
+    "nesterov": ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.03, "maximize": True}),
     "adamw": ("adamw", {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.2}),
     "amsgrad": ("adamw", {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.2, "amsgrad": True}),
-    "lion": ("lion", {"betas": (0.85, 0.95), "weight_decay": 0.2}),
-    "adagrad": ("adagrad", {"eps": 1e-10, "weight_decay": 0.2}),
+    "lion": ("lion", {"betas": (0.85, 0.95)}),
+    "yogi": ("yogi", {"initial_accumulator_value": 0.5}),
+    "nadam": ("nadam", {"momentum_decay": 0.3}),
+    "rprop": ("rprop", {}),
+    "schedule_free": ("adamw_schedule_free", {"warmup_steps": 3}),
+    "adafactor": ("adafactor", {}),
 }
 
 
@@ -249,9 +253,12 @@ def test_cpp_has_the_bits_of_python(compiler, tmp_path):
     for line in lines:
         name, dtype, *printed = line.split()
         rule, hyperparameters = ALIKE[name]
-        first, second = np.array([1, -2, 0.5], dtype), np.array([3], dtype)
+        first, second = np.array([[1], [-2], [0.5]], dtype), np.array([[3]], dtype)
         optimizer = create(rule, [first, second], lr=0.1, **hyperparameters)
         for step in range(4):
-            gradients = [(np.arange(3) - 1 + step).astype(dtype) / 4, np.array([step - 2], dtype)]
+            gradients = [
+                (np.arange(3) - 1 + step).astype(dtype).reshape(3, 1) / 4,
+                np.array([[step - 2]], dtype),
+            ]
             optimizer.step(gradients, clip_norm=2.0)
-        assert [*first, *second] == [np.dtype(dtype).type(value) for value in printed], name
+        assert [*first.flat, *second.flat] == [np.dtype(dtype).type(value) for value in printed], name

@@ -100,9 +100,7 @@ static void train(const char *path) {
                 {data.x.data(), first.weight.data(), h.data(), dh.data(), nullptr, first.dweight.data(),
                  first.dbias.data()});
 
-    fastgd::AdamW rule;
-    rule.lr = 0.02;
-    fastgd::Optimizer optimizer(rule);
+    fastgd::Optimizer optimizer(fastgd::Rule("adamw").set("lr", 0.02));
     optimizer.options.clip_norm = 1;
     for (Linear *layer : {&first, &second}) {
         optimizer.add(layer->weight, layer->dweight);

@@ -5,7 +5,7 @@
  * updated in the same memory as the argument, and scratch memory, of which all that a call needs is taken. */
 #include "_frame.h"
 #include "fastgd.h"
-#include "_program.h"
+#include "formula.h"
 
 typedef int update_function(const fgd_group *, int64_t, const fgd_tensor *, int64_t, const fgd_options *,
                             void *, int64_t, fgd_report *);
@@ -85,7 +85,7 @@ static void fold(const XLA_FFI_CallFrame *frame, const step *s, int32_t made, do
         for (int64_t i = 0; i < rates; i++) *next++ = rate_of(argument(frame, first_rate + i));
         for (int64_t i = 0; i < carried; i++) *next++ = carried_in[g * carried + i];
         memcpy(next, (const double *)s->constants->data + p->constant, (size_t)p->constants * sizeof(double));
-        run_program((const instruction *)s->code->data + p->code, registers, outputs);
+        fgd_run_formula((const instruction *)s->code->data + p->code, registers, outputs);
         memcpy(groups[g].scalars, outputs, (size_t)p->scalars * sizeof(double));
         for (int64_t i = 0; i < carried; i++) carried_on[g * carried + i] = outputs[p->scalars + i];
     }

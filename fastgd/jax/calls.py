@@ -23,7 +23,7 @@ from fastgd.backends.native_table import set_options, set_shape
 from fastgd.jax._handler import bind
 from fastgd.jax.trees import Part
 from fastgd.rules import Rule, Slot
-from fastgd.jax.programs import Program
+from fastgd.rules.programs import Program
 
 TARGET = "fastgd_step"
 

@@ -27,7 +27,7 @@ from fastgd.jax.trees import Leaves, stand_in
 from fastgd.kept import check_rounding
 from fastgd.options import LABELLING, LASTING, step_options
 from fastgd.rules import Rule
-from fastgd.jax.programs import Program, program_of
+from fastgd.rules.programs import Program, program_of
 from fastgd.schedules import ReduceOnPlateau, Schedule
 from fastgd.settings import DEFAULTS, check_value
 

@@ -98,7 +98,7 @@ def _beta3_at(h: Hyperparameters, step: int) -> float:
     """The slow average's half life grows linearly, section 3."""
     beta1, _, beta3 = h["betas"]
     if step >= h["beta3_warmup"]:
-        return float(beta3)
+        return beta3  # type: ignore[no-any-return]
     done = step / h["beta3_warmup"]
     half_life = (1.0 - done) * _half_life(beta1) + done * _half_life(beta3)
     return real_power(0.5, 1.0 / (half_life + 1.0))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from fastgd.checks import each, finite, number, one_of, optional, whole
 from fastgd.rules.common import FULLY_DECOUPLED, check_decay, decay_rate
+from fastgd.rules.powers import sqrt
 from fastgd.rules.table import Carried, Hyperparameter, Hyperparameters, Orthogonal, Rule, Slot
 
 
@@ -28,8 +28,8 @@ _NEWTON_SCHULZ = Orthogonal(
 
 #: adjust_lr_fn -> (rows, columns) -> what lr is multiplied by
 _ADJUSTMENTS = {
-    "original": lambda rows, cols: math.sqrt(max(1.0, rows / cols)),
-    "match_rms_adamw": lambda rows, cols: 0.2 * math.sqrt(max(rows, cols)),
+    "original": lambda rows, cols: sqrt(max(1.0, rows / cols)),
+    "match_rms_adamw": lambda rows, cols: 0.2 * sqrt(max(rows, cols)),
 }
 
 

@@ -75,9 +75,15 @@ def _real_power(base: float, exponent: float) -> float:
     return float(_digits().power(Decimal(base), Decimal(exponent)))
 
 
-@functools.lru_cache(maxsize=256)
 def logarithm(value: float) -> float:
     """The natural logarithm of a number above 0."""
+    if isinstance(value, Unknown):
+        return value.noted("logarithm", value)  # type: ignore[no-any-return]
+    return _logarithm(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _logarithm(value: float) -> float:
     from decimal import Decimal
 
     return float(_digits().ln(Decimal(value)))

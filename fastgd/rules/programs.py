@@ -1,9 +1,9 @@
-"""Formulas of rules and schedules, written down as programs that run where the step count is known.
+"""Formulas of rules and schedules, written down as programs that run where there is no Python.
 
-A function of numbers is called with symbols in place of those that a compiled step will know only later.
-What it does with them is noted, instruction by instruction; where it branches on one, both ways are. The
-programs run in float64 in the handler of the step, fastgd/jax/_handler.c, which has the same table of
-instructions. So a formula stands in fastgd/rules alone, and its scalars have the same bits.
+A function of numbers is called with symbols in place of those that will be known only later: the step count
+under jax.jit, the hyperparameters of a program in C as well. What it does with them is noted, instruction by
+instruction; where it branches on one, both ways are. csrc/formula.c runs the programs in float64. So a
+formula stands in fastgd/rules alone, and its scalars have the same bits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from fastgd.rules.powers import Unknown
 
 #: instructions (name, to, a, b) that compute: register `to` = a <name> b
-COMPUTING = ("add", "sub", "mul", "div", "floordiv", "sqrt", "power", "real_power")
+COMPUTING = ("add", "sub", "mul", "div", "floordiv", "sqrt", "logarithm", "power", "real_power")
 #: those that go on if a <name> b, and otherwise with the instruction of number `to`
 BRANCHING = ("lt", "le", "eq")
-#: all; the last two give register a as output `to`, and end the program
-INSTRUCTIONS = (*COMPUTING, *BRANCHING, "give", "end")
+#: all; the last three go on with instruction `to`, give register a as output `to`, and end the program
+INSTRUCTIONS = (*COMPUTING, *BRANCHING, "jump", "give", "end")
 
-#: no count of steps is above it
+#: no count of steps under jax.jit is above it
 LAST_STEP = 2**31 - 1
 
 #: branches on the way to a result; a function that has more loops over a symbol
@@ -134,6 +134,8 @@ class _Tracer:
         #: (name, to, a, b): registers of inputs and results count from 0, those of constants are their texts
         self.code: list[tuple[str, int, Any, Any]] = []
         self.computed_so_far = 0
+        #: (name, a, b) -> the register of what has been computed, or which way a comparison went
+        self._known: dict[tuple[str, Any, Any], Any] = {}
         self._taken = 0
 
     def _operand(self, value: Any) -> Any:
@@ -144,17 +146,22 @@ class _Tracer:
         return number.hex()
 
     def computed(self, name: str, a: Any, b: Any = 0.0) -> Symbol:
-        register = self._inputs + self.computed_so_far
-        self.computed_so_far += 1
-        self.code.append((name, register, self._operand(a), self._operand(b)))
-        return Symbol(self, register)
+        key = name, self._operand(a), self._operand(b)
+        if key not in self._known:
+            self._known[key] = self._inputs + self.computed_so_far
+            self.computed_so_far += 1
+            self.code.append((name, self._known[key], *key[1:]))
+        return Symbol(self, self._known[key])
 
     def compared(self, name: str, a: Any, b: Any) -> bool:
         """Which way tracing goes. What has been noted up to a branch is written once for both ways."""
+        key = name, self._operand(a), self._operand(b)
+        if key in self._known:
+            return bool(self._known[key])
         if self._taken == len(self._ways):
-            self.code.append((name, 0, self._operand(a), self._operand(b)))
+            self.code.append((name, 0, *key[1:]))
             raise _Branch
-        way = self._ways[self._taken]
+        self._known[key] = way = self._ways[self._taken]
         self._taken += 1
         if self._taken == len(self._ways):
             self.code.clear()
@@ -165,10 +172,13 @@ class _Tracer:
         self.code.append(("end", 0, 0, 0))
 
 
-def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int) -> Program:
+def program_of(
+    function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int, last: int = LAST_STEP
+) -> Program:
     """The program of a function that takes so many numbers, the first of them a count, and returns some.
 
-    Raises ValueError for one that loops over a symbol; what else it raises is the function's own.
+    last: the count is not above it. Raises ValueError for one that loops over a symbol; what else it raises
+    is the function's own.
     """
     constants: dict[str, float] = {}
     code: list[tuple[str, int, Any, Any]] = []
@@ -180,12 +190,12 @@ def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int) 
         if len(ways) > MOST_BRANCHES:
             raise ValueError(f"{function} branches more than {MOST_BRANCHES} times")
         tracer = _Tracer(inputs, constants, ways)
-        symbols = [Symbol(tracer, i, math.inf if i else LAST_STEP) for i in range(inputs)]
+        symbols = [Symbol(tracer, i, math.inf if i else last) for i in range(inputs)]
         results: Sequence[Any] | None = None
         with suppress(_Branch):
             results = function(symbols)
         if results is not None:
-            outputs = len(results)
+            outputs = max(outputs, len(results))
             tracer.give(results)
         branch = len(code) + len(tracer.code) - 1
         code.extend(tracer.code)
@@ -211,3 +221,38 @@ def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], inputs: int) 
         rows.append((INSTRUCTIONS.index(name), target, register(a), register(b)))
     total = inputs + len(places) + max(sizes)
     return Program(tuple(constants.values()), tuple(rows), total, outputs)
+
+
+def joined(programs: Sequence[Program], inputs: int) -> Program:
+    """One that gives what programs of the same inputs give, one after the other.
+
+    Where functions branch by themselves, it is shorter than the program of a function that calls them all.
+    """
+    constants = list(dict.fromkeys(value for program in programs for value in program.constants))
+    code: list[tuple[int, int, int, int]] = []
+    outputs = 0
+    for program in programs:
+        computed = inputs + len(program.constants)
+        start, behind = len(code), len(code) + len(program.code)
+
+        def register(old: int, own: Program = program, computed: int = computed) -> int:
+            if old < inputs:
+                return old
+            if old < computed:
+                return inputs + constants.index(own.constants[old - inputs])
+            return old - len(own.constants) + len(constants)
+
+        for number, to, a, b in program.code:
+            name = INSTRUCTIONS[number]
+            if name == "end" and program is not programs[-1]:
+                number, to = INSTRUCTIONS.index("jump"), behind
+            elif name in COMPUTING:
+                to = register(to)
+            elif name in BRANCHING:
+                to += start
+            elif name == "give":
+                to += outputs
+            code.append((number, to, register(a), register(b)))
+        outputs += program.outputs
+    scratch = max(program.registers - len(program.constants) for program in programs)
+    return Program(tuple(constants), tuple(code), scratch + len(constants), outputs)
