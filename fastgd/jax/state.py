@@ -17,8 +17,8 @@ from fastgd.kept import residual_dtype, slot_dtype
 from fastgd.rules import Slot
 from fastgd.storage import arithmetic, encode
 
-#: elements of an array up to which it lies with others: JAX takes about as long to hand over one more as a
-#: step takes for a few thousand elements
+#: elements of an array up to which it lies with others. JAX takes about as long for one more array as a step
+#: for 4,000 elements; of larger arrays than this it is less than a tenth
 SMALL = 65536
 
 
