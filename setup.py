@@ -230,14 +230,15 @@ gather = Extension(
 )
 handler = Extension(
     "fastgd.jax._handler",
-    ["fastgd/jax/_handler.c", "fastgd/jax/_program.c"],
+    ["fastgd/jax/_handler.c", "csrc/formula.c", "csrc/powers.c"],
     include_dirs=["csrc"],
     libraries=[] if SYSTEM == "win32" else ["m"],
     depends=[
         "fastgd/jax/_frame.h",
-        "fastgd/jax/_program.h",
         "fastgd/jax/xla_c_api.h",
         "csrc/fastgd.h",
+        "csrc/formula.h",
+        "csrc/powers.h",
     ],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if limited_api else [],
     py_limited_api=limited_api,
