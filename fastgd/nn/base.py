@@ -103,6 +103,11 @@ class Loss(ABC):
     #: What turns the model's output into what it predicts: "identity", "softmax" or "sigmoid".
     link: ClassVar[str] = "identity"
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether the loss of a batch is the sum of its rows' losses."""
+        return False
+
     @abstractmethod
     def bind(self, to: Builder, prediction: Value) -> LossPass:
         """Writes the loss, and its gradient if there is a backward pass, into a program.

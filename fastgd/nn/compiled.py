@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ class Compiled(NamedTuple):
     arena_bytes: int
     #: the program's operations
     ops: Sequence[Op]
+    #: makes the program that takes all rows at once where this one takes them in parts: its errors tell which
+    #: row they are about
+    whole: Callable[[], Compiled] | None = None
 
     def run(self, x: Array, lengths: Array | None = None) -> None:
         """Runs a program that has no loss."""
@@ -50,6 +53,11 @@ class Compiled(NamedTuple):
         self, failed: OperationFailed, x: Array, lengths: Array | None, target: Array | None = None
     ) -> Exception:
         """What to raise: what the operation says itself, or else what there is."""
+        if self.whole is not None and target is not None:
+            try:
+                self.whole().run_loss(x, lengths, target)
+            except Exception as error:
+                return error
         return explained(failed, self.ops, {"x": x, "lengths": lengths, "target": target})
 
     def bind(self, x: Array, lengths: Array | None, target: Array) -> LossPass:

@@ -103,6 +103,15 @@ class Kernels(ABC):
     def program(self, ops: Sequence[Op], ranges: Sequence[tuple[int, int]]) -> Program:
         """Operations whose values have their places; ranges: Builder.gradient_ranges."""
 
+    def together(self, programs: Sequence[Program]) -> Callable[[], None]:
+        """What runs programs that do not depend on each other; OperationFailed when one fails."""
+
+        def run() -> None:
+            for program in programs:
+                program.run()
+
+        return run
+
     def check(self, code: int) -> None:
         if code:
             raise RuntimeError(f"the {self.name} kernels refused the call: {self.error_text(code)}")

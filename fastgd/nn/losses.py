@@ -145,6 +145,10 @@ class CrossEntropyLoss(Loss):
         shown = ", ".join(f"{name}={value!r}" for name, (value, usual) in given.items() if value != usual)
         return f"CrossEntropyLoss({shown})"
 
+    @property
+    def adds_up(self) -> bool:
+        return self.reduction == "sum"
+
     def bind(self, to: Builder, prediction: Value) -> LossPass:
         shape = prediction.shape
         if len(shape) < 2:
@@ -202,6 +206,10 @@ class ElementLoss(Loss):
     def __repr__(self) -> str:
         shown = [*map(repr, self.values), *([f"reduction={self.reduction!r}"] * (self.reduction != "mean"))]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    @property
+    def adds_up(self) -> bool:
+        return self.reduction == "sum"
 
     def bind(self, to: Builder, prediction: Value) -> LossPass:
         return ElementLossPass(self, to, prediction)

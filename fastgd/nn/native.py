@@ -21,14 +21,14 @@ _CTYPES = {np.dtype(name): kind for name, kind in _POINTERS.items()}
 
 class NativeProgram(Program):
     def __init__(self, kernels: Kernels, ops: Sequence[Op], ranges: Sequence[tuple[int, int]]) -> None:
-        self._ops = ffi.new("fgd_op[]", max(len(ops), 1))
-        self._count = len(ops)
+        self.ops = ffi.new("fgd_op[]", max(len(ops), 1))
+        self.count = len(ops)
         self._failed = ffi.new("int64_t *")
         self._error_text = kernels.error_text
         #: what the operations point to
         self._alive: list[Any] = []
         self._inputs: dict[str, list[tuple[Any, int]]] = {}
-        for row, op, (first, count) in zip(self._ops, ops, ranges, strict=False):
+        for row, op, (first, count) in zip(self.ops, ops, ranges, strict=False):
             row.entry = lib.fgd_op_find(op.entry.encode())
             info = lib.fgd_op_at(row.entry)
             assert info != ffi.NULL, f"csrc/ops.def has no {op.entry}"
@@ -53,14 +53,14 @@ class NativeProgram(Program):
             pointers[i] = ffi.from_buffer(array)
 
     def run(self) -> None:
-        code = lib.fgd_run(self._ops, self._count, self._failed)
+        code = lib.fgd_run(self.ops, self.count, self._failed)
         if code:
             raise OperationFailed(self._failed[0], code, self._error_text(code))
 
     def then(self, update: Callable[..., int], *arguments: Any) -> int:
         if update is not lib.fgd_update:
             return super().then(update, *arguments)
-        code: int = lib.fgd_train(self._ops, self._count, self._failed, *arguments)
+        code: int = lib.fgd_train(self.ops, self.count, self._failed, *arguments)
         if code and self._failed[0] >= 0:
             raise OperationFailed(self._failed[0], code, self._error_text(code))
         return code
@@ -108,3 +108,17 @@ class NativeKernels(Kernels):
 
     def program(self, ops: Sequence[Op], ranges: Sequence[tuple[int, int]]) -> Program:
         return NativeProgram(self, ops, ranges)
+
+    def together(self, programs: Sequence[Program]) -> Callable[[], None]:
+        rows, failed = ffi.new("fgd_program[]", len(programs)), ffi.new("int64_t[2]")
+        for row, program in zip(rows, programs, strict=False):
+            assert isinstance(program, NativeProgram)
+            row.ops, row.n_ops = program.ops, program.count
+        run_together, count = lib.fgd_run_together, len(programs)
+
+        def run() -> None:
+            code = run_together(rows, count, failed)
+            if code:
+                raise OperationFailed(failed[1], code, self.error_text(code))
+
+        return run

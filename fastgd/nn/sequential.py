@@ -17,6 +17,7 @@ from fastgd.nn.compiled import FORWARD, LOSS, TRAIN, Compiled, compiled
 from fastgd.nn.kernels import Kernels, OperationFailed, kernels_of
 from fastgd.nn.layers import checked_size
 from fastgd.nn.model_state import ModelState
+from fastgd.nn.parts import check_parts, compiled_in_parts, rows_of_parts
 from fastgd.nn.program import Shape
 from fastgd.optimizer import Optimizer
 
@@ -71,6 +72,11 @@ class Sequential(ModelState):
     loss: what loss_and_grad and train_step minimise. Default None: the model is only run forward.
     seed: an integer or numpy Generator to draw all parameters anew with, in order. Default None: they stay.
     backend: "auto" (default), "native" or "reference" (NumPy; the same bits but for matrix products).
+    parts: how many parts, of 32 rows or more each, a batch is cut into by loss_and_grad and train_step, to be
+        computed on a thread each. For small models, whose operations are too short to be shared by threads:
+        see docs/models.md. Gradients are added in the order of the parts, whatever the number of threads. It
+        needs a loss with reduction="sum", and layers that keep nothing, as BatchNorm and Dropout do. Default
+        1: operations are computed for all rows, by all threads.
 
     Passes are compiled once for each shape of batch: into operations that run in one native call, over one
     arena of memory. The last eight programs are kept. A model is not to be used by two threads at once.
@@ -84,6 +90,7 @@ class Sequential(ModelState):
         loss: Loss | None = None,
         seed: int | np.random.Generator | None = None,
         backend: str = "auto",
+        parts: int = 1,
     ) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
@@ -94,6 +101,9 @@ class Sequential(ModelState):
             raise ValueError("a model needs at least one layer")
         if loss is not None and not isinstance(loss, Loss):
             raise TypeError(f"loss must be a Loss such as nn.MSELoss(), not {loss!r}")
+        self._parts = checked_size("parts", parts)
+        if self._parts > 1:
+            check_parts(layers, loss)
         self._layers = layers
         self._loss = loss
         self._kernels: Kernels = kernels_of(backend)
@@ -119,7 +129,7 @@ class Sequential(ModelState):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy.deepcopy and pickle: the layers with their parameters; programs are compiled anew."""
-        return _restored, (self._layers, self._loss, self.backend)
+        return _restored, (self._layers, self._loss, self.backend, self._parts)
 
     def __repr__(self) -> str:
         inside = [str(layer) for layer in self._layers] + ([f"loss={self._loss}"] if self._loss else [])
@@ -297,17 +307,12 @@ class Sequential(ModelState):
 
     def _compile(self, x: Array, purpose: str, has_lengths: bool) -> Compiled:
         check_input(self._layers, x, self._dtype)
-        return compiled(
-            self._layers,
-            self._loss,
-            self._kernels,
-            (x.shape, x.dtype),
-            self._dtype or x.dtype,
-            purpose,
-            self._parameters,
-            self._gradients,
-            has_lengths,
-        )
+        of = self._kernels, (x.shape, x.dtype), self._dtype or x.dtype
+        arrays = self._parameters, self._gradients
+        rows = rows_of_parts(len(x), self._parts)
+        if purpose == TRAIN and len(rows) > 1 and self._loss is not None:
+            return compiled_in_parts(self._layers, self._loss, *of, *arrays, has_lengths, rows)
+        return compiled(self._layers, self._loss, *of, purpose, *arrays, has_lengths)
 
     def gradients(self) -> list[Array]:
         """The list that loss_and_grad fills and returns, one array for each of parameters()."""
@@ -360,5 +365,5 @@ def _batches(x: Array, lengths: Array | None, rows: int, size: int) -> Iterator[
         yield first, part if lengths is None else Sequences(part, lengths[first : first + size])
 
 
-def _restored(layers: tuple[Layer, ...], loss: Loss | None, backend: str) -> Sequential:
-    return Sequential(*layers, loss=loss, backend=backend)
+def _restored(layers: tuple[Layer, ...], loss: Loss | None, backend: str, parts: int = 1) -> Sequential:
+    return Sequential(*layers, loss=loss, backend=backend, parts=parts)
