@@ -94,4 +94,4 @@ def test_a_network_is_trained_from_rust(cargo):
 
 def test_the_crate_has_the_layouts_of_the_abi_and_refuses_what_it_should(cargo):
     passed = re.findall(r"(\d+) passed; 0 failed", cargo("test", "--quiet"))
-    assert sum(map(int, passed)) == 6
+    assert sum(map(int, passed)) == 7

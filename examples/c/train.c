@@ -103,9 +103,12 @@ int main(int argc, char **argv) {
         tensors[k].param = params[k], tensors[k].grad = grads[k], tensors[k].state[0] = buffers[k];
         tensors[k].step = &steps[k];
     }
-    /* b = momentum b + grad_weight g,  w = decay w - lr b: rules.def has the order of switches and scalars */
-    const fgd_group group = {.rule = fgd_rule_find("sgd"), .switches = 2, /* momentum */
-                             .scalars = {0.1 /* lr */, 0, 1 /* decay */, 0.9 /* momentum */, 1}};
+    const int sgd = fgd_optimizer_find("sgd");
+    double hyper[FGD_MAX_HYPERPARAMETERS];
+    require(fgd_hyperparameter_defaults(sgd, hyper));
+    require(fgd_hyperparameter_set(sgd, hyper, "lr", 0.1));
+    require(fgd_hyperparameter_set(sgd, hyper, "momentum", 0.9));
+    fgd_group group = {0};
     const fgd_options options = {.grad_scale = 1, .clip_value = INFINITY, .clip_norm = 1,
                                  .clip_unit = INFINITY, .total_norm = -1, .skip_nonfinite = 1};
     const int64_t size = fgd_workspace_size(tensors, PARAMS);
@@ -113,6 +116,7 @@ int main(int argc, char **argv) {
     for (int step = 0; step <= STEPS; step++) {
         int64_t failed;
         fgd_report report;
+        require(fgd_fold(sgd, hyper, NULL, step + 1, NULL, &group));
         require(fgd_train(ops, OPS, &failed, &group, 1, tensors, PARAMS, &options, workspace, size, &report));
         if (step % 50 == 0)
             printf("step %d: loss %.4f, accuracy %.3f\n", step, loss, (double)correct(rows) / rows);

@@ -11,7 +11,7 @@ from ctypes import c_void_p as pointer
 from statistics import fmean, pstdev
 
 HIDDEN, STEPS = 16, 200
-SLOTS, SCALARS, SIZES, POINTERS = 8, 16, 8, 24  # FGD_MAX_...
+SLOTS, SCALARS, SIZES, POINTERS, HYPERPARAMETERS = 8, 16, 8, 24, 24  # FGD_MAX_...
 
 
 def struct(*fields):
@@ -66,6 +66,8 @@ def load(path):
     library.fgd_error_text.restype = c_char_p
     library.fgd_workspace_size.restype = c_int64
     library.fgd_workspace_size.argtypes = counted
+    library.fgd_fold.argtypes = [c_int, pointer, pointer, c_int64, pointer, pointer]
+    library.fgd_hyperparameter_set.argtypes = [c_int, pointer, c_char_p, c_double]
     library.fgd_train.argtypes = [*counted, pointer, *counted * 2, pointer, *counted, pointer]
 
     def checked(code):
@@ -73,7 +75,8 @@ def load(path):
             sys.exit(library.fgd_error_text(code).decode())
         return code
 
-    for name in ("set_gemm", "activation_find", "op_find", "rule_find", "train"):
+    setting = "hyperparameter_defaults hyperparameter_set fold"
+    for name in f"set_gemm activation_find op_find optimizer_find {setting} train".split():
         getattr(library, f"fgd_{name}").restype = checked
     return library
 
@@ -86,13 +89,6 @@ def read(path):
     moments = [(fmean(column), pstdev(column)) for column in columns]
     scaled = [[(v - mean) / by for v in column] for column, (mean, by) in zip(columns, moments, strict=True)]
     return [v for row in zip(*scaled, strict=True) for v in row], [int(label) for label in classes]
-
-
-def adamw(rule, step, lr=0.02, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-2):
-    """The group of a step, of which the first is 1: csrc/rules.def has the order of a rule's scalars."""
-    decay, inv_sqrt = 1 - lr * weight_decay, 1 / math.sqrt(1 - beta2**step)
-    scalars = (lr / (1 - beta1**step), 0, decay, 1 - beta1, beta2, 1 - beta2, inv_sqrt, eps)
-    return Group(rule=rule, scalars=scalars)
 
 
 def train(library, path):
@@ -133,9 +129,13 @@ def train(library, path):
         tensor.state[:2] = ctypes.addressof(averages[i]), ctypes.addressof(squares[i])
     options = Options(1, math.inf, 1, math.inf, 0, -1, skip_nonfinite=1)  # gradients of norm 1 at most
     workspace = (c_int64 * (library.fgd_workspace_size(tensors, 4) // 8 + 1))()
-    size, rule, failed, report = ctypes.sizeof(workspace), library.fgd_rule_find(b"adam"), c_int64(), Report()
+    size, failed, report = ctypes.sizeof(workspace), c_int64(), Report()
+    adamw, hyper, group = library.fgd_optimizer_find(b"adamw"), (c_double * HYPERPARAMETERS)(), Group()
+    library.fgd_hyperparameter_defaults(adamw, hyper)
+    library.fgd_hyperparameter_set(adamw, hyper, b"lr", 0.02)
     for step in range(STEPS + 1):
-        groups = byref(adamw(rule, step + 1)), 1
+        library.fgd_fold(adamw, hyper, None, step + 1, None, byref(group))
+        groups = byref(group), 1
         update = tensors, 4, byref(options), workspace, size, byref(report)
         library.fgd_train(ops, 5, byref(failed), *groups, *update)
         if step % 50 == 0:

@@ -1,6 +1,7 @@
 //! Parameters with their gradients and state, and the fused step that updates them.
 
 use crate::{check, find, sys, Error};
+use std::ptr::{null, null_mut};
 
 /// A tensor that is trained: its elements, their gradients, and what AdamW keeps of them.
 pub struct Parameter {
@@ -44,26 +45,32 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// The hyperparameters at a step, of which the first is 1: csrc/rules.def has the order of scalars.
-    fn group(&self, rule: i32, step: i64) -> sys::Group {
-        let mut group = sys::Group { rule, ..Default::default() };
-        group.scalars[..8].copy_from_slice(&[
-            self.lr / (1.0 - self.beta1.powi(step as i32)),
-            0.0,
-            1.0 - self.lr * self.weight_decay,
-            1.0 - self.beta1,
-            self.beta2,
-            1.0 - self.beta2,
-            1.0 / (1.0 - self.beta2.powi(step as i32)).sqrt(),
-            self.eps,
-        ]);
-        group
+    /// What an update takes at a step, of which the first is 1.
+    fn group(&self, adamw: i32, step: i64) -> Result<sys::Group, Error> {
+        let (mut values, mut group) = ([0.0; sys::MAX_HYPERPARAMETERS], sys::Group::default());
+        let given = [
+            ("lr\0", self.lr),
+            ("betas[0]\0", self.beta1),
+            ("betas[1]\0", self.beta2),
+            ("eps\0", self.eps),
+            ("weight_decay\0", self.weight_decay),
+        ];
+        // SAFETY: there is room for the values of any optimizer; adamw looks at no tensor and carries nothing
+        unsafe {
+            check(sys::fgd_hyperparameter_defaults(adamw, values.as_mut_ptr()))?;
+            for (name, value) in given {
+                check(sys::fgd_hyperparameter_set(adamw, values.as_mut_ptr(), name.as_ptr().cast(), value))?;
+            }
+            check(sys::fgd_fold(adamw, values.as_ptr(), null(), step, null_mut(), &mut group))?;
+        }
+        Ok(group)
     }
 
     /// One step. Where a gradient is NaN or infinite nothing is changed, and the report says so.
     pub fn step(&self, parameters: &mut [&mut Parameter]) -> Result<sys::Report, Error> {
-        let rule = find(sys::fgd_rule_find, "adam")?;
-        let groups: Vec<_> = parameters.iter().map(|p| self.group(rule, p.step + 1)).collect();
+        let adamw = find(sys::fgd_optimizer_find, "adamw")?;
+        let groups: Vec<_> =
+            parameters.iter().map(|p| self.group(adamw, p.step + 1)).collect::<Result<_, _>>()?;
         let tensors: Vec<_> = parameters
             .iter_mut()
             .enumerate()

@@ -4,6 +4,7 @@ use std::os::raw::{c_char, c_int, c_void};
 
 pub const MAX_SLOTS: usize = 8;
 pub const MAX_SCALARS: usize = 16;
+pub const MAX_HYPERPARAMETERS: usize = 24;
 pub const F32: c_int = 0;
 pub const GEMM_ROW_MAJOR: c_int = 1;
 
@@ -115,7 +116,12 @@ pub type Sgemm = unsafe extern "C" fn(
 #[rustfmt::skip]
 extern "C" {
     pub fn fgd_error_text(code: c_int) -> *const c_char;
-    pub fn fgd_rule_find(name: *const c_char) -> c_int;
+    pub fn fgd_optimizer_find(name: *const c_char) -> c_int;
+    pub fn fgd_hyperparameter_defaults(optimizer: c_int, values: *mut f64) -> c_int;
+    pub fn fgd_hyperparameter_set(optimizer: c_int, values: *mut f64, name: *const c_char,
+                                  value: f64) -> c_int;
+    pub fn fgd_fold(optimizer: c_int, values: *const f64, tensor: *const Tensor, step: i64,
+                    carried: *mut f64, group: *mut Group) -> c_int;
     pub fn fgd_activation_find(name: *const c_char) -> c_int;
     pub fn fgd_set_gemm(dtype: c_int, kind: c_int, function: Sgemm) -> c_int;
     pub fn fgd_workspace_size(tensors: *const Tensor, n_tensors: i64) -> i64;

@@ -47,3 +47,12 @@ fn nothing_changes_where_a_gradient_is_not_finite() {
     assert_eq!((report.skipped, report.nonfinite_tensor, report.nonfinite_element), (1, 1, 1));
     assert_eq!((one.value(), two.value()), (&[1.0][..], &[2.0, 3.0][..]));
 }
+
+#[test]
+fn a_hyperparameter_out_of_range_is_refused() {
+    let mut weight = Parameter::new(vec![1.0]);
+    let adamw = AdamW { beta1: 1.0, ..AdamW::default() };
+    let error = adamw.step(&mut [&mut weight]).err().expect("an error");
+    assert!(error.to_string().contains("hyperparameter"), "{error}");
+    assert_eq!(weight.value(), &[1.0][..]);
+}
