@@ -13,12 +13,15 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
+import sklearn.linear_model
 import sklearn.neural_network
-from sklearn.datasets import load_digits, make_regression
+from scipy.sparse import csr_array
+from sklearn.datasets import load_digits, make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -27,8 +30,11 @@ from threadpoolctl import threadpool_limits
 import fastgd
 import fastgd.sklearn
 
-#: by the names of the columns
-SIDES = {"sklearn": sklearn.neural_network, "fastgd": fastgd.sklearn}
+#: by the names of the columns: what each estimator is looked for in
+SIDES: dict[str, list[ModuleType]] = {
+    "sklearn": [sklearn.neural_network, sklearn.linear_model],
+    "fastgd": [fastgd.sklearn],
+}
 
 
 def digits() -> tuple[Any, Any]:
@@ -42,6 +48,23 @@ def curve() -> tuple[Any, Any]:
     return x, np.tanh(y / y.std())
 
 
+def narrow() -> tuple[Any, Any]:
+    """20 000 rows of 12 features, in two classes."""
+    return make_classification(20_000, 12, n_informative=8, random_state=0)
+
+
+def wide() -> tuple[Any, Any]:
+    """5000 rows of 500 features, in two classes."""
+    return make_classification(5000, 500, n_informative=50, random_state=0)
+
+
+def mostly_0() -> tuple[Any, Any]:
+    """5000 rows of 2000 features, of which one in fifty is there, in two classes."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5000, 2000)) * (rng.random((5000, 2000)) < 0.02)
+    return x, x @ rng.standard_normal(2000) > 0
+
+
 class Workload(NamedTuple):
     """What is timed."""
 
@@ -49,6 +72,7 @@ class Workload(NamedTuple):
     data: Callable[[], tuple[Any, Any]]
     dtype: str
     parameters: dict[str, Any]
+    sparse: bool = False
 
 
 WORKLOADS = {
@@ -56,22 +80,35 @@ WORKLOADS = {
     "digits float32": Workload("MLPClassifier", digits, "float32", {}),
     "digits sgd": Workload("MLPClassifier", digits, "float64", {"solver": "sgd", "learning_rate_init": 0.1}),
     "digits small batches": Workload("MLPClassifier", digits, "float64", {"batch_size": 32}),
+    "hinge": Workload("SGDClassifier", narrow, "float64", {}),
+    "logistic": Workload("SGDClassifier", wide, "float64", {"loss": "log_loss", "alpha": 0.01}),
+    "logistic float32": Workload("SGDClassifier", wide, "float32", {"loss": "log_loss", "alpha": 0.01}),
+    "logistic digits": Workload("SGDClassifier", digits, "float64", {"loss": "log_loss"}),
+    "elastic net": Workload(
+        "SGDClassifier", wide, "float64", {"loss": "log_loss", "penalty": "elasticnet", "alpha": 0.01}
+    ),
+    "sparse": Workload("SGDClassifier", mostly_0, "float64", {"loss": "log_loss"}, sparse=True),
+    "squares": Workload("SGDRegressor", curve, "float64", {}),
     "curve": Workload("MLPRegressor", curve, "float64", {"hidden_layer_sizes": (64, 64), "max_iter": 10}),
 }
 
 
 def measured(workload: Workload, rounds: int) -> dict[str, Any]:
     """Medians of seconds and means of scores on held-out rows, over `rounds` seeds; the sides take turns."""
+    name = workload.estimator
     x, y = workload.data()
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.25, random_state=0)
-    scaler = StandardScaler().fit(x_train)
+    scaler = StandardScaler(with_mean=not workload.sparse).fit(x_train)
     x_train, x_test = (scaler.transform(part).astype(workload.dtype) for part in (x_train, x_test))
+    if workload.sparse:
+        x_train, x_test = map(csr_array, (x_train, x_test))
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     scores: dict[str, list[float]] = {side: [] for side in SIDES}
     epochs: dict[str, list[int]] = {side: [] for side in SIDES}
     for seed in range(rounds + 1):
-        for side, module in SIDES.items():
-            estimator = getattr(module, workload.estimator)(random_state=seed, **workload.parameters)
+        for side, modules in SIDES.items():
+            (kind,) = (vars(module)[name] for module in modules if name in vars(module))
+            estimator = kind(random_state=seed, **workload.parameters)
             began = time.perf_counter()
             estimator.fit(x_train, y_train)
             took = time.perf_counter() - began
