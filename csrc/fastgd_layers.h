@@ -357,6 +357,17 @@ int fgd_op_find(const char *name);       /* its entry, or FGD_ERROR_OP */
  * stands in *failed (-1: none did), and those before it have done their work. */
 int fgd_run(const fgd_op *ops, int64_t n_ops, int64_t *failed);
 
+/* Some operations. */
+typedef struct fgd_program {
+    const fgd_op *ops;
+    int64_t n_ops;
+} fgd_program;
+
+/* Runs programs that do not depend on each other, each on one thread, on up to fgd_get_num_threads threads.
+ * Where programs fail, the code of the first of them is returned; failed[0] is its number, and failed[1] that
+ * of the operation (-1, -1: none did). Others may have done their work. */
+int fgd_run_together(const fgd_program *programs, int64_t n_programs, int64_t *failed);
+
 /* fgd_run, then fgd_update, which is not reached when an operation fails. A gradient that the options want
  * measured is measured as soon as it is complete, while it is in cache, if every tensor's is named by one
  * operation; the result is that of fgd_update. */

@@ -115,6 +115,10 @@ static void restore_threads(int dtype, int before) {
 #endif
 }
 
+int fgd_gemm_limit(int dtype) { return set[dtype].set_threads ? limit_threads(dtype, 1) : 0; }
+
+void fgd_gemm_restore(int dtype, int before) { restore_threads(dtype, before); }
+
 typedef struct product {
     int dtype;
     char transa, transb;

@@ -11,4 +11,9 @@ int fgd_gemm_ready(int dtype, int64_t m, int64_t n, int64_t k);
  * one that has threads of its own, of which there would then be too many. */
 int fgd_gemm_nests(int dtype);
 
+/* From here to fgd_gemm_restore, which takes what this returns, a product of any thread takes that thread
+ * alone. */
+int fgd_gemm_limit(int dtype);
+void fgd_gemm_restore(int dtype, int before);
+
 #endif

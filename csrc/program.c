@@ -4,7 +4,12 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "gemm.h"
 #include "ops.def"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #define SIZES_1 s[0]
 #define SIZES_2 SIZES_1, s[1]
@@ -85,4 +90,50 @@ int fgd_run(const fgd_op *ops, int64_t n_ops, int64_t *failed) {
         if (code) *failed = i;
     }
     return code;
+}
+
+typedef struct together {
+    const fgd_program *programs;
+    int64_t *failed;
+    int code;
+} together;
+
+static void run_one(together *t, int64_t i) {
+    int64_t op;
+    const int code = fgd_run(t->programs[i].ops, t->programs[i].n_ops, &op);
+    if (!code) return;
+#pragma omp critical
+    if (t->failed[0] < 0 || i < t->failed[0]) {
+        t->code = code;
+        t->failed[0] = i;
+        t->failed[1] = op;
+    }
+}
+
+/* The threads for n programs; 1 within a parallel region, whose threads have work of their own. */
+static int threads_for(int64_t n) {
+#ifdef _OPENMP
+    if (omp_in_parallel()) return 1;
+#endif
+    const int64_t most = fgd_get_num_threads();
+    return (int)(n < most ? n : most);
+}
+
+int fgd_run_together(const fgd_program *programs, int64_t n_programs, int64_t *failed) {
+    if (!failed) return FGD_ERROR_NULL;
+    failed[0] = failed[1] = -1;
+    if (n_programs < 0) return FGD_ERROR_SIZE;
+    if (n_programs && !programs) return FGD_ERROR_NULL;
+    together t = {.programs = programs, .failed = failed, .code = FGD_OK};
+    const int threads = threads_for(n_programs);
+    if (threads < 2) {
+        for (int64_t i = 0; !t.code && i < n_programs; i++) run_one(&t, i);
+        return t.code;
+    }
+    const int singles = fgd_gemm_limit(FGD_F32), doubles = fgd_gemm_limit(FGD_F64);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n_programs; i++) run_one(&t, i);
+    fgd_gemm_restore(FGD_F32, singles);
+    fgd_gemm_restore(FGD_F64, doubles);
+    return t.code;
 }

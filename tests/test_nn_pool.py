@@ -157,7 +157,7 @@ def test_flatten_costs_nothing(backend):
     program = next(reversed(model._programs.values())).program
     if backend == "native":
         # the labels' check, two operations forward, the loss, and two backward
-        assert program._count == 6
+        assert program.count == 6
 
 
 BAD = [

@@ -78,8 +78,8 @@ def test_every_gradient_is_named_by_the_operation_that_completes_it():
     x, y = batch()
     model.loss_and_grad(x, y)
     (compiled,) = [c for key, c in model._programs.items() if key[2] == TRAIN]
-    ops = compiled.program._ops
-    ranges = [(op.first_gradient, op.n_gradients) for op in ops[0 : compiled.program._count]]
+    ops = compiled.program.ops
+    ranges = [(op.first_gradient, op.n_gradients) for op in ops[0 : compiled.program.count]]
     assert [r for r in ranges if r[1]] == [(2, 2), (0, 2)]
 
 

@@ -164,6 +164,41 @@ static void check_failures(const model *start) {
     }
 }
 
+/* What programs leave when they run together is what each leaves alone, on any number of threads; the first
+ * that fails is named, and those beside it have done their work. */
+static void compare_together(const model *start) {
+    enum { N = 5 };
+    static model expected[N], found[N];
+    for (int threads = 1; threads <= 3; threads++) {
+        setup alone[N], all[N];
+        fgd_program programs[N];
+        int64_t failed[2];
+        fgd_set_num_threads(threads);
+        for (int i = 0; i < N; i++) {
+            expected[i] = *start;
+            for (int k = 0; k < BATCH * IN; k++) expected[i].x[k] *= (float)(i + 1);
+            found[i] = expected[i];
+            alone[i] = setup_of(&expected[i]), all[i] = setup_of(&found[i]);
+            programs[i] = (fgd_program){all[i].ops, OPS};
+            CHECK(fgd_run(alone[i].ops, OPS, &alone[i].failed) == FGD_OK, "%d", i);
+        }
+        CHECK(fgd_run_together(programs, N, failed) == FGD_OK, "%d threads", threads);
+        CHECK(failed[0] == -1 && failed[1] == -1, "%d threads", threads);
+        CHECK(memcmp(found, expected, sizeof found) == 0, "%d threads", threads);
+        all[3].ops[2].sizes[1] = all[1].ops[4].sizes[1] = -1;
+        CHECK(fgd_run_together(programs, N, failed) == FGD_ERROR_SIZE, "%d threads", threads);
+        CHECK(failed[0] == 1 && failed[1] == 4, "%d, %d", (int)failed[0], (int)failed[1]);
+        digest_add(found, sizeof found);
+    }
+    int64_t failed[2] = {7, 7};
+    const fgd_program nothing = {NULL, 1};
+    CHECK(fgd_run_together(NULL, 0, failed) == FGD_OK && failed[0] == -1 && failed[1] == -1, "no programs");
+    CHECK(fgd_run_together(NULL, 1, failed) == FGD_ERROR_NULL && failed[0] == -1, "no programs");
+    CHECK(fgd_run_together(&nothing, -1, failed) == FGD_ERROR_SIZE, "size");
+    CHECK(fgd_run_together(&nothing, 1, NULL) == FGD_ERROR_NULL, "no place");
+    CHECK(fgd_run_together(&nothing, 1, failed) == FGD_ERROR_NULL && failed[0] == 0, "no operations");
+}
+
 static void check_refusals(const model *start) {
     model m = *start;
     setup s = setup_of(&m);
@@ -186,5 +221,6 @@ void test_programs(void) {
     compare_runs(&start);
     compare_steps(&start);
     check_failures(&start);
+    compare_together(&start);
     check_refusals(&start);
 }
