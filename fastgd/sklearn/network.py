@@ -10,6 +10,7 @@ from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
 
 from fastgd import nn
 from fastgd.arrays import Array
+from fastgd.machine import get_num_threads
 from fastgd.nn import functional as F
 from fastgd.nn.calls import Saved
 from fastgd.sklearn.solvers import Descent
@@ -49,6 +50,9 @@ OBJECTIVES = {
     ),
 }
 
+#: a batch is cut into as many parts as there are threads, but not into more
+MOST_PARTS = 4
+
 #: the loss that has another name in scikit-learn's table with this activation of the outputs
 BINARY = {("log_loss", "logistic"): "binary_log_loss"}
 
@@ -70,7 +74,8 @@ class Network:
         for linear in self._linears:
             layers += [linear] if between is None or not layers else [between(), linear]
         objective = self._objective
-        self.model = nn.Sequential(*layers, loss=objective.loss() if objective else None)
+        parts = min(get_num_threads(), MOST_PARTS) if objective else 1
+        self.model = nn.Sequential(*layers, loss=objective.loss() if objective else None, parts=parts)
         self.take(estimator)
 
     @property
