@@ -102,7 +102,7 @@ class FittedHere(BaseSGD):  # type: ignore[misc]  # scikit-learn brings no types
     """What replaces the loop over rows in scikit-learn's linear models."""
 
     def _settings(self, is_sparse: bool, seed: int, positive: float, negative: float) -> Settings:
-        l2, l1 = PENALTIES[self.penalty](self._get_l1_ratio())
+        l2, l1 = PENALTIES[self.penalty](self.l1_ratio or 0.0)
         parameter = LOSSES[self.loss].parameter
         return Settings(
             loss=self.loss,
