@@ -41,8 +41,9 @@ def wheel_from(source: Path, compiler: str, folder: Path) -> Path:
         "LDSHARED": f"{compiler} -shared",
         "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
     }
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, source]
-    subprocess.run(pip, check=True, env=environment)
+    # cffi of this machine: pip would bring that of the machine compiled for
+    options = ["-q", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True, env=environment)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
