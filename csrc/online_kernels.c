@@ -11,7 +11,9 @@
 /* What is added up: its terms are of the number i of a row. */
 typedef enum quantity { PRODUCTS, SQUARES, ABSOLUTES, ZEROS, SQUARES_AFTER_ADDING } quantity;
 
-INLINE REAL *weight_at(REAL *w, const int32_t *columns, int64_t i) { return columns ? w + columns[i] : w + i; }
+INLINE REAL *weight_at(REAL *w, const int32_t *columns, int64_t i) {
+    return columns ? w + columns[i] : w + i;
+}
 
 INLINE double term_of(const quantity what, REAL step, const REAL *x, const int32_t *columns, REAL *w,
                       int64_t i) {
@@ -23,9 +25,9 @@ INLINE double term_of(const quantity what, REAL step, const REAL *x, const int32
     return (double)*at * (double)*at;
 }
 
-/* In double, number i in lane i modulo FGD_LANES as long as there are FGD_LANES of them, which then become four
- * lanes; the rest in these, four by four; and the last ones, less than four, in order. Of sparse rows, which
- * no registers are filled with at once, all in four lanes. */
+/* In double, number i in lane i modulo FGD_LANES as long as there are FGD_LANES of them, which then become
+ * four lanes; the rest in these, four by four; and the last ones, less than four, in order. Of sparse rows,
+ * which no registers are filled with at once, all in four lanes. */
 INLINE double add_up(const quantity what, int64_t n, REAL step, const REAL *x, const int32_t *columns,
                      REAL *w) {
     int64_t i = 0;

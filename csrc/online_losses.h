@@ -1,8 +1,8 @@
 /* The bodies of the losses of a row: its prediction p against its target y, in double.
  *
  * LOSS(name) opens a function that returns the loss, in two parts, and its derivative with respect to p. All
- * is + - * / and comparisons. fastgd/online/reference_losses.py has the same formulas in Python; a change here
- * is a change there. */
+ * is + - * / and comparisons. fastgd/online/reference_losses.py has the same formulas in Python; a change
+ * here is a change there. */
 
 /* The whole loss is  loss + log(factor)  with a factor from 1 to 2: the logarithm of many rows' factors is
  * that of their product. */
@@ -37,8 +37,8 @@ LOSS(modified_huber) {
     return z >= -1 ? measure_of((1 - z) * (1 - z), -2 * (1 - z) * y) : measure_of(-4 * z, -4 * y);
 }
 
-/* e^x of what is not above 0, as exp_of in elementary.h but by Estrin's scheme (1960), in which few operations
- * wait for others: the next row waits for this number. From -708 down it stays e^-708. */
+/* e^x of what is not above 0, as exp_of in elementary.h but by Estrin's scheme (1960), in which few
+ * operations wait for others: the next row waits for this number. From -708 down it stays e^-708. */
 static double exp_below_0(double x) {
     const double rounder = ROUNDER, least = -708;
     if (x != x) return x;
