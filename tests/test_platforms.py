@@ -146,7 +146,7 @@ def test_the_flag_for_windows_takes_away_aligned_moves(flags, tmp_path):
 
 @pytest.mark.slow
 def test_no_vector_lies_on_the_stack_as_if_aligned(built):
-    """Debian's gcc is patched and would write no such move without the flag, either; others do."""
+    """Debian's gcc writes no such move without the flag, either: see GCC's bug 54412 for others."""
     code = objdump("-d", built / "lib/fastgd/libfastgd.dll")
     assert re.search(r"vmovu\w+ .*%[yz]mm.*\(%r[sb]p", code)
     assert not re.search(ALIGNED_ON_STACK, code)
