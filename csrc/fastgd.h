@@ -282,7 +282,7 @@ int fgd_hyperparameter_set(int optimizer, double *values, const char *name, doub
  * 2^53, as Python has them, to the bit. carried: n_carried numbers of each parameter, which go on to the next
  * step: where one may be skipped, keep them. tensor: of the group, for optimizers with of_tensor. May be NULL
  * where they are not used. FGD_ERROR_HYPERPARAMETER for values out of range, or that do not go together, as
- * Nesterov's momentum of 0. */
+ * Nesterov's momentum of 0; FGD_ERROR_SIZE for a step below 1 or above 2^53. */
 int fgd_fold(int optimizer, const double *values, const fgd_tensor *tensor, int64_t step, double *carried,
              fgd_group *group);
 

@@ -49,7 +49,10 @@ int fgd_online_loss_find(const char *name) {
 
 /* ---- Checks ------------------------------------------------------------------------------------------ */
 
-static int is_passive(const fgd_online *of) { return of->rate >= FGD_RATE_PA1; }
+/* by fgd_rate: whether a step is as long as its loss asks for (Crammer et al. 2006, section 3) */
+static const int passive[] = {[FGD_RATE_PA1] = 1, [FGD_RATE_PA2] = 1};
+
+static int is_passive(const fgd_online *of) { return passive[of->rate]; }
 
 static int at_least(double x, double least) { return x >= least && x - x == 0; }
 

@@ -126,6 +126,22 @@ def test_ids_out_of_range_are_told_of_the_whole_batch():
     [
         ([nn.Linear(3, 2)], nn.MSELoss(), 'is no sum over rows; give it reduction="sum"'),
         ([nn.Linear(3, 2), nn.BatchNorm1d(2)], nn.MSELoss(reduction="sum"), "parts: layer 1, BatchNorm1d"),
+        (
+            [nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False)],
+            nn.MSELoss(reduction="sum"),
+            "depends on others",
+        ),
+        (
+            [nn.Residual(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False))],
+            nn.MSELoss(reduction="sum"),
+            "depends on others",
+        ),
+        ([nn.GRU(3, 3, carry=True)], nn.MSELoss(reduction="sum"), "parts: layer 0, GRU.* share"),
+        (
+            [nn.Residual(nn.GRU(3, 3, carry=True))],
+            nn.MSELoss(reduction="sum"),
+            "parts: layer 0, Residual.* share",
+        ),
         ([nn.Linear(3, 2), nn.Dropout(0.5)], nn.MSELoss(reduction="sum"), "parts: layer 1, Dropout"),
         (
             [nn.Residual(nn.Linear(3, 3), nn.Dropout(0.5))],

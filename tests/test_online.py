@@ -172,12 +172,18 @@ def test_bad_rows_are_refused():
         native.Descent(settings, dense, np.zeros(2), 0.0)
     with pytest.raises(ValueError, match="differ in length"):
         native.Descent(settings, dense._replace(held_out=np.zeros(3, bool)), weights, 0.0)
-    with pytest.raises(TypeError, match="an array of float64 is needed, not of float32"):
+    with pytest.raises(TypeError, match="targets must be float64, not float32"):
         native.Descent(settings, dense._replace(targets=np.ones(4, np.float32)), weights, 0.0)
     with pytest.raises(ValueError, match="an option is NaN or outside its range"):
         native.Descent(settings, dense, weights, 0.0, t=0.0)
+    averaged = dataclasses.replace(settings, average=1.0)
+    with pytest.raises(ValueError, match="averages has length 2, and there are 3 weights"):
+        native.Descent(averaged, dense, weights, 0.0, averages=np.zeros(2))
     columns, starts = np.array([0, 2], np.int32), np.array([0, 1, 2], np.int64)
     sparse = Rows(np.ones(2), np.ones(2), columns=columns, starts=starts)
+    for change in ({"columns": columns[:1]}, {"x": np.ones(1)}, {"starts": np.array([0, 1, 3])}):
+        with pytest.raises(ValueError, match="columns of sparse rows differ in length from x, or end before"):
+            native.Descent(settings, sparse._replace(**change), weights, 0.0)
     native.Descent(settings, sparse, weights, 0.0)
     for wrong in ({"columns": columns + 1}, {"columns": columns - 1}, {"starts": starts[::-1].copy()}):
         with pytest.raises(ValueError, match="rows or their width are wrong"):

@@ -52,7 +52,9 @@ class Values:
             try:
                 self.by_key[Key(label)] = _checked(rule, check, values, changes)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{name}{error}") from None
+                # JAX's own errors are kinds of these that take no text
+                kind = ValueError if isinstance(error, ValueError) else TypeError
+                raise kind(f"{name}{error}") from None
         if mask is not None:
             self.by_key |= {
                 Key(key.label, False): {**values, "weight_decay": 0.0} for key, values in self.by_key.items()
@@ -72,12 +74,18 @@ class Values:
         labels, mask = (_each("labels", self._labels, leaves), _each("mask", self._mask, leaves))
         keys = []
         for path, label, decays in zip(leaves.paths, labels, mask, strict=True):
-            if label is not None and Key(label) not in self.by_key:
+            if label is not None and not self._has(label):
                 known = ", ".join(repr(key.label) for key in self.by_key if key.decays)
                 raise ValueError(f"params{path} has the label {label!r}, and groups has {known}")
             decays = decays is None or named(f"mask of params{path}", flag, decays)
             keys.append(Key(label, decays))
         return keys
+
+    def _has(self, label: Any) -> bool:
+        try:
+            return Key(label) in self.by_key
+        except TypeError:  # such as an array, which is no key
+            return False
 
 
 def _checked(

@@ -137,10 +137,12 @@ class Optimizer:
             for key, h in zip(keys, self._seen(leaves, keys), strict=True)
         }
         members = [
-            Member(part, grad, *beside.leaf(i, groups[numbers[key]].slots), numbers[key], i)
+            Member(part, grad, *beside.leaf(i, group.slots, group.values), numbers[key], i)
             for i, (key, part, grad) in enumerate(zip(keys, leaves.parts, where, strict=True))
             if grad is not None
+            for group in [groups[numbers[key]]]
         ]
+        self._check_carried(state.carried, len(groups))
         if not members:
             return params, state._replace(count=state.count + 1)
         count, carried, arrays = make_step(
@@ -209,6 +211,16 @@ class Optimizer:
             self.rule.seen(self._values.by_key[key], part.shape, part.dtype.name)
             for (key, _), part in zip(keys, leaves.parts, strict=True)
         ]
+
+    def _check_carried(self, carried: Any, groups: int) -> None:
+        """Refuses numbers carried by another rule, or by other groups."""
+        wanted = (groups, len(self.rule.carried), 2) if self.rule.carried else None
+        found = None if carried is None else tuple(carried.shape)
+        if found != wanted:
+            raise ValueError(
+                f"state is of another rule or of other groups: carried has shape {found}, and {self!r} of "
+                f"{groups} groups of parameters needs {wanted}"
+            )
 
     def _rates(self) -> dict[int, tuple[str, Any]]:
         """Hyperparameters that are known in a step only: (name, value) by the value's id."""

@@ -17,6 +17,9 @@ from fastgd.kept import residual_dtype, slot_dtype
 from fastgd.rules import Slot
 from fastgd.storage import arithmetic, encode
 
+#: what a slot in 8 bits has in place of a dtype
+CODES = object()
+
 #: elements of an array up to which it lies with others. JAX takes about as long for one more array as a step
 #: for 4,000 elements; of larger arrays than this it is less than a tenth
 SMALL = 65536
@@ -72,28 +75,51 @@ class Beside:
             return [None] * len(self._leaves.parts)
         if not isinstance(kept, Packed):
             raise TypeError(f"{name} must be what init gives, not {type(kept).__name__}")
-        _, parts = parts_of(kept)
+        _, parts = parts_of(kept, name)
         own = [part.among(len(self.arrays)) for part in parts]
-        self.arrays += kept.arrays
+        self.arrays += map(jnp.asarray, kept.arrays)
         return beside(self._leaves.tree, name, kept.layout.tree.unflatten(own))
 
-    def leaf(self, i: int, slots: Sequence[Slot | None]) -> tuple[Any, Part | None, Part | None]:
+    def leaf(
+        self, i: int, slots: Sequence[Slot | None], values: Mapping[str, Any]
+    ) -> tuple[Any, Part | None, Part | None]:
         """(of each slot a Part or Codes of two or None, residual, average) of the leaf with this number.
 
-        Raises ValueError, naming the parameter, where the state has it in another shape, or lacks a slot.
+        Raises ValueError, naming the parameter, where the state does not have what these values ask for, or
+        has it in another shape or dtype.
         """
-        shape, found = self._leaves.parts[i].shape, []
+        part = self._leaves.parts[i]
         for slot in slots:
-            kept = None if slot is None else self._slots.get(slot.name, [None] * (i + 1))[i]
-            part = kept.codes if isinstance(kept, Codes) else kept
-            if slot is not None and (part is None or part.shape != slot.shape(shape)):
-                has = "nothing" if part is None else f"shape {part.shape}"
-                raise ValueError(
-                    f"state is of other parameters or settings: slots[{slot.name!r}] has {has} of "
-                    f"params{self._leaves.paths[i]}, whose shape is {shape}"
-                )
-            found.append(kept)
-        return tuple(found), self._residuals[i], self._averages[i]
+            if slot is not None:
+                shape, dtype = slot.shape(part.shape), slot_dtype(slot, values, stand_in(part))
+                self._check(i, f"slots[{slot.name!r}]", self._of_slot(i, slot), shape, dtype or CODES)
+        averaged = None if values["ema_decay"] is None else arithmetic(part.dtype)
+        self._check(i, "residual", self._residuals[i], part.shape, residual_dtype(values, stand_in(part)))
+        self._check(i, "average", self._averages[i], part.shape, averaged)
+        found = tuple(None if slot is None else self._of_slot(i, slot) for slot in slots)
+        return found, self._residuals[i], self._averages[i]
+
+    def _of_slot(self, i: int, slot: Slot) -> Any:
+        return self._slots[slot.name][i] if slot.name in self._slots else None
+
+    def _check(self, i: int, name: str, kept: Any, shape: tuple[int, ...], wanted: Any) -> None:
+        """wanted: a dtype, CODES, or None for nothing."""
+        if wanted is CODES:
+            scales = (-(-math.prod(shape) // BLOCK),)
+            expected: Any = [(shape, np.dtype(np.uint8)), (scales, np.dtype(np.float32))]
+        else:
+            expected = [] if wanted is None else [(shape, np.dtype(wanted))]
+        parts = kept if isinstance(kept, Codes) else [] if kept is None else [kept]
+        found = [(one.shape, one.dtype) for one in parts]
+        if found != expected:
+            has, needed = (
+                " and ".join(f"{dtype} of shape {list(shape)}" for shape, dtype in one) or "nothing"
+                for one in (found, expected)
+            )
+            raise ValueError(
+                f"state is of other parameters or settings: {name} has {has} for params"
+                f"{self._leaves.paths[i]}, which needs {needed}"
+            )
 
     def state(self, count: Any, carried: Any, arrays: Sequence[Any]) -> State:
         """That with these arrays in place of `arrays`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fastgd.jax.packed import Packed, check_dtype, packed
@@ -46,7 +48,7 @@ class Leaves:
             name = jax.tree_util.keystr(path)
             if not _is_packed(node):
                 check_dtype(f"params{name}", node)
-            tree, parts = parts_of(node)
+            tree, parts = parts_of(node, f"params{name}")
             inner, _ = jax.tree_util.tree_flatten_with_path(tree)
             self.paths += [name + jax.tree_util.keystr(rest) for rest, _ in inner]
             self.parts += [part.among(len(self.arrays)) for part in parts]
@@ -71,10 +73,11 @@ class Leaves:
                 found += [None] * count
                 continue
             if _is_packed(node) and not (_is_packed(grad) and grad.layout == node.layout):
-                raise ValueError(f"grads has another structure than params: {grad} is none of {node}")
+                kind = type(grad).__name__
+                raise ValueError(f"grads has another structure than params: grads{paths[0]} is a {kind}")
             for array in _arrays_of(grad):
                 check_dtype(f"grads{paths[0]}", array)
-            _, parts = parts_of(grad)
+            _, parts = parts_of(grad, f"grads{paths[0]}")
             for path, part, mine in zip(paths, parts, own, strict=True):
                 if part.shape != mine.shape:
                     raise ValueError(f"grads{path} has shape {part.shape}, the parameter {mine.shape}")
@@ -106,14 +109,27 @@ class Leaves:
         return self._structure.unflatten(nodes)
 
 
-def parts_of(node: Any) -> tuple[Any, list[Part]]:
-    """(the tree of a packed one, with numbers for arrays; its parts), and of an array alike."""
+def parts_of(node: Any, name: str) -> tuple[Any, list[Part]]:
+    """(the tree of a packed one, with numbers for arrays; its parts), and of an array alike.
+
+    Raises ValueError, with this name, for arrays together that are longer or shorter than their parts.
+    """
     if not _is_packed(node):
-        return 0, [Part(0, 0, tuple(node.shape), np.dtype(node.dtype))]
-    parts = []
-    for shape, (number, begin) in zip(node.layout.shapes, node.layout.places(), strict=True):
-        dtype = np.dtype(node.arrays[number].dtype)
-        parts.append(Part(number, begin * dtype.itemsize, shape, dtype))
+        return 0, [Part(0, 0, tuple(node.shape), _dtype_of(node))]
+    parts, lengths = [], [0] * len(node.layout.held)
+    leaves = zip(node.layout.shapes, node.layout.joined, node.layout.places(), strict=True)
+    for shape, joined, (number, begin) in leaves:
+        array = node.arrays[number]
+        if joined:
+            lengths[number] += math.prod(shape)
+        dtype = _dtype_of(array)
+        parts.append(Part(number, begin * dtype.itemsize, shape if joined else tuple(array.shape), dtype))
+    for array, length in zip(node.arrays, lengths, strict=False):
+        if tuple(array.shape) != (length,):
+            raise ValueError(
+                f"{name} has an array of shape {tuple(array.shape)} for small arrays of {length} elements "
+                "together: vmap goes over all of its arrays, and within shard_map it is made there"
+            )
     return node.layout.tree.unflatten(range(len(parts))), parts
 
 
@@ -138,5 +154,12 @@ def _unpacked(node: Any) -> Any:
     return node.tree() if _is_packed(node) else node
 
 
+def _dtype_of(array: Any) -> np.dtype[Any]:
+    """What XLA is given for it: for an array of NumPy's in float64, float32, unless jax_enable_x64 is on."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
+
+
 def _arrays_of(node: Any) -> list[Any]:
-    return list(node.arrays) if _is_packed(node) else [node]
+    """Its arrays, as JAX takes them."""
+    arrays = node.arrays if _is_packed(node) else [node]
+    return [jnp.asarray(array) if isinstance(array, np.ndarray) else array for array in arrays]

@@ -52,6 +52,11 @@ class Layer(ABC):
         return {}
 
     @property
+    def mixes_rows(self) -> bool:
+        """Whether, while training, a row's output depends on other rows of the batch."""
+        return any(layer.mixes_rows for layer in self.inside)
+
+    @property
     def keeps(self) -> tuple[str, ...]:
         """Names of what passes read or change beside parameters and input; () where there is nothing."""
         return tuple(self.buffers())

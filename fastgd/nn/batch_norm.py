@@ -59,6 +59,10 @@ class BatchNorm(Layer):
         tracked = bool(self._buffers)
         return f"{type(self).__name__}({self.num_features}, {rest}, track_running_stats={tracked})"
 
+    @property
+    def mixes_rows(self) -> bool:
+        return True
+
     def parameters(self) -> dict[str, Array]:
         return dict(self._parameters)
 

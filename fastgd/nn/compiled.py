@@ -58,6 +58,7 @@ class Compiled(NamedTuple):
                 self.whole().run_loss(x, lengths, target)
             except Exception as error:
                 return error
+            return failed
         return explained(failed, self.ops, {"x": x, "lengths": lengths, "target": target})
 
     def bind(self, x: Array, lengths: Array | None, target: Array) -> LossPass:

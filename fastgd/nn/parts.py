@@ -8,7 +8,7 @@ bits do not depend on the number of threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,12 +60,19 @@ class PartsProgram(Program):
 def check_parts(layers: Sequence[Layer], loss: Loss | None) -> None:
     """ValueError unless the rows of a batch have nothing to do with each other."""
     for i, layer in enumerate(layers):
-        if layer.keeps:
-            raise ValueError(
-                f"parts: layer {i}, {layer}, has {', '.join(layer.keeps)}, which all rows of a batch share"
-            )
+        if layer.mixes_rows:
+            raise ValueError(f"parts: layer {i}, {layer}, makes of each row something that depends on others")
+        kept = [name for one in _with_inside(layer) for name in one.keeps]
+        if kept:
+            raise ValueError(f"parts: layer {i}, {layer}, has {', '.join(kept)}, which all parts would share")
     if loss is not None and not loss.adds_up:
         raise ValueError(f'parts: {loss} is no sum over rows; give it reduction="sum"')
+
+
+def _with_inside(layer: Layer) -> Iterator[Layer]:
+    yield layer
+    for inside in layer.inside:
+        yield from _with_inside(inside)
 
 
 def rows_of_parts(rows: int, parts: int) -> list[slice]:

@@ -43,11 +43,11 @@ _ELEMENTS = {
 LOSSES = {loss.name: loss for loss in map(_loss, range(lib.fgd_online_loss_count()))}
 
 
-def _pointer(array: Array | None, dtype: Any, writable: bool = False) -> Any:
+def _pointer(name: str, array: Array | None, dtype: Any, writable: bool = False) -> Any:
     if array is None:
         return ffi.NULL
     if array.dtype != dtype:
-        raise TypeError(f"an array of {np.dtype(dtype)} is needed, not of {array.dtype}")
+        raise TypeError(f"{name} must be {np.dtype(dtype)}, not {array.dtype}")
     return ffi.from_buffer(f"{_ELEMENTS[array.dtype]}[]", array, require_writable=writable)
 
 
@@ -75,8 +75,13 @@ class Descent:
         lengths = [part for part in (rows.weights, rows.held_out) if part is not None]
         if any(len(part) != count for part in lengths) or (dense and rows.x.shape != (count, cols)):
             raise ValueError("rows, targets, weights and held_out differ in length, or rows from the weights")
-        if not dense and (rows.starts is None or len(rows.starts) != count + 1):
-            raise ValueError("sparse rows need starts, one more than there are rows")
+        if averages is not None and len(averages) != cols:
+            raise ValueError(f"averages has length {len(averages)}, and there are {cols} weights")
+        if rows.columns is not None:
+            if rows.starts is None or len(rows.starts) != count + 1:
+                raise ValueError("sparse rows need starts, one more than there are rows")
+            if not len(rows.x) == len(rows.columns) >= rows.starts[-1]:
+                raise ValueError("columns of sparse rows differ in length from x, or end before the last row")
         cuts = np.empty(cols, dtype) if settings.l1 > 0 else None
         order = np.empty(count, np.int32)
         fields = dict(vars(settings))
@@ -84,18 +89,18 @@ class Descent:
         fields["rate"] = getattr(lib, f"FGD_RATE_{settings.rate.upper()}")
         self._of = ffi.new("fgd_online *", fields)
         given = [
-            _pointer(rows.x, dtype),
-            _pointer(rows.columns, np.int32),
-            _pointer(rows.starts, np.int64),
-            _pointer(rows.targets, dtype),
-            _pointer(rows.weights, dtype),
-            _pointer(rows.held_out, np.bool_),
+            _pointer("x", rows.x, dtype),
+            _pointer("columns", rows.columns, np.int32),
+            _pointer("starts", rows.starts, np.int64),
+            _pointer("targets", rows.targets, dtype),
+            _pointer("weights of rows", rows.weights, dtype),
+            _pointer("held_out", rows.held_out, np.bool_),
         ]
         fitted = [
-            _pointer(weights, dtype, writable=True),
-            _pointer(averages, dtype, writable=True),
-            _pointer(cuts, dtype, writable=True),
-            _pointer(order, np.int32, writable=True),
+            _pointer("weights", weights, dtype, writable=True),
+            _pointer("averages", averages, dtype, writable=True),
+            _pointer("cuts", cuts, dtype, writable=True),
+            _pointer("order", order, np.int32, writable=True),
         ]
         self._alive = given, fitted
         self._rows = ffi.new("fgd_online_rows *", [count, cols, *given])
@@ -107,9 +112,7 @@ class Descent:
 
     def _check(self, code: int) -> None:
         if code:
-            raise ValueError(
-                f"the rows cannot be learned from: {ffi.string(lib.fgd_error_text(code)).decode()}"
-            )
+            raise ValueError(f"rows or settings are refused: {ffi.string(lib.fgd_error_text(code)).decode()}")
 
     def _call(self, function: Any, *arguments: Any) -> None:
         self._check(function(self._dtype, self._of, self._rows, self._model, *arguments, self.state))
