@@ -149,9 +149,13 @@ def test_a_mask_needs_weight_decay():
 
 def test_a_state_of_other_groups_is_refused():
     opt = fgd.adamw(groups={"a": {"amsgrad": True}, "b": {}}, labels={"body": "a", "head": "b"})
-    with pytest.raises(ValueError, match=r"slots\['max_exp_avg_sq'\] has nothing for params\['body'\]\['b'\]"):
+    with pytest.raises(
+        ValueError, match=r"slots\['max_exp_avg_sq'\] has nothing for params\['body'\]\['b'\]"
+    ):
         opt.step(tree(0), tree(0), fgd.adamw().init(tree(0)))
-    with pytest.raises(ValueError, match=r"slots\['exp_avg'\] has shape \(7,\) of params\['body'\]\['b'\]"):
+    with pytest.raises(
+        ValueError, match=r"slots\['exp_avg'\] has float32 of shape \[7\] for params\['body'\]\['b'\]"
+    ):
         wider = tree(0)
         wider["body"]["b"] = jnp.ones(9)
         fgd.adam().step(wider, wider, fgd.adam().init(tree(0)))
