@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
+# E402: what needs it is imported behind it
 sklearn = pytest.importorskip("sklearn")
 
 import scipy.sparse  # noqa: E402

@@ -97,8 +97,9 @@ def _half_life(beta: float) -> float:
 def _beta3_at(h: Hyperparameters, step: int) -> float:
     """The slow average's half life grows linearly, section 3."""
     beta1, _, beta3 = h["betas"]
+    last: float = beta3
     if step >= h["beta3_warmup"]:
-        return beta3  # type: ignore[no-any-return]
+        return last
     done = step / h["beta3_warmup"]
     half_life = (1.0 - done) * _half_life(beta1) + done * _half_life(beta3)
     return real_power(0.5, 1.0 / (half_life + 1.0))

@@ -22,7 +22,8 @@ class Unknown:
 def sqrt(value: float) -> float:
     """The square root."""
     if isinstance(value, Unknown):
-        return value.noted("sqrt", value)  # type: ignore[no-any-return]
+        symbol: float = value.noted("sqrt", value)
+        return symbol
     return math.sqrt(value)
 
 
@@ -50,7 +51,8 @@ def power(base: float, n: int) -> float:
     256 neighbouring powers are computed together, which makes it cheap for a counter.
     """
     if isinstance(n, Unknown):
-        return n.noted("power", base, n)  # type: ignore[no-any-return]
+        symbol: float = n.noted("power", base, n)
+        return symbol
     return _powers(base, n >> 8)[n & 0xFF]
 
 
@@ -62,7 +64,8 @@ def real_power(base: float, exponent: float) -> float:
     """
     for operand in (base, exponent):
         if isinstance(operand, Unknown):
-            return operand.noted("real_power", base, exponent)  # type: ignore[no-any-return]
+            symbol: float = operand.noted("real_power", base, exponent)
+            return symbol
     return _real_power(base, exponent)
 
 
@@ -78,7 +81,8 @@ def _real_power(base: float, exponent: float) -> float:
 def logarithm(value: float) -> float:
     """The natural logarithm of a number above 0."""
     if isinstance(value, Unknown):
-        return value.noted("logarithm", value)  # type: ignore[no-any-return]
+        symbol: float = value.noted("logarithm", value)
+        return symbol
     return _logarithm(value)
 
 
